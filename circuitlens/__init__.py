@@ -1,0 +1,50 @@
+"""CircuitLens finds, checks and shows feature circuits; names resolve on first use, so that importing it is quick."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter as Adapter
+    from circuitlens.circuit import Circuit as Circuit
+    from circuitlens.circuit import CircuitPath as CircuitPath
+    from circuitlens.circuit import Edge as Edge
+    from circuitlens.circuit import Node as Node
+    from circuitlens.circuit import open_circuit as open
+    from circuitlens.discovery import find as find
+    from circuitlens.errors import CircuitLensError as CircuitLensError
+    from circuitlens.evaluation import ablate as ablate
+    from circuitlens.registry import load as load
+    from circuitlens.viewer import view as view
+
+_PUBLIC = {
+    "Adapter": ("circuitlens.adapter", "Adapter"),
+    "Circuit": ("circuitlens.circuit", "Circuit"),
+    "CircuitLensError": ("circuitlens.errors", "CircuitLensError"),
+    "CircuitPath": ("circuitlens.circuit", "CircuitPath"),
+    "Edge": ("circuitlens.circuit", "Edge"),
+    "Node": ("circuitlens.circuit", "Node"),
+    "ablate": ("circuitlens.evaluation", "ablate"),
+    "find": ("circuitlens.discovery", "find"),
+    "load": ("circuitlens.registry", "load"),
+    "open": ("circuitlens.circuit", "open_circuit"),
+    "view": ("circuitlens.viewer", "view"),
+}
+# Not `open`: a star import must not hide the built-in.
+__all__ = [name for name in _PUBLIC if name != "open"]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("circuitlens")
+    if name in _PUBLIC:
+        module, attribute = _PUBLIC[name]
+        value = globals()[name] = getattr(import_module(module), attribute)
+        return value
+    raise AttributeError(f"module 'circuitlens' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

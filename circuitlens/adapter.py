@@ -1,0 +1,208 @@
+"""The adapter contract: a model, and the sparse coders that read its activations, behind one interface.
+
+An adapter says *where* (its sites: hook names and coders) and *how to run* (prompt to inputs, hooked forward);
+it computes no gradient and splices nothing. What is done with the hooks lives once, in `tracing`.
+
+A third-party adapter is a subclass of `Adapter` named in its distribution's entry-point group `circuitlens.adapters`;
+`circuitlens.testing.AdapterContract` is its test suite.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitlens.errors import AdapterError
+
+Hook = Callable[[Tensor], Tensor | None]
+"""Called with a site's activation; a tensor returned takes the activation's place."""
+
+Kind = Literal["input", "embedding", "neuron", "feature"]
+"""What the nodes of a site are: model inputs, whole embeddings, plain neurons, or features of a sparse coder."""
+
+
+class SparseCoder(ABC):
+    """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
+
+    A coder treats every batch item and position by itself. `d_in` and `d_sae` are its sizes.
+    """
+
+    d_in: int
+    d_sae: int
+
+    @abstractmethod
+    def encode(self, x: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos d_sae"]:
+        """Feature activations of `x`; differentiable, 0 where a feature is inactive."""
+
+    @abstractmethod
+    def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos *d_out"]:
+        """Reconstruction from features; affine in `f`. Called after the `encode` it belongs to."""
+
+    def encoder_rows(
+        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
+    ) -> Float[Tensor, "node *d_in"]:
+        """`∂f_i/∂x` for feature `index[n]`, active at activation `x[n]`.
+
+        This default differentiates `encode`; override it where the row is known (`W_enc[:, i]`).
+        """
+        with torch.enable_grad():
+            leaf = x.detach()[:, None].requires_grad_()
+            chosen = self.encode(leaf)[:, 0].gather(1, index[:, None]).sum()
+            return torch.autograd.grad(chosen, leaf)[0][:, 0]
+
+    def decoder_rows(
+        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
+    ) -> Float[Tensor, "node *d_out"]:
+        """`∂x̂/∂f_i` for feature `index[n]`, with the coder's state as at activation `x[n]`.
+
+        This default differentiates `decode`; override it where the row is known (`W_dec[i]`).
+        """
+        with torch.enable_grad():
+            f = self.encode(x.detach()[:, None]).detach().requires_grad_()
+            y = self.decode(f)
+            # A reverse-mode engine gives columns of the Jacobian; its derivative in a dummy cotangent gives rows.
+            cotangent = torch.zeros_like(y, requires_grad=True)
+            pulled = torch.autograd.grad(y, f, cotangent, create_graph=True)[0]
+            return torch.autograd.grad(pulled[:, 0].gather(1, index[:, None]).sum(), cotangent)[0][:, 0]
+
+
+class IdentityCoder(SparseCoder):
+    """Makes plain neurons nodes: every neuron is its own feature and nothing is left over."""
+
+    def __init__(self, d_in: int):
+        self.d_in = self.d_sae = d_in
+
+    def encode(self, x: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos d_sae"]:
+        return x
+
+    def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos *d_out"]:
+        return f
+
+    def encoder_rows(
+        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
+    ) -> Float[Tensor, "node *d_in"]:
+        return torch.nn.functional.one_hot(index, self.d_in).to(x.dtype)
+
+    decoder_rows = encoder_rows
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where a coder reads the activation at hook `read` and its reconstruction belongs at hook `write`.
+
+    `read` and `write` are one hook for an SAE and two for a transcoder. A site without a coder is a vector whose
+    every position is a single node (an embedding). `layer` orders the drawing, bottom to top.
+    """
+
+    name: str
+    kind: Kind
+    read: str
+    write: str
+    layer: int
+    coder: SparseCoder | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of prompts as the model takes them.
+
+    `values` is `[batch, pos, ...]`, `mask[b, p]` is False at padding, and `tokens[b]` are the printable tokens of
+    example `b` at its unpadded positions, which lie side by side.
+    """
+
+    values: Tensor
+    mask: Bool[Tensor, "batch pos"]
+    tokens: tuple[tuple[str, ...], ...]
+
+    @property
+    def first(self) -> Int[Tensor, " batch"]:
+        """The first unpadded position of each example."""
+        return self.mask.int().argmax(dim=1)
+
+    @property
+    def last(self) -> Int[Tensor, " batch"]:
+        """The last unpadded position of each example, where the model's decision is read."""
+        return self.mask.shape[1] - 1 - self.mask.flip(1).int().argmax(dim=1)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt that the adapter's model can decide, with a corrupted prompt that turns the decision round."""
+
+    prompt: str
+    answer: str
+    distractor: str
+    corrupted: str
+
+
+class Adapter(ABC):
+    """A model with its sites; subclasses say how to load it, feed it, run it and name its parts.
+
+    Args:
+        name: the name it is found by.
+        description: what the model and its coders are, in a sentence or two, with their measured quality.
+        sites: in the order in which the model's forward reaches their `write` hooks, at least one.
+        examples: prompts to show and to test with, at least one.
+    """
+
+    def __init__(self, name: str, description: str, sites: Sequence[Site], examples: Sequence[Example]):
+        for what, values in (("name", [s.name for s in sites]), ("write hook", [s.write for s in sites])):
+            twice = sorted({value for value in values if values.count(value) > 1})
+            if twice:
+                raise AdapterError(f"Adapter {name!r}: the {what} {twice[0]!r} is on two sites; each needs its own.")
+        if not sites or not examples:
+            raise AdapterError(f"Adapter {name!r} needs at least one site and one example.")
+        self.name = name
+        self.description = description
+        self.sites = tuple(sites)
+        self.examples = tuple(examples)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, **options: Any) -> Adapter:
+        """Make the adapter, with options of its own that all have defaults.
+
+        Raises:
+            AdapterError: the model or a coder can't be had; the message says what to do.
+        """
+
+    @abstractmethod
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        """Turn prompts into one padded batch.
+
+        Raises:
+            PromptError: a prompt can't be read; the message says what can.
+        """
+
+    @abstractmethod
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
+        """Run the model's forward once, calling `hooks[name]` at each named hook, and return its logits.
+
+        No hook stays behind, also after an error, and no `requires_grad` or `grad` changes.
+        """
+
+    @abstractmethod
+    def answer_index(self, answer: str, prompt: str) -> int:
+        """The output that says `answer` after `prompt`.
+
+        Raises:
+            PromptError: no single output does; the message names those that come near.
+        """
+
+    @abstractmethod
+    def output_label(self, index: int) -> str:
+        """The text of output `index`, as people read it."""
+
+    @abstractmethod
+    def label(self, site: Site, index: int) -> str:
+        """The short name of feature `index` of `site`, as people read it (`F2`)."""
+
+    def url(self, site: Site, index: int) -> str | None:
+        """The address of a page about feature `index` of `site`, if there is one."""
+        return None

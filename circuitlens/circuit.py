@@ -1,0 +1,319 @@
+"""The circuit: plain, frozen values that are pruned, walked, drawn and kept in files; no tensors and no model.
+
+The file is one JSON document (`circuit.schema.json` beside this module describes it), validated whole on opening.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Collection
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from circuitlens.errors import CircuitError
+from circuitlens.files import write_atomically
+
+if TYPE_CHECKING:
+    import networkx
+
+    from circuitlens.viewer import Viewer
+
+FORMAT = "circuitlens.circuit"
+VERSION = 1
+MAX_BYTES = 100_000_000
+"""Largest circuit file that is written or read: about half a million edges, far above what can be looked at."""
+
+NodeKind = Literal["input", "embedding", "neuron", "feature", "error", "logit"]
+Method = Literal["gradient", "contrastive"]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Value(BaseModel):
+    # Strings stay as they were typed and numbers are never read from text.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Node(_Value):
+    """One node; `attribution` is in units of the metric, `activation` in those of the feature (an error's is its norm)."""
+
+    id: str
+    kind: NodeKind
+    hook: str = Field(description="the hook its site writes to; 'logits' for logit nodes")
+    layer: int = Field(ge=0, description="order of the drawing, bottom to top")
+    pos: int = Field(ge=0, description="position in the prompt's tokens")
+    index: int | None = Field(description="feature, neuron or output index; null for errors and embeddings")
+    label: str
+    activation: Number
+    attribution: Number
+    url: str | None = Field(default=None, pattern=r"^https?://", description="a page about the feature")
+
+
+class Edge(_Value):
+    """The direct effect of `source` on the metric through `target`, every other site held fixed, in units of the metric."""
+
+    source: str
+    target: str
+    weight: Number
+
+
+class Metric(_Value):
+    """What the circuit explains, and its value on the prompt (and on the corrupted one), in logits."""
+
+    name: Literal["logit_difference", "logit"]
+    answers: tuple[str, ...] = Field(min_length=1)
+    distractors: tuple[str, ...]
+    value: Number
+    corrupted_value: Number | None = None
+
+
+class CircuitPath(_Value):
+    """A chain of nodes from the bottom up; `weight` is that of its weakest edge, 0 for a single node."""
+
+    nodes: tuple[Node, ...]
+    weight: Number
+
+    def __str__(self) -> str:
+        return " → ".join(node.label for node in self.nodes)
+
+
+class Circuit(_Value):
+    """A feature circuit: the nodes and edges by which a model came to one decision.
+
+    Nodes are ordered bottom to top and edges by falling |weight|. `conservation_residual` is the largest gap between a
+    node's attribution and the sum of its outgoing edges before any pruning, in units of the metric: 0 to rounding.
+    """
+
+    format: Literal["circuitlens.circuit"] = FORMAT
+    version: Literal[1] = VERSION
+    created_by: str
+    adapter: str
+    prompt: str
+    corrupted: str | None
+    tokens: tuple[str, ...] = Field(min_length=1)
+    metric: Metric
+    method: Method = Field(description="gradient: change from zero; contrastive: change from the corrupted prompt")
+    conservation_residual: float = Field(ge=0, allow_inf_nan=False)
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self._by_id) < len(self.nodes):
+            raise ValueError("two nodes have one id")
+        for node in self.nodes:
+            if node.pos >= len(self.tokens):
+                raise ValueError(f"node {node.id!r} is at position {node.pos} of {len(self.tokens)} tokens")
+        pairs = {(edge.source, edge.target) for edge in self.edges}
+        if len(pairs) < len(self.edges):
+            raise ValueError("two edges join the same nodes")
+        for source, target in pairs:
+            if source not in self._by_id or target not in self._by_id:
+                raise ValueError(f"the edge {source!r} → {target!r} names a node that is not there")
+        try:
+            TopologicalSorter(self._sources).prepare()
+        except CycleError:
+            raise ValueError("the edges run in a circle") from None
+        return self
+
+    @cached_property
+    def _by_id(self) -> dict[str, Node]:
+        return {node.id: node for node in self.nodes}
+
+    @cached_property
+    def _sources(self) -> dict[str, list[str]]:
+        sources: dict[str, list[str]] = {node.id: [] for node in self.nodes}
+        for edge in self.edges:
+            sources[edge.target].append(edge.source)
+        return sources
+
+    def node(self, node_id: str) -> Node:
+        """The node of that id.
+
+        Raises:
+            CircuitError: there is none.
+        """
+        if node_id not in self._by_id:
+            raise CircuitError(f"This circuit has no node {node_id!r}; circuit.nodes lists those it has.")
+        return self._by_id[node_id]
+
+    def in_edges(self, node_id: str) -> list[Edge]:
+        """Edges into a node, strongest first."""
+        target = self.node(node_id).id
+        return [edge for edge in self.edges if edge.target == target]
+
+    def out_edges(self, node_id: str) -> list[Edge]:
+        """Edges out of a node, strongest first."""
+        source = self.node(node_id).id
+        return [edge for edge in self.edges if edge.source == source]
+
+    def answer(self) -> Node:
+        """The logit node of the (first) answer.
+
+        Raises:
+            CircuitError: the circuit was made or edited without it.
+        """
+        for node in self.nodes:
+            if node.kind == "logit" and node.label == self.metric.answers[0]:
+                return node
+        raise CircuitError(f"This circuit has no logit node for its answer {self.metric.answers[0]!r}.")
+
+    def strongest_path(self, target: str | None = None) -> CircuitPath:
+        """The widest path to `target` (a node's id; the answer by default): of all paths from the lowest layer that
+        reaches it, the one whose weakest edge is strongest by |weight|; where those tie, the stronger last edge wins.
+
+        Raises:
+            CircuitError: `target` is not a node.
+        """
+        end = self.answer() if target is None else self.node(target)
+        # Reversed, an order in which a node's sources come after it: all that reaches the target is known on one pass.
+        order = list(TopologicalSorter(self._sources).static_order())
+        reaching = {end.id}
+        for name in reversed(order):
+            if name in reaching:
+                reaching.update(self._sources[name])
+        lowest = min(self._by_id[name].layer for name in reaching)
+
+        weight = {(edge.source, edge.target): edge.weight for edge in self.edges}
+        width: dict[str, float] = {}
+        before: dict[str, str] = {}
+        for name in order:
+            options = [
+                (min(width[source], abs(weight[source, name])), abs(weight[source, name]), source)
+                for source in self._sources[name]
+                if source in width
+            ]
+            if options:
+                width[name], _, before[name] = max(options)
+            elif self._by_id[name].layer == lowest:
+                width[name] = float("inf")
+        chain = [end.id]
+        while chain[0] in before:
+            chain.insert(0, before[chain[0]])
+        weakest = min((weight[pair] for pair in zip(chain, chain[1:], strict=False)), key=abs, default=0.0)
+        return CircuitPath(nodes=tuple(self._by_id[name] for name in chain), weight=weakest)
+
+    def prune(
+        self, *, max_nodes: int | None = None, max_edges: int | None = None, share: float | None = None
+    ) -> Circuit:
+        """A smaller circuit: the strongest nodes by |attribution|, then the strongest edges between them by |weight|.
+
+        Args:
+            max_nodes: how many nodes to keep beside the logit nodes, which always stay.
+            max_edges: how many edges to keep.
+            share: the share, 0 to 1, of the nodes' summed |attribution| to keep, by the fewest nodes that reach it.
+
+        Raises:
+            CircuitError: a count is negative or the share is not between 0 and 1.
+        """
+        for name, count in (("max_nodes", max_nodes), ("max_edges", max_edges)):
+            if count is not None and count < 0:
+                raise CircuitError(f"{name} is {count}; give a count of 0 or more.")
+        if share is not None and not 0 <= share <= 1:
+            raise CircuitError(f"share is {share}; give a share between 0 and 1.")
+        inner = sorted((n for n in self.nodes if n.kind != "logit"), key=lambda n: -abs(n.attribution))
+        if share is not None:
+            wanted, reached, count = share * sum(abs(n.attribution) for n in inner), 0.0, 0
+            while count < len(inner) and reached < wanted:
+                reached += abs(inner[count].attribution)
+                count += 1
+            inner = inner[:count]
+        return self._only({node.id for node in inner[:max_nodes]}, max_edges)
+
+    def _only(self, inner: Collection[str], max_edges: int | None) -> Circuit:
+        nodes = tuple(node for node in self.nodes if node.kind == "logit" or node.id in inner)
+        kept = {node.id for node in nodes}
+        edges = [edge for edge in self.edges if edge.source in kept and edge.target in kept]
+        # model_copy carries cached properties along, so the smaller circuit is made anew.
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
+        import networkx
+
+        graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
+        graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in self.nodes)
+        graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in self.edges)
+        return graph
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the circuit as JSON, whole or not at all.
+
+        Raises:
+            CircuitError: the file can't be written, or would be larger than can be opened again.
+        """
+        data = (self.model_dump_json(indent=1) + "\n").encode()
+        if len(data) > MAX_BYTES:
+            raise CircuitError(f"The circuit needs {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: prune it first.")
+        try:
+            write_atomically(path, data)
+        except OSError as error:
+            raise CircuitError(f"Can't write {os.fspath(path)!r}: {error.strerror or error}.") from error
+
+    def view(self, *, port: int = 0, open_browser: bool = True) -> Viewer:
+        """Show the circuit in a local page and return the running viewer (in a script, once it is closed by Ctrl-C).
+
+        Raises:
+            ViewerError: the port is taken.
+        """
+        from circuitlens.viewer import view
+
+        return view([self], port=port, open_browser=open_browser)
+
+
+def open_circuit(path: str | os.PathLike[str]) -> Circuit:
+    """Read a circuit file.
+
+    Raises:
+        CircuitError: the file can't be read or holds no circuit of this version; the message is one sentence.
+    """
+    name = os.fspath(path)
+    try:
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CircuitError(f"{name!r} is not a file: give a circuit file (JSON).")
+        if status.st_size > MAX_BYTES:
+            raise CircuitError(
+                f"{name!r} has {_megabytes(status.st_size)}, above the {_megabytes(MAX_BYTES)} of the largest circuit: "
+                "it is something else, or has to be pruned before it is saved."
+            )
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise CircuitError(f"Can't read {name!r}: {getattr(error, 'strerror', None) or error}.") from error
+    try:
+        return Circuit.model_validate_json(data)
+    except ValidationError as error:
+        raise CircuitError(_why(name, data, error)) from error
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a circuit file, published as `circuit.schema.json` in this package."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Circuit.model_json_schema()}
+
+
+def _why(name: str, data: bytes, error: ValidationError) -> str:
+    """One sentence on why a document is no circuit, from what it says of itself and the first fault found."""
+    try:
+        document = json.loads(data)
+    except RecursionError:
+        return f"{name!r} is not a circuit file: it is nested too deeply."
+    except ValueError as fault:
+        return f"{name!r} is not JSON or breaks off ({fault}): make it again with circuitlens find."
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        return f"{name!r} is JSON but not a circuit file: it does not say 'format': {FORMAT!r}."
+    version = document.get("version")
+    if isinstance(version, int) and version > VERSION:
+        return f"{name!r} has circuit format {version} and this circuitlens reads {VERSION}: upgrade circuitlens."
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    return f"{name!r} is a damaged circuit file: {place}: {first['msg'].removeprefix('Value error, ')}."
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"

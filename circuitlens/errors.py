@@ -1,0 +1,25 @@
+"""What CircuitLens raises when something given to it can't be used.
+
+Every message says what was got, what was expected and what to do; the command line prints it as it is,
+without a traceback.
+"""
+
+
+class CircuitLensError(Exception):
+    """Base of the errors below: a fault in what was given, not in the program."""
+
+
+class AdapterError(CircuitLensError):
+    """An adapter can't be found, loaded, or does not keep its contract."""
+
+
+class PromptError(CircuitLensError):
+    """A prompt, answer or distractor can't be read by the adapter."""
+
+
+class CircuitError(CircuitLensError):
+    """A circuit file can't be read or written, or a circuit lacks what was asked of it."""
+
+
+class ViewerError(CircuitLensError):
+    """The viewer can't be served."""

@@ -1,0 +1,189 @@
+"""One hooked run of the model: activations, cuts and gradients.
+
+The splice and its gradient semantics live here and nowhere else. At every site the activation is
+`x = dec(enc(x)) + ε`, so writing `dec(f) + ε` back changes nothing (Marks et al. 2024, "Sparse Feature Circuits").
+
+`trace` runs the model *cut at its sites*: each site's output is replaced by a leaf that holds the same value, while the
+tensor that flowed into the site keeps its graph back to the earlier leaves. Then
+
+1. one reverse sweep over the segments gives the total gradient `∂m/∂x` at every leaf, equal to that of the uncut model;
+2. a vector-Jacobian product from a site stops at the nearest cuts by itself: it is the *direct* effect.
+
+Coders run on detached activations and leave behind active features only: nothing dense in `d_sae` survives a hook.
+Memory: one forward's graph, plus (example, pos, feature, value) a site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Hook, Inputs, Site
+from circuitlens.errors import AdapterError
+from circuitlens.prompts import Metric
+
+Edit = Callable[[Tensor | None, Tensor], tuple[Tensor | None, Tensor]]
+"""Given a site's features `[batch, pos, d_sae]` (None without a coder) and ε, returns those to go on with."""
+
+
+@dataclass(frozen=True)
+class ActiveFeatures:
+    """The nonzero features of one site at unpadded positions, sorted by example, position and index."""
+
+    example: Int[Tensor, " active"]
+    pos: Int[Tensor, " active"]
+    index: Int[Tensor, " active"]
+    value: Float[Tensor, " active"]
+
+
+@dataclass(frozen=True)
+class SiteTrace:
+    """One site in one run.
+
+    `read` and `write` flowed into the site's hooks and have their graph; the model went on with `leaf`, of the same
+    value as `write`. `error` is ε, the part of `write` that the features do not write (all of it without a coder).
+    """
+
+    site: Site
+    read: Float[Tensor, "batch pos *d_in"]
+    write: Float[Tensor, "batch pos *d_out"]
+    leaf: Float[Tensor, "batch pos *d_out"]
+    features: ActiveFeatures
+    error: Float[Tensor, "batch pos *d_out"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One cut run: its sites in forward order, the logits at each example's last position, and the metric."""
+
+    inputs: Inputs
+    sites: tuple[SiteTrace, ...]
+    logits: Float[Tensor, "batch output"]
+    metric: Float[Tensor, " batch"]
+
+
+def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = True) -> Trace:
+    """Run the model once, cut at its sites; without `graph` only values are kept.
+
+    Raises:
+        AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
+    """
+    reads: dict[str, Tensor] = {}
+    done: list[SiteTrace] = []
+
+    def cut(site: Site, x: Tensor) -> Tensor:
+        write = x
+        read = reads.get(site.name) if site.read != site.write else write
+        if len(done) == len(adapter.sites) or adapter.sites[len(done)] is not site or read is None:
+            raise AdapterError(_order_message(adapter, site))
+        features, error = _encode(site, read.detach(), write.detach(), inputs)
+        # A copy: a model that edits an activation in place must not reach what was recorded.
+        leaf = write.detach().clone().requires_grad_()
+        done.append(SiteTrace(site, read, write, leaf, features, error))
+        return leaf
+
+    with torch.set_grad_enabled(graph), torch.inference_mode(False):
+        every = adapter.run(inputs, _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x)))
+        if len(done) < len(adapter.sites):
+            raise AdapterError(_order_message(adapter, adapter.sites[len(done)]))
+        logits = last_logits(every, inputs)
+        return Trace(inputs, tuple(done), logits, metric(logits))
+
+
+def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos *d_out"]]:
+    """`∂m/∂x` at every site's output, in site order: the gradient of the model itself, each example's own metric.
+
+    One reverse sweep: what reaches a later leaf is carried through its segment to the earlier leaves. The graph is kept.
+    """
+    leaves = [site.leaf for site in traced.sites]
+    totals = [torch.zeros_like(leaf) for leaf in leaves]
+
+    def carry(output: Tensor, cotangent: Tensor | None, into: int) -> None:
+        if into == 0 or not output.requires_grad:
+            return
+        direct = torch.autograd.grad(output, leaves[:into], cotangent, retain_graph=True, allow_unused=True)
+        for s, gradient in enumerate(direct):
+            if gradient is not None:
+                totals[s] = totals[s] + gradient
+
+    carry(traced.metric.sum(), None, len(leaves))
+    for s in reversed(range(len(leaves))):
+        carry(traced.sites[s].write, totals[s], s)
+    return totals
+
+
+def run_spliced(
+    adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit] | None = None
+) -> Float[Tensor, "batch output"]:
+    """Run the model with every site spliced, `dec(f) + ε` in place of the activation, and return the last logits.
+
+    `edits` maps site names to changes of `(f, ε)`: this is how an intervention is done for real. Features downstream are
+    encoded anew on the changed stream.
+    """
+    edits = edits or {}
+    reads: dict[str, Tensor] = {}
+
+    def splice(site: Site, x: Tensor) -> Tensor:
+        features, error = None, x
+        if site.coder is not None:
+            features = site.coder.encode(x if site.read == site.write else reads[site.name])
+            error = x - site.coder.decode(features)
+        if site.name in edits:
+            features, error = edits[site.name](features, error)
+        return error if site.coder is None or features is None else site.coder.decode(features) + error
+
+    with torch.no_grad():
+        every = adapter.run(inputs, _hooks(adapter, splice, lambda site, x: reads.__setitem__(site.name, x)))
+        return last_logits(every, inputs)
+
+
+def last_logits(logits: Float[Tensor, "batch pos output"], inputs: Inputs) -> Float[Tensor, "batch output"]:
+    """The logits at each example's last unpadded position."""
+    return logits[torch.arange(len(logits), device=logits.device), inputs.last]
+
+
+def _hooks(
+    adapter: Adapter, write: Callable[[Site, Tensor], Tensor], read: Callable[[Site, Tensor], None]
+) -> dict[str, Hook]:
+    """One hook a name; a site that reads what another writes sees it after the write."""
+    writers = {site.write: site for site in adapter.sites}
+    readers: dict[str, list[Site]] = {}
+    for site in adapter.sites:
+        if site.read != site.write:
+            readers.setdefault(site.read, []).append(site)
+
+    def at(name: str) -> Hook:
+        def hook(x: Tensor) -> Tensor | None:
+            y = write(writers[name], x) if name in writers else None
+            for site in readers.get(name, ()):
+                read(site, x if y is None else y)
+            return y
+
+        return hook
+
+    return {name: at(name) for name in [*writers, *readers]}
+
+
+def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs) -> tuple[ActiveFeatures, Tensor]:
+    """The active features at unpadded positions, and ε."""
+    if site.coder is None:
+        none = torch.zeros(0, dtype=torch.long, device=write.device)
+        return ActiveFeatures(none, none, none, write.new_zeros(0)), write
+    with torch.no_grad():
+        f = site.coder.encode(read)
+        error = write - site.coder.decode(f)
+        example, pos, index = (f * inputs.mask[..., None]).nonzero(as_tuple=True)
+        return ActiveFeatures(example, pos, index, f[example, pos, index]), error
+
+
+def _order_message(adapter: Adapter, site: Site) -> str:
+    order = ", ".join(site.write for site in adapter.sites)
+    return (
+        f"Adapter {adapter.name!r}: the forward did not reach the hooks of site {site.name!r} "
+        f"(read {site.read!r}, write {site.write!r}) exactly once and in the order of its sites ({order}). "
+        "List the sites in forward order, with the model's own hook names."
+    )
