@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +37,8 @@ __all__ = [name for name in _PUBLIC if name != "open"]  # pyright: ignore[report
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("circuitlens")
     if name in _PUBLIC:
         module, attribute = _PUBLIC[name]

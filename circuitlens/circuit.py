@@ -317,3 +317,7 @@ def _why(name: str, data: bytes, error: ValidationError) -> str:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
+
+
+if __name__ == "__main__":
+    print(json.dumps(schema(), indent=1))

@@ -1,0 +1,5 @@
+"""`python -m circuitlens`."""
+
+from circuitlens.cli import main
+
+main()

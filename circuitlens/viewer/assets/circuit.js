@@ -1,0 +1,112 @@
+/* Everything that touches the Cytoscape object is in this file.
+ *
+ * Elements carry their place as fractions of the pane (data x, y); `settle` turns them into pixels, on every new circuit and
+ * whenever the pane changes its size. Thresholds and focus toggle classes and never ask the server.
+ */
+(function () {
+  "use strict";
+
+  const AXIS = 150; // px left of the columns, for the layers' names
+  const FOOT = 30; // px below the bands, for the tokens
+  const EDGE = 12; // px around everything
+  let shown = Infinity;
+  let watched = null;
+
+  function graph() {
+    const pane = document.getElementById("graph");
+    return pane && pane._cyreg ? pane._cyreg.cy : null;
+  }
+
+  /* Calls `then(cy)` once Cytoscape holds the elements that were sent to it. */
+  function whenDrawn(expected, then, tries = 600) {
+    const cy = graph();
+    const drawn = cy && cy.elements().length === expected.length &&
+      expected.every((element) => cy.getElementById(element.data.id).nonempty());
+    if (drawn) then(cy);
+    else if (tries > 0) requestAnimationFrame(() => whenDrawn(expected, then, tries - 1));
+  }
+
+  function settle(cy) {
+    const pane = cy.container();
+    cy.resize();
+    const width = Math.max(pane.clientWidth - AXIS - EDGE, 200);
+    const height = Math.max(pane.clientHeight - FOOT - 2 * EDGE, 200);
+    cy.batch(() => {
+      cy.nodes().forEach((node) => {
+        const { x, y, high } = node.data();
+        if (node.hasClass("band")) {
+          node.data({ w: pane.clientWidth - 2 * EDGE, h: height * high - 6 });
+          node.position({ x: pane.clientWidth / 2, y: EDGE + y * height });
+        } else if (node.hasClass("layer")) {
+          node.position({ x: 2 * EDGE, y: EDGE + y * height });
+        } else if (node.hasClass("column")) {
+          node.position({ x: AXIS + x * width, y: EDGE + height + FOOT / 2 });
+        } else {
+          node.position({ x: AXIS + x * width, y: EDGE + y * height });
+        }
+      });
+    });
+    cy.zoom(1);
+    cy.pan({ x: 0, y: 0 });
+  }
+
+  function threshold(cy) {
+    cy.batch(() => {
+      cy.edges().forEach((edge) => {
+        const off = edge.data("rank") >= shown;
+        if (off !== edge.hasClass("off")) edge.toggleClass("off", off);
+      });
+    });
+  }
+
+  /* A selected node keeps its neighbours; the rest fades. */
+  function focus(cy) {
+    const chosen = cy.nodes(":selected");
+    cy.batch(() => {
+      cy.elements().removeClass("faded near");
+      if (chosen.empty()) return;
+      const near = chosen.closedNeighborhood();
+      near.nodes().addClass("near");
+      cy.elements().difference(near).not(".band, .axis").addClass("faded");
+    });
+  }
+
+  function watch(cy) {
+    if (watched === cy) return;
+    watched = cy;
+    cy.on("select unselect", "node", () => focus(cy));
+    cy.on("mouseover", "node", (event) => { cy.container().style.cursor = "pointer"; event.target.addClass("near"); });
+    cy.on("mouseout", "node", (event) => { cy.container().style.cursor = ""; event.target.removeClass("near"); });
+    new ResizeObserver(() => settle(cy)).observe(cy.container());
+  }
+
+  window.dash_clientside = Object.assign({}, window.dash_clientside, {
+    circuitlens: {
+      drawn: function (elements) {
+        whenDrawn(elements, (cy) => {
+          watch(cy);
+          cy.elements().unselect();
+          settle(cy);
+          focus(cy);
+          threshold(cy);
+          document.getElementById("graph").dataset.drawn = elements[elements.length - 1].data.id;
+        });
+        return window.dash_clientside.no_update;
+      },
+      threshold: function (count, most) {
+        shown = count;
+        const cy = graph();
+        if (cy) threshold(cy);
+        return `${count} of ${most} edges`;
+      },
+      /* The page's scheme is an attribute that Mantine sets; the canvas can't read CSS, so it gets its own sheet. */
+      stylesheet: function (sheets) {
+        const root = document.documentElement;
+        const current = () => sheets[root.dataset.mantineColorScheme === "dark" ? "dark" : "light"];
+        new MutationObserver(() => window.dash_clientside.set_props("graph", { stylesheet: current() }))
+          .observe(root, { attributeFilter: ["data-mantine-color-scheme"] });
+        return current();
+      },
+    },
+  });
+})();

@@ -1,0 +1,123 @@
+"""Serving the page: on the loopback address only, in a thread of this process, quietly."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from circuitlens.circuit import Circuit
+from circuitlens.errors import ViewerError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+HOST = "127.0.0.1"
+
+
+class Viewer:
+    """A running page; `url` is its address.
+
+    Args:
+        server: the page as a WSGI application.
+        port: the port to listen on, 0 for any that is free.
+
+    Raises:
+        ViewerError: the port is taken, or may not be used.
+    """
+
+    def __init__(self, server: Flask, port: int):
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class QuietHandler(WSGIRequestHandler):
+            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+                """Say nothing of requests that were answered."""
+
+        # Bound here, because make_server ends the process where a port is taken.
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
+            if os.name == "posix":
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listening.bind((HOST, port))
+                listening.listen()
+            except (OSError, OverflowError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise ViewerError(
+                    f"Can't serve on port {port} ({reason}): choose another one, or 0 for any that is free."
+                ) from error
+            port = listening.getsockname()[1]
+            self._server = make_server(
+                HOST, port, server, threaded=True, request_handler=QuietHandler, fd=listening.fileno()
+            )
+        self.url = f"http://{HOST}:{port}/"
+        self._thread = threading.Thread(target=self._server.serve_forever, name="circuitlens-viewer", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Serve until the viewer is closed or Ctrl-C is pressed."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.5)
+        except KeyboardInterrupt:
+            self.close()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def __repr__(self) -> str:
+        return f"Viewer({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe src="{escape(self.url)}" title="CircuitLens" width="100%" height="720" frameborder="0"></iframe>'
+
+
+def view(circuits: Sequence[Circuit], *, port: int = 0, open_browser: bool = True) -> Viewer:
+    """Show circuits in a local page.
+
+    In a notebook or an interactive session this returns at once and the page stays up as long as the session; in a script
+    it returns when Ctrl-C is pressed, as a plot's window would.
+
+    Args:
+        circuits: those to switch between, at least one.
+        port: 0 for any that is free.
+        open_browser: open the page where there is a desktop; in a notebook the page is shown inline instead.
+
+    Raises:
+        ViewerError: there is no circuit, or the port is taken.
+    """
+    viewer = start(circuits, port=port)
+    notebook = "ipykernel" in sys.modules
+    if open_browser and not notebook:
+        open_page(viewer.url)
+    if not (notebook or hasattr(sys, "ps1")):
+        sys.stderr.write(f"Viewing {viewer.url} (Ctrl-C ends it)\n")
+        viewer.wait()
+    return viewer
+
+
+def start(circuits: Sequence[Circuit], *, port: int = 0) -> Viewer:
+    """Serve circuits and return at once.
+
+    Raises:
+        ViewerError: there is no circuit, or the port is taken.
+    """
+    if not circuits:
+        raise ViewerError("There is no circuit to show: give at least one.")
+    from circuitlens.viewer.app import create_app
+
+    return Viewer(create_app(circuits).server, port)
+
+
+def open_page(url: str) -> None:
+    """Open a page in the desktop's browser, and do nothing where there is no desktop."""
+    # Without a display Python's webbrowser would start a text browser in the terminal.
+    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        webbrowser.open(url)
