@@ -53,8 +53,10 @@ class SparseCoder(ABC):
         """
         with torch.enable_grad():
             leaf = x.detach()[:, None].requires_grad_()
-            chosen = self.encode(leaf)[:, 0].gather(1, index[:, None]).sum()
-            return torch.autograd.grad(chosen, leaf)[0][:, 0]
+            f = self.encode(leaf)
+            rows = torch.autograd.grad(f[:, 0].gather(1, index[:, None]).sum(), leaf)[0][:, 0]
+            self.decode(f.detach())  # a coder may keep state from encode that its decode uses up
+            return rows
 
     def decoder_rows(
         self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]

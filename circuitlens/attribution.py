@@ -48,8 +48,8 @@ class NodeScores:
     activation: Float[Tensor, " node"]
     delta: Float[Tensor, " node"]
     gradient: Float[Tensor, " node"]
-    totals: tuple[Float[Tensor, "batch pos *d_out"], ...]
-    directions: tuple[Float[Tensor, "site_node *d_out"], ...]
+    totals: tuple[Float[Tensor, "batch pos ..."], ...]
+    directions: tuple[Float[Tensor, "_ ..."], ...]
 
     @property
     def attribution(self) -> Float[Tensor, " node"]:
@@ -152,7 +152,7 @@ def _union(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tenso
 
 def _logit_nodes(clean: Trace, corrupted: Trace | None) -> tuple[Tensor, ...]:
     """Columns of the logits that enter the metric."""
-    gradient = torch.autograd.grad(clean.metric.sum(), clean.logits, retain_graph=True)[0]
+    gradient = torch.autograd.grad(clean.metric, clean.logits, torch.ones_like(clean.metric), retain_graph=True)[0]
     example, index = gradient.nonzero(as_tuple=True)
     logits = clean.logits.detach()
     change = logits if corrupted is None else logits - corrupted.logits.detach()

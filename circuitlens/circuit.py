@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -103,7 +103,7 @@ class Circuit(_Value):
     edges: tuple[Edge, ...]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> Circuit:
         if len(self._by_id) < len(self.nodes):
             raise ValueError("two nodes have one id")
         for node in self.nodes:
@@ -317,7 +317,3 @@ def _why(name: str, data: bytes, error: ValidationError) -> str:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
-
-
-if __name__ == "__main__":
-    print(json.dumps(schema(), indent=1))

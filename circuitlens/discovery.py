@@ -47,6 +47,14 @@ def find(
     if method == "contrastive" and corrupted is None:
         raise PromptError("The method 'contrastive' compares with a corrupted prompt: give one, or use 'gradient'.")
 
+    # Notebooks of this field often switch gradients off for good.
+    with torch.inference_mode(False), torch.enable_grad():
+        return _find(adapter, prompt, answer, distractor, corrupted, method)
+
+
+def _find(
+    adapter: Adapter, prompt: str, answer: str, distractor: str | None, corrupted: str | None, method: Method
+) -> Circuit:
     question = ask(
         adapter,
         [prompt],

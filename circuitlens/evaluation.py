@@ -64,7 +64,7 @@ def ablate(adapter: Adapter, circuit: Circuit, node_ids: Iterable[str]) -> Ablat
             raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be ablated.")
         chosen.setdefault(hooks[node.hook], []).append(node)
     edits = {name: _set_to(baseline.get(name), of_site, offset) for name, of_site in chosen.items()}
-    before = question.metric(run_spliced(adapter, question.clean)).item()
+    before = question.metric(run_spliced(adapter, question.clean, {})).item()
     after = question.metric(run_spliced(adapter, question.clean, edits)).item()
     return Ablation(nodes, before, after, sum(node.attribution for node in nodes))
 

@@ -86,7 +86,7 @@ def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = Tru
         done.append(SiteTrace(site, read, write, leaf, features, error))
         return leaf
 
-    with torch.set_grad_enabled(graph), torch.inference_mode(False):
+    with torch.set_grad_enabled(graph):
         every = adapter.run(inputs, _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x)))
         if len(done) < len(adapter.sites):
             raise AdapterError(_order_message(adapter, adapter.sites[len(done)]))
@@ -94,7 +94,7 @@ def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = Tru
         return Trace(inputs, tuple(done), logits, metric(logits))
 
 
-def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos *d_out"]]:
+def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
     """`∂m/∂x` at every site's output, in site order: the gradient of the model itself, each example's own metric.
 
     One reverse sweep: what reaches a later leaf is carried through its segment to the earlier leaves. The graph is kept.
@@ -102,7 +102,7 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos *d_out"]]:
     leaves = [site.leaf for site in traced.sites]
     totals = [torch.zeros_like(leaf) for leaf in leaves]
 
-    def carry(output: Tensor, cotangent: Tensor | None, into: int) -> None:
+    def carry(output: Tensor, cotangent: Tensor, into: int) -> None:
         if into == 0 or not output.requires_grad:
             return
         direct = torch.autograd.grad(output, leaves[:into], cotangent, retain_graph=True, allow_unused=True)
@@ -110,31 +110,32 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos *d_out"]]:
             if gradient is not None:
                 totals[s] = totals[s] + gradient
 
-    carry(traced.metric.sum(), None, len(leaves))
+    carry(traced.metric, torch.ones_like(traced.metric), len(leaves))
     for s in reversed(range(len(leaves))):
         carry(traced.sites[s].write, totals[s], s)
     return totals
 
 
-def run_spliced(
-    adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit] | None = None
-) -> Float[Tensor, "batch output"]:
-    """Run the model with every site spliced, `dec(f) + ε` in place of the activation, and return the last logits.
+def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:
+    """Run the model spliced, `dec(f) + ε` in place of the activation, and return the last logits.
 
-    `edits` maps site names to changes of `(f, ε)`: this is how an intervention is done for real. Features downstream are
-    encoded anew on the changed stream.
+    `edits` maps the names of the sites to splice to changes of `(f, ε)`: this is how an intervention is done for real.
+    Features downstream are those of the changed stream. Where nothing is edited a splice is no change, and left out.
     """
-    edits = edits or {}
     reads: dict[str, Tensor] = {}
 
-    def splice(site: Site, x: Tensor) -> Tensor:
-        features, error = None, x
-        if site.coder is not None:
-            features = site.coder.encode(x if site.read == site.write else reads[site.name])
-            error = x - site.coder.decode(features)
-        if site.name in edits:
-            features, error = edits[site.name](features, error)
-        return error if site.coder is None or features is None else site.coder.decode(features) + error
+    def splice(site: Site, x: Tensor) -> Tensor | None:
+        if site.name not in edits:
+            return None
+        if site.coder is None:
+            return edits[site.name](None, x)[1]
+        read = x if site.read == site.write else reads[site.name]
+        features = site.coder.encode(read)
+        error = x - site.coder.decode(features)
+        features, error = edits[site.name](features, error)
+        assert features is not None, "an edit keeps the features of a site with a coder"
+        site.coder.encode(read)  # what a coder keeps from encode is used up by one decode
+        return site.coder.decode(features) + error
 
     with torch.no_grad():
         every = adapter.run(inputs, _hooks(adapter, splice, lambda site, x: reads.__setitem__(site.name, x)))
@@ -147,7 +148,7 @@ def last_logits(logits: Float[Tensor, "batch pos output"], inputs: Inputs) -> Fl
 
 
 def _hooks(
-    adapter: Adapter, write: Callable[[Site, Tensor], Tensor], read: Callable[[Site, Tensor], None]
+    adapter: Adapter, write: Callable[[Site, Tensor], Tensor | None], read: Callable[[Site, Tensor], None]
 ) -> dict[str, Hook]:
     """One hook a name; a site that reads what another writes sees it after the write."""
     writers = {site.write: site for site in adapter.sites}

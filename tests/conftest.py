@@ -1,0 +1,52 @@
+"""Shared fixtures. The toy is trained once a session, into a cache of the session's own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+# Before anything reads it, and in the environment, so that subprocesses use the same cache.
+_CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
+os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
+
+import circuitlens  # noqa: E402
+from circuitlens.adapter import Adapter  # noqa: E402
+from circuitlens.circuit import Circuit  # noqa: E402
+from tests.tiny_transformer import TinyTransformer  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache() -> Iterator[None]:
+    yield
+    _CACHE.cleanup()
+
+
+@pytest.fixture(scope="session")
+def toy() -> Adapter:
+    return circuitlens.load("toy")
+
+
+@pytest.fixture(scope="session")
+def toy64() -> Adapter:
+    return circuitlens.load("toy", dtype="float64")
+
+
+@pytest.fixture(scope="session", params=["toy float32", "toy float64", "residual", "components"])
+def model(request: pytest.FixtureRequest) -> Adapter:
+    """Every kind of model and site layout the engine has to serve; the transformers have random weights (algebra only)."""
+    if request.param.startswith("toy"):
+        return circuitlens.load("toy", dtype=request.param.split()[1])
+    return TinyTransformer(layout=request.param)
+
+
+@pytest.fixture(scope="session")
+def cats(toy: Adapter) -> Circuit:
+    return circuitlens.find(toy, prompt="The cats", answer="run", distractor="runs")
+
+
+@pytest.fixture(scope="session")
+def cat(toy: Adapter) -> Circuit:
+    return circuitlens.find(toy, prompt="The cat", answer="runs", distractor="run")

@@ -1,0 +1,380 @@
+"""Laws 3, 4, 6, 7, 8 and 9 of the engine, by hand, by finite difference and by intervention."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+from math import isclose
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+import circuitlens
+from circuitlens.adapter import Adapter, Inputs, SparseCoder
+from circuitlens.attribution import (
+    VECTOR,
+    EdgeScores,
+    NodeScores,
+    conservation_residual,
+    score_edges,
+    score_nodes,
+)
+from circuitlens.prompts import Metric, ask
+from circuitlens.tracing import Edit, Trace, run_spliced, trace
+from tests.helpers import question, tolerance
+from tests.tiny_transformer import TinyTransformer
+
+
+def scored(adapter: Adapter, contrastive: bool) -> tuple[Trace, NodeScores, EdgeScores]:
+    asked = question(adapter)
+    assert asked.corrupted is not None
+    clean = trace(adapter, asked.clean, asked.metric)
+    nodes = score_nodes(clean, trace(adapter, asked.corrupted, asked.metric, graph=False) if contrastive else None)
+    return clean, nodes, score_edges(clean, nodes)
+
+
+@pytest.fixture(params=[False, True], ids=["gradient", "contrastive"])
+def contrastive(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+# Law 3
+
+
+def test_attribution_is_the_sum_of_outgoing_edges(model: Adapter, contrastive: bool) -> None:
+    clean, nodes, edges = scored(model, contrastive)
+    out = torch.zeros_like(nodes.attribution).index_add(0, edges.source, edges.weight)
+    inner = nodes.site < len(clean.sites)
+    assert inner.sum() > 5
+    assert_close(out[inner], nodes.attribution[inner], **tolerance(out))
+    assert conservation_residual(nodes, edges) < 1e-5 * clean.metric.abs().max()
+
+
+def test_logit_attributions_sum_to_the_metric(model: Adapter, contrastive: bool) -> None:
+    clean, nodes, _ = scored(model, contrastive)
+    logits = nodes.site == len(clean.sites)
+    sums = torch.zeros_like(clean.metric).index_add(0, nodes.example[logits], nodes.attribution[logits])
+    expected = clean.metric.detach()
+    if contrastive:
+        corrupted = question(model).corrupted
+        assert corrupted is not None
+        expected = expected - trace(model, corrupted, question(model).metric, graph=False).metric
+    assert_close(sums, expected, **tolerance(sums))
+
+
+def test_a_broken_edge_breaks_conservation(model: Adapter) -> None:
+    _, nodes, edges = scored(model, contrastive=False)
+    broken = EdgeScores(edges.source[1:], edges.target[1:], edges.weight[1:])
+    lost = edges.weight[0].abs().item()
+    assert conservation_residual(nodes, broken) > 0.5 * lost > 0
+
+
+def test_no_edge_skips_a_complete_cut() -> None:
+    _, nodes, edges = scored(TinyTransformer("residual"), contrastive=True)
+    assert (nodes.site[edges.target] - nodes.site[edges.source] == 1).all()
+
+
+def test_edges_run_forward_and_stay_in_their_example(model: Adapter) -> None:
+    _, nodes, edges = scored(model, contrastive=True)
+    assert (nodes.site[edges.target] > nodes.site[edges.source]).all()
+    assert (nodes.pos[edges.target] >= nodes.pos[edges.source]).all()
+    assert torch.equal(nodes.example[edges.target], nodes.example[edges.source])
+    pairs = torch.stack([edges.source, edges.target])
+    assert pairs.unique(dim=1).shape == pairs.shape
+
+
+# Law 4
+
+
+def test_gradient_times_activation_decomposes_at_every_site(model: Adapter) -> None:
+    """`⟨g, x⟩ = Σ f ∂m/∂f + ⟨g, b_dec⟩ + ⟨g, ε⟩`, for coders whose decoder has no state."""
+    clean, nodes, _ = scored(model, contrastive=False)
+    checked = 0
+    for s, site in enumerate(clean.sites):
+        coder = site.site.coder
+        if coder is None or getattr(coder, "stateful", False):
+            continue
+        mask = clean.inputs.mask[..., None]
+        bias = coder.decode(torch.zeros(*site.write.shape[:2], coder.d_sae, dtype=site.write.dtype))
+        total = nodes.totals[s] * mask
+        expected = (total * site.write.detach()).sum()
+        here = nodes.site == s
+        assert_close(nodes.attribution[here].sum() + (total * bias).sum(), expected, **tolerance(expected))
+        checked += 1
+    assert checked >= 3
+
+
+# Law 7
+
+
+def moved(index: int, example: int, pos: int, by: float, direction: Tensor) -> Edit:
+    """An edit that adds `by` to one feature, or `by · direction` to one vector."""
+
+    def edit(features: Tensor | None, error: Tensor) -> tuple[Tensor | None, Tensor]:
+        error = error.clone()
+        if index == VECTOR:
+            error[example, pos] += by * direction
+        else:
+            assert features is not None
+            features = features.clone()
+            features[example, pos, index] += by
+        return features, error
+
+    return edit
+
+
+@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+def test_every_node_gradient_by_finite_difference(layout: str, toy64: Adapter) -> None:
+    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    asked = question(adapter)
+    clean, nodes, _ = scored(adapter, contrastive=False)
+    step, kinds = 1e-5, set()
+    starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
+    inner = (nodes.site < len(clean.sites)).nonzero()[:, 0].tolist()
+    for n in inner[:: max(1, len(inner) // 70)]:
+        s, index = int(nodes.site[n]), int(nodes.index[n])
+        direction = nodes.directions[s][n - starts[s]]
+        metrics = []
+        for by in (step, -step):
+            edit = moved(index, int(nodes.example[n]), int(nodes.pos[n]), by, direction)
+            metrics.append(asked.metric(run_spliced(adapter, asked.clean, {adapter.sites[s].name: edit})))
+        measured = ((metrics[0] - metrics[1]) / (2 * step))[int(nodes.example[n])]
+        kinds.add((adapter.sites[s].kind, index == VECTOR))
+        assert_close(nodes.gradient[n], measured, atol=1e-6, rtol=1e-5)
+    assert ("feature", True) in kinds
+    assert ("feature", False) in kinds
+    assert ("input" if layout == "toy" else "embedding", layout != "toy") in kinds or layout == "residual"
+
+
+# Law 6, for edges: every other site's output held fixed
+
+
+def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int, target: int, unit: Tensor) -> float:
+    """`∂m/∂d · ∂d/∂u|direct · Δu` by a central difference: the slow oracle of `score_edges`."""
+    step = 1e-5
+    s, t = int(nodes.site[source]), int(nodes.site[target])
+    values = []
+    for by in (step, -step):
+        seen: dict[str, Tensor] = {}
+
+        def hold(x: Tensor, k: int, by: float = by, seen: dict[str, Tensor] = seen) -> Tensor:
+            if k == t:
+                seen["write"] = x
+            held = clean.sites[k].leaf.detach().clone()
+            if k == s:
+                held[nodes.example[source], nodes.pos[source]] += by * unit
+            return held
+
+        hooks = {site.write: lambda x, k=k: hold(x, k) for k, site in enumerate(adapter.sites)}
+        if t < len(adapter.sites) and adapter.sites[t].read != adapter.sites[t].write:
+            hooks[adapter.sites[t].read] = lambda x, seen=seen: seen.__setitem__("read", x)
+        logits = adapter.run(clean.inputs, hooks)
+        example, pos, index = (int(column[target]) for column in (nodes.example, nodes.pos, nodes.index))
+        if t == len(adapter.sites):
+            values.append(logits[example, pos, index] * nodes.gradient[target])
+            continue
+        coder = adapter.sites[t].coder
+        total = nodes.totals[t][example, pos]
+        if coder is None:
+            values.append(seen["write"][example, pos] @ total)
+            continue
+        f = coder.encode(seen.get("read", seen["write"]))
+        decoded = coder.decode(f)[example, pos]
+        error = seen["write"][example, pos] - decoded
+        values.append(error @ total if index == VECTOR else f[example, pos, index] * nodes.gradient[target])
+    return float((values[0] - values[1]) / (2 * step) * nodes.delta[source])
+
+
+@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+def test_edges_against_the_slow_oracle(layout: str, contrastive: bool, toy64: Adapter) -> None:
+    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    clean, nodes, edges = scored(adapter, contrastive)
+    starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
+    found = {(int(u), int(d)): float(w) for u, d, w in zip(edges.source, edges.target, edges.weight, strict=True)}
+    generator = torch.Generator().manual_seed(1)
+    chosen = torch.randperm(len(edges.weight), generator=generator)[:150].tolist()
+    checked = 0
+    for e in chosen:
+        u, d = int(edges.source[e]), int(edges.target[e])
+        stateful = (
+            nodes.site[d] < len(clean.sites)
+            and nodes.index[d] == VECTOR
+            and getattr(adapter.sites[int(nodes.site[d])].coder, "stateful", False)
+        )
+        if stateful:  # the error takes what a layer norm's state carries, which no frozen error shows
+            continue
+        s = int(nodes.site[u])
+        unit = nodes.directions[s][u - starts[s]]
+        assert direct_effect(adapter, clean, nodes, u, d, unit) == pytest.approx(found[u, d], rel=1e-4, abs=1e-7)
+        checked += 1
+    assert checked > 25
+
+
+# Law 8: the toy's ground truth
+
+
+def by_hand(adapter: Adapter, prompt: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden activations and the output layer's margin weights and bias (run − runs), from the weights alone."""
+    network = adapter.model  # pyright: ignore[reportAttributeAccessIssue]
+    x = adapter.inputs([prompt]).values[0, 0]
+    hidden = (network.hidden.weight @ x + network.hidden.bias).clamp_min(0)
+    margin = network.output.weight[1] - network.output.weight[0]
+    return hidden, margin, network.output.bias[1] - network.output.bias[0]
+
+
+def test_all_sixteen_hidden_subsets_of_the_toy(toy64: Adapter) -> None:
+    circuit = circuitlens.find(toy64, "The cats", "run", "runs")
+    hidden, margin, bias = by_hand(toy64, "The cats")
+    attribution = {node.index: node.attribution for node in circuit.nodes if node.kind == "neuron"}
+    inputs = toy64.inputs(["The cats"])
+    metric = Metric(torch.tensor([1]), torch.tensor([0]))
+    subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
+    assert len(subsets) == 16
+    for subset in subsets:
+        kept = torch.zeros(4, dtype=torch.float64)
+        kept[list(subset)] = 1
+
+        def keep(features: Tensor | None, error: Tensor, kept: Tensor = kept) -> tuple[Tensor | None, Tensor]:
+            assert features is not None
+            return features * kept, error
+
+        truth = margin @ (hidden * kept) + bias
+        measured = metric(run_spliced(toy64, inputs, {"hidden": keep}))[0]
+        assert_close(measured, truth, atol=1e-12, rtol=1e-12)
+        # The hidden layer feeds the logits linearly, so attributions have to add up to the truth exactly.
+        predicted = bias + sum(attribution.get(j, 0.0) for j in subset)
+        assert_close(torch.as_tensor(predicted), truth, atol=1e-12, rtol=1e-12)
+
+
+def test_toy_features_by_hand(toy64: Adapter) -> None:
+    sae = toy64.sae  # pyright: ignore[reportAttributeAccessIssue]
+    circuit = circuitlens.find(toy64, "The cats", "run", "runs")
+    hidden, margin, _ = by_hand(toy64, "The cats")
+    f = (sae.encoder.weight @ hidden + sae.encoder.bias).clamp_min(0)
+    expected = {i: (f[i] * (margin @ sae.decoder.weight[:, i])).item() for i in range(8) if f[i] > 0}
+    found = {node.index: node.attribution for node in circuit.nodes if node.kind == "feature"}
+    assert found == pytest.approx(expected, rel=1e-12)
+    error = hidden - sae.decoder.weight @ f - sae.decoder.bias
+    (node,) = [node for node in circuit.nodes if node.kind == "error"]
+    assert node.attribution == pytest.approx((margin @ error).item(), rel=1e-12)
+    assert node.activation == pytest.approx(error.norm().item(), rel=1e-12)
+    # An edge H → F: margin through the feature, times the encoder weight, times the neuron.
+    weights = {(edge.source, edge.target): edge.weight for edge in circuit.edges}
+    for j in range(4):
+        for i in expected:
+            by_rule = (margin @ sae.decoder.weight[:, i] * sae.encoder.weight[i, j] * hidden[j]).item()
+            assert weights.get((f"hidden:0:{j}", f"sae:0:{i}"), 0.0) == pytest.approx(by_rule, rel=1e-12)
+
+
+# Law 9
+
+
+Table = tuple[dict[Any, float], dict[Any, float]]
+
+
+def tables(nodes: NodeScores, edges: EdgeScores, first: list[int]) -> list[Table]:
+    """Each example's node and edge scores, with positions counted from its first token."""
+    rows = list(zip(*(column.tolist() for column in (nodes.example, nodes.site, nodes.pos, nodes.index)), strict=True))
+    keys = [(s, p - first[b], i) for b, s, p, i in rows]
+    found: list[Table] = [({}, {}) for _ in first]
+    for key, row, score in zip(keys, rows, nodes.attribution.tolist(), strict=True):
+        found[row[0]][0][key] = score
+    for u, d, w in zip(edges.source.tolist(), edges.target.tolist(), edges.weight.tolist(), strict=True):
+        found[rows[u][0]][1][keys[u], keys[d]] = w
+    return found
+
+
+def all_tables(
+    adapter: Adapter, prompts: list[tuple[str, str, str, str]], padding: tuple[int, int] = (0, 0)
+) -> list[Table]:
+    asked = ask(adapter, *[list(column) for column in zip(*prompts, strict=True)])
+    assert asked.corrupted is not None
+    inputs, corrupted = (padded(batch, *padding) for batch in (asked.clean, asked.corrupted))
+    clean = trace(adapter, inputs, asked.metric)
+    nodes = score_nodes(clean, trace(adapter, corrupted, asked.metric, graph=False))
+    return tables(nodes, score_edges(clean, nodes), inputs.first.tolist())
+
+
+def padded(inputs: Inputs, left: int, right: int) -> Inputs:
+    values, mask = inputs.values, inputs.mask
+    wide = [0, 0] * (values.dim() - 2) + [left, right]
+    return Inputs(
+        torch.nn.functional.pad(values, wide), torch.nn.functional.pad(mask, [left, right]), inputs.tokens
+    )
+
+
+def assert_same(ours: Table, theirs: Table) -> None:
+    """Equal scores, counting what is missing as 0 (rounding decides whether an effect of 1e-17 is an edge)."""
+    for one, other in zip(ours, theirs, strict=True):
+        for key in one.keys() | other.keys():
+            a, b = one.get(key, 0.0), other.get(key, 0.0)
+            assert isclose(a, b, rel_tol=1e-6, abs_tol=1e-9), (key, a, b)
+
+
+TOY_PROMPTS = [("The cats", "run", "runs", "The cat"), ("This baby", "runs", "run", "These babies")]
+TINY_PROMPTS = [
+    ("a b c", "d", "e", "a b f"),
+    ("c d e a b", "a", "g", "c d b a b"),
+    ("g", "b", "c", "f"),
+    ("d d", "a", "b", "d e"),
+]
+
+
+@pytest.mark.parametrize("size", [7, 32])
+@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+def test_a_prompt_alone_scores_as_in_any_batch(layout: str, size: int, toy64: Adapter) -> None:
+    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    prompts = TOY_PROMPTS if layout == "toy" else TINY_PROMPTS
+    alone = [all_tables(adapter, [prompt])[0] for prompt in prompts]
+    many = all_tables(adapter, [prompts[k % len(prompts)] for k in range(size)])
+    for k, result in enumerate(many):
+        assert_same(result, alone[k % len(prompts)])
+
+
+@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+@pytest.mark.parametrize("padding", [(2, 0), (0, 3), (1, 1)])
+def test_padding_changes_nothing(layout: str, padding: tuple[int, int], toy64: Adapter) -> None:
+    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    prompts = TOY_PROMPTS if layout == "toy" else TINY_PROMPTS
+    for ours, theirs in zip(all_tables(adapter, prompts), all_tables(adapter, prompts, padding), strict=True):
+        assert_same(ours, theirs)
+
+
+def test_padding_side_of_a_mixed_batch_changes_nothing() -> None:
+    left, right = TinyTransformer(padding="left"), TinyTransformer(padding="right")
+    for ours, theirs in zip(all_tables(left, TINY_PROMPTS), all_tables(right, TINY_PROMPTS), strict=True):
+        assert_same(ours, theirs)
+
+
+@settings(max_examples=8, deadline=None)
+@given(order=st.permutations(range(4)), rows=st.integers(1, 70))
+def test_order_and_vjp_batching_change_nothing(order: list[int], rows: int) -> None:
+    adapter = TinyTransformer("components")
+    expected = all_tables(adapter, TINY_PROMPTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("circuitlens.attribution.ROWS", rows)
+        shuffled = all_tables(adapter, [TINY_PROMPTS[k] for k in order])
+    for k, result in zip(order, shuffled, strict=True):
+        assert_same(result, expected[k])
+
+
+# Fast rows against the generic path
+
+
+def test_fast_rows_equal_the_generic_path(toy64: Adapter) -> None:
+    x = torch.rand(40, 4, dtype=torch.float64) * 3
+    for site in toy64.sites[1:]:
+        coder = site.coder
+        assert coder is not None
+        active = coder.encode(x[:, None])[:, 0].nonzero()
+        assert len(active) > 20
+        at, index = x[active[:, 0]], active[:, 1]
+        for fast, slow in (
+            (coder.encoder_rows, SparseCoder.encoder_rows),
+            (coder.decoder_rows, SparseCoder.decoder_rows),
+        ):
+            assert_close(fast(at, index), slow(coder, at, index))

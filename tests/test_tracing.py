@@ -1,0 +1,140 @@
+"""Laws 1, 2 and 10 of the engine: the splice changes nothing, the gradient is the model's, no trace is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+import circuitlens
+from circuitlens.adapter import Adapter, Hook, Inputs
+from circuitlens.errors import AdapterError
+from circuitlens.prompts import Question
+from circuitlens.tracing import Edit, last_logits, run_spliced, total_gradients, trace
+from tests.helpers import question, tolerance
+from tests.tiny_transformer import TinyTransformer
+
+
+def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
+    """`∂m/∂x` of the model without SAEs: the derivative in a zero that is added at every site."""
+    added: list[Tensor] = []
+
+    def add(x: Tensor) -> Tensor:
+        added.append(torch.zeros_like(x, requires_grad=True))
+        return x + added[-1]
+
+    logits = adapter.run(asked.clean, {site.write: add for site in adapter.sites})
+    return list(torch.autograd.grad(asked.metric(last_logits(logits, asked.clean)).sum(), added))
+
+
+def test_splice_is_a_no_op(model: Adapter) -> None:
+    inputs = question(model).clean
+    plain = last_logits(model.run(inputs, {}), inputs)
+    spliced: list[str] = []
+
+    def same(name: str) -> Edit:
+        return lambda features, error: (spliced.append(name), (features, error))[1]
+
+    logits = run_spliced(model, inputs, {site.name: same(site.name) for site in model.sites})
+    assert spliced == [site.name for site in model.sites]
+    assert_close(logits, plain, **tolerance(plain))
+
+
+def test_cut_run_has_the_plain_logits_and_metric(model: Adapter) -> None:
+    asked = question(model)
+    plain = last_logits(model.run(asked.clean, {}), asked.clean)
+    traced = trace(model, asked.clean, asked.metric)
+    assert torch.equal(traced.logits, plain)
+    assert torch.equal(traced.metric, asked.metric(plain))
+
+
+def test_total_gradient_is_that_of_the_model_without_saes(model: Adapter) -> None:
+    asked = question(model)
+    totals = total_gradients(trace(model, asked.clean, asked.metric))
+    for total, expected in zip(totals, uncut_gradients(model, asked), strict=True):
+        assert expected.abs().max() > 0
+        assert_close(total, expected, **tolerance(total))
+
+
+def test_features_and_error_make_up_the_activation(model: Adapter) -> None:
+    asked = question(model)
+    for site in trace(model, asked.clean, asked.metric).sites:
+        if site.site.coder is None:
+            assert torch.equal(site.error, site.write)
+            continue
+        dense = site.site.coder.encode(site.read.detach())
+        active = site.features
+        assert torch.equal(dense[active.example, active.pos, active.index], active.value)
+        assert len(active.value) == (dense * asked.clean.mask[..., None]).count_nonzero()
+        assert_close(site.site.coder.decode(dense) + site.error, site.write.detach(), **tolerance(dense))
+
+
+def test_inputs_know_their_unpadded_ends() -> None:
+    mask = torch.tensor([[True, True, False], [False, True, True], [True, False, False]])
+    inputs = Inputs(torch.zeros(3, 3), mask, (("a", "b"), ("a", "b"), ("a",)))
+    assert inputs.first.tolist() == [0, 1, 0]
+    assert inputs.last.tolist() == [1, 2, 0]
+
+
+def test_no_trace_is_left(toy: Adapter) -> None:
+    network = toy.model  # pyright: ignore[reportAttributeAccessIssue]
+    example = toy.examples[0]
+    inputs = toy.inputs([example.prompt])
+    before = toy.run(inputs, {})
+    flags = [p.requires_grad for p in network.parameters()]
+    circuit = circuitlens.find(toy, example.prompt, example.answer, example.distractor, example.corrupted)
+    circuitlens.ablate(toy, circuit, [circuit.nodes[0].id])
+    assert torch.equal(toy.run(inputs, {}), before)
+    assert [p.requires_grad for p in network.parameters()] == flags
+    assert all(p.grad is None for p in network.parameters())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_no_hook_is_left_after_an_error(toy: Adapter) -> None:
+    network = toy.model  # pyright: ignore[reportAttributeAccessIssue]
+
+    def fail(x: Tensor) -> Tensor:
+        raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        toy.run(toy.inputs(["The cat"]), {toy.sites[0].write: fail})
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_notebook_without_gradients_gets_the_same_circuit(toy: Adapter, mode: type) -> None:
+    expected = circuitlens.find(toy, "The cats", "run", "runs", "The cat")
+    with mode():
+        assert circuitlens.find(toy, "The cats", "run", "runs", "The cat") == expected
+
+
+def test_a_model_that_edits_activations_in_place_does_not_reach_the_record() -> None:
+    class InPlace(TinyTransformer):
+        def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+            def spoilt(hook: Hook) -> Hook:
+                return lambda x: None if (y := hook(x)) is None else y.zero_()
+
+            return super().run(inputs, {name: spoilt(hook) for name, hook in hooks.items()})
+
+    asked = question(TinyTransformer("components"))
+    traced = trace(InPlace("components"), asked.clean, asked.metric, graph=False)
+    expected = trace(TinyTransformer("components"), asked.clean, asked.metric, graph=False)
+    assert torch.equal(traced.sites[0].write, expected.sites[0].write)
+    assert torch.equal(traced.sites[0].error, expected.sites[0].error)
+    assert (traced.sites[0].leaf == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "hook"),
+    [(lambda sites: sites[::-1], "2.resid"), (lambda sites: (*sites, sites[0]), "0.resid")],
+    ids=["reversed", "twice"],
+)
+def test_sites_out_of_order_are_named(change, hook: str) -> None:  # type: ignore[no-untyped-def]
+    adapter = TinyTransformer()
+    adapter.sites = change(adapter.sites)
+    asked = question(TinyTransformer())
+    with pytest.raises(AdapterError, match=hook):
+        trace(adapter, asked.clean, asked.metric)

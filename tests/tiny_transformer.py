@@ -1,0 +1,131 @@
+"""A random 3-layer transformer with every site layout the engine must serve: it proves algebra, and nothing of language.
+
+`residual`: a ReLU SAE on each layer's residual stream (complete cuts, so that no edge may skip one).
+`components`: whole-vector embeddings, attention SAEs with a stateful layer norm, transcoders (read hook ≠ write hook) and
+residual SAEs together. Coders define no fast rows, so the generic vector-Jacobian path is what runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, layer_norm
+
+from circuitlens.adapter import Adapter, Example, Hook, Inputs, Site, SparseCoder
+from circuitlens.errors import AdapterError, PromptError
+
+D, LAYERS, FEATURES = 12, 3, 30
+VOCABULARY = ["<pad>", "a", "b", "c", "d", "e", "f", "g"]
+
+
+class RandomSAE(SparseCoder):
+    """ReLU SAE or transcoder; a `stateful` one is a TopK SAE whose `decode` undoes the layer norm of the last `encode`."""
+
+    def __init__(self, random: Callable[..., Tensor], stateful: bool = False):
+        self.d_in, self.d_sae = D, FEATURES
+        self.encoder, self.decoder = random(D, FEATURES), random(FEATURES, D)
+        self.bias, self.decoder_bias = random(FEATURES) * 0.5, random(D)
+        self.stateful = stateful
+        self._state: tuple[Tensor, Tensor] | None = None
+
+    def encode(self, x: Tensor) -> Tensor:
+        if not self.stateful:
+            return torch.relu(x @ self.encoder + self.bias)
+        assert self._state is None, "encode and decode have to be paired"
+        mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
+        self._state = mean, spread
+        pre = torch.relu((x - mean) / spread @ self.encoder + self.bias)
+        kept = pre.topk(8, dim=-1)
+        return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values)
+
+    def decode(self, f: Tensor) -> Tensor:
+        y = f @ self.decoder + self.decoder_bias
+        if self.stateful:
+            assert self._state is not None, "decode has to follow encode"
+            (mean, spread), self._state = self._state, None
+            y = y * spread + mean
+        return y
+
+
+class TinyTransformer(Adapter):
+    def __init__(self, layout: Literal["residual", "components"] = "residual", padding: str = "right"):
+        self.padding = padding
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[0] ** 0.5
+
+        self.embed, self.position, self.unembed = random(8, D) * 2, random(16, D), random(D, 8) * 3
+        self.blocks = [[random(D, D) for _ in range(4)] + [random(D, 2 * D), random(2 * D, D)] for _ in range(LAYERS)]
+        sites = []
+        if layout == "components":
+            sites += [
+                Site("embed", "embedding", "embed", "embed", 0, None),
+                Site("position", "embedding", "position", "position", 0, None),
+            ]
+        for n in range(LAYERS):
+            if layout == "components":
+                sites += [
+                    Site(f"attn{n}", "feature", f"{n}.attn_out", f"{n}.attn_out", 3 * n + 1, RandomSAE(random, True)),
+                    Site(f"mlp{n}", "feature", f"{n}.ln2", f"{n}.mlp_out", 3 * n + 2, RandomSAE(random)),
+                ]
+            sites.append(Site(f"resid{n}", "feature", f"{n}.resid", f"{n}.resid", 3 * n + 3, RandomSAE(random)))
+        super().__init__(
+            "tiny",
+            "random weights",
+            sites,
+            [Example("a b c", "d", "e", "a b f"), Example("c d e", "a", "g", "c d b")],
+        )
+
+    @classmethod
+    def load(cls, **options: Any) -> TinyTransformer:
+        return cls(**options)
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        tokens = [tuple(prompt.split()) for prompt in prompts]
+        if not all(tokens) or any(token not in VOCABULARY for prompt in tokens for token in prompt):
+            raise PromptError(f"give prompts of the words {VOCABULARY[1:]}, not {list(prompts)}")
+        longest = max(map(len, tokens))
+        ids, mask = torch.zeros(len(tokens), longest, dtype=torch.long), torch.zeros(len(tokens), longest).bool()
+        for row, prompt in enumerate(tokens):
+            start = longest - len(prompt) if self.padding == "left" else 0
+            ids[row, start : start + len(prompt)] = torch.tensor([VOCABULARY.index(token) for token in prompt])
+            mask[row, start : start + len(prompt)] = True
+        return Inputs(ids, mask, tuple(tokens))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        unused = set(hooks)
+
+        def at(name: str, x: Tensor) -> Tensor:
+            unused.discard(name)
+            y = hooks[name](x) if name in hooks else None
+            return x if y is None else y
+
+        mask = inputs.mask
+        places = (mask.long().cumsum(1) - 1).clamp_min(0)
+        seen = torch.ones(mask.shape[1], mask.shape[1]).tril().bool() & mask[:, None, :]
+        x = at("embed", self.embed[inputs.values]) + at("position", self.position[places])
+        for n, (q, k, v, o, up, down) in enumerate(self.blocks):
+            h = layer_norm(x, [D])
+            scores = (h @ q) @ (h @ k).transpose(1, 2) / D**0.5
+            weights = scores.masked_fill(~seen, -1e9).softmax(-1)
+            x = x + at(f"{n}.attn_out", weights @ (h @ v) @ o)
+            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", layer_norm(x, [D])) @ up) @ down)
+            x = at(f"{n}.resid", x)
+        if unused:
+            raise AdapterError(f"there are no hooks {sorted(unused)}")
+        return layer_norm(x, [D]) @ self.unembed
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        if answer not in VOCABULARY[1:]:
+            raise PromptError(f"answer with one of {VOCABULARY[1:]}, not {answer!r}")
+        return VOCABULARY.index(answer)
+
+    def output_label(self, index: int) -> str:
+        return VOCABULARY[index]
+
+    def label(self, site: Site, index: int) -> str:
+        return f"{site.name}/{index}"
