@@ -229,6 +229,7 @@ class Circuit(_Value):
         nodes = tuple(node for node in self.nodes if node.kind == "logit" or node.id in inner)
         kept = {node.id for node in nodes}
         edges = [edge for edge in self.edges if edge.source in kept and edge.target in kept]
+        edges.sort(key=lambda edge: -abs(edge.weight))
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})

@@ -1,6 +1,6 @@
 """Training the toy on sentences, measuring it on held-out nouns, and keeping it in the user's cache directory.
 
-The cache is `toy.safetensors` and `toy.json` (configuration, measurements, checksum of the weights). A cache that is
+The cache is `toy.safetensors` and `toy.json` (configuration, measurements, a checksum). A cache that is
 damaged, or was made with another configuration, is trained again with a message.
 """
 
@@ -91,7 +91,8 @@ def load_or_train(config: Config, folder: Path) -> Trained:
         return cached
     trained = train(config)
     data = save_tensors(_state(trained.model, trained.sae))
-    about = {"config": settings, "measured": asdict(trained.measured), "sha256": hashlib.sha256(data).hexdigest()}
+    measured = asdict(trained.measured)
+    about = {"config": settings, "measured": measured, "sha256": _checksum(data, measured)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(weights, data)
@@ -180,6 +181,10 @@ def _state(model: AgreementModel, sae: ToySAE) -> dict[str, Tensor]:
     }
 
 
+def _checksum(weights: bytes, measured: dict[str, Any]) -> str:
+    return hashlib.sha256(weights + json.dumps(measured, sort_keys=True).encode()).hexdigest()
+
+
 def _read(weights: Path, document: Path, settings: dict[str, Any]) -> Trained | None:
     """The cached toy, or None (with a message where there is something, but not of use)."""
     try:
@@ -187,8 +192,8 @@ def _read(weights: Path, document: Path, settings: dict[str, Any]) -> Trained | 
         if about["config"] != settings:
             log.warning("The toy in %s was trained with another configuration: training it again.", weights.parent)
             return None
-        if about["sha256"] != hashlib.sha256(data).hexdigest():
-            raise ValueError("the weights are not those that were written")
+        if about["sha256"] != _checksum(data, about["measured"]):
+            raise ValueError("the weights or measurements are not those that were written")
         state, model, sae = load_tensors(data), AgreementModel(), ToySAE()
         for name, module in (("model", model), ("sae", sae)):
             module.load_state_dict({key: state[f"{name}.{key}"] for key in module.state_dict()})

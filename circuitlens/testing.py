@@ -1,0 +1,222 @@
+"""The adapter contract as checks, for the tests of every adapter, ours and other people's.
+
+In the test file of a plugin:
+
+    import pytest, circuitlens
+    from circuitlens.testing import CONTRACT
+
+    @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+    def test_contract(check):
+        check(circuitlens.load("mine"))
+
+Each check runs the adapter's own examples and raises AssertionError with what it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from circuitlens.adapter import Adapter, SparseCoder
+from circuitlens.attribution import NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.errors import PromptError
+from circuitlens.prompts import Question, ask
+from circuitlens.tracing import last_logits, run_spliced, total_gradients, trace
+
+
+def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
+    """Inputs are `[batch, pos, ...]` with a mask, and one printable token an unpadded position."""
+    inputs = _question(adapter).clean
+    assert inputs.values.shape[:2] == inputs.mask.shape, "values and mask differ in batch or positions"
+    assert inputs.mask.any(1).all(), "an example has no unpadded position"
+    assert [len(tokens) for tokens in inputs.tokens] == inputs.mask.sum(1).tolist(), "not one token a position"
+    assert all(isinstance(token, str) and token for tokens in inputs.tokens for token in tokens)
+
+
+def examples_can_be_decided(adapter: Adapter) -> None:
+    """Answers and distractors are different outputs with labels, and corrupting the prompt changes the metric."""
+    asked = _question(adapter)
+    assert asked.metric.distractor is not None
+    assert asked.corrupted is not None
+    for index in [*asked.metric.answer.tolist(), *asked.metric.distractor.tolist()]:
+        assert isinstance(adapter.output_label(index), str)
+    clean, corrupted = (asked.metric(last_logits(adapter.run(i, {}), i)) for i in (asked.clean, asked.corrupted))
+    assert (clean != corrupted).all(), "a corrupted prompt leaves the metric as it was"
+
+
+def what_it_cannot_read_is_a_prompt_error(adapter: Adapter) -> None:
+    """An empty prompt and an unknown answer raise PromptError."""
+    for what, call in (
+        ("an empty prompt", lambda: adapter.inputs([""])),
+        ("an unknown answer", lambda: adapter.answer_index("\x00 no such output", adapter.examples[0].prompt)),
+    ):
+        try:
+            call()
+        except PromptError:
+            continue
+        raise AssertionError(f"{what} raised no PromptError")
+
+
+def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
+    """Every site's hooks are reached once, in the order of the sites, with `[batch, pos, ...]` activations."""
+    fired: list[str] = []
+    inputs = _question(adapter).clean
+
+    def note(name: str) -> Callable[[Tensor], None]:
+        def hook(x: Tensor) -> None:
+            fired.append(name)
+            assert x.shape[:2] == inputs.mask.shape, f"{name} has shape {tuple(x.shape)}"
+
+        return hook
+
+    names = dict.fromkeys(name for site in adapter.sites for name in (site.read, site.write))
+    adapter.run(inputs, {name: note(name) for name in names})
+    assert sorted(fired) == sorted(names), f"hooks fired: {fired}"
+    writes = [site.write for site in adapter.sites]
+    assert [name for name in fired if name in writes] == writes, f"hooks fired in the order {fired}"
+
+
+def a_hook_replaces_the_activation(adapter: Adapter) -> None:
+    """What a write hook returns is what the model goes on with."""
+    inputs = _question(adapter).clean
+    plain = last_logits(adapter.run(inputs, {}), inputs)
+    for site in adapter.sites:
+        changed = last_logits(adapter.run(inputs, {site.write: lambda x: 0.5 * x + 1}), inputs)
+        assert not torch.equal(changed, plain), f"replacing {site.write} changes no logit"
+
+
+def runs_leave_no_trace(adapter: Adapter) -> None:
+    """A run is repeatable to the bit, also after a hook failed, and fires no hook of an earlier run."""
+    asked = _question(adapter)
+    plain = adapter.run(asked.clean, {})
+    assert plain.shape[:2] == asked.clean.mask.shape, f"logits have shape {tuple(plain.shape)}"
+    calls = []
+
+    def fail(x: Tensor) -> None:
+        calls.append(x.shape)
+        raise RuntimeError("on purpose")
+
+    try:
+        adapter.run(asked.clean, {adapter.sites[0].write: fail})
+    except RuntimeError:
+        pass
+    trace(adapter, asked.clean, asked.metric)
+    assert torch.equal(adapter.run(asked.clean, {}), plain), "logits differ after an attribution run"
+    assert len(calls) == 1, "a hook of an earlier run fired again"
+
+
+def coders_keep_their_sizes(adapter: Adapter) -> None:
+    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself."""
+    asked = _question(adapter)
+    for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
+        if (coder := s.site.coder) is None:
+            continue
+        f = coder.encode(s.read)
+        assert f.shape == (*s.read.shape[:2], coder.d_sae), f"{s.site.name}: features {tuple(f.shape)}"
+        assert coder.decode(f).shape == s.write.shape, f"{s.site.name}: the reconstruction has another shape"
+        alone = coder.encode(s.read[:1, :1])
+        coder.decode(alone)
+        assert_close(alone, f[:1, :1], **_tolerance(f))
+
+
+def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
+    """Fast encoder and decoder rows equal those of the generic path at the active features."""
+    asked = _question(adapter)
+    for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
+        if (coder := s.site.coder) is None:
+            continue
+        x, index = s.read[s.features.example, s.features.pos], s.features.index
+        tolerance = _tolerance(x)
+        assert_close(coder.encoder_rows(x, index), SparseCoder.encoder_rows(coder, x, index), **tolerance)
+        assert_close(coder.decoder_rows(x, index), SparseCoder.decoder_rows(coder, x, index), **tolerance)
+
+
+def splice_is_a_no_op(adapter: Adapter) -> None:
+    """Writing `dec(f) + ε` at every site leaves the logits as they were."""
+    inputs = _question(adapter).clean
+    plain = last_logits(adapter.run(inputs, {}), inputs)
+    spliced = run_spliced(adapter, inputs, {site.name: lambda f, error: (f, error) for site in adapter.sites})
+    assert_close(spliced, plain, **_tolerance(plain))
+
+
+def gradient_is_the_models(adapter: Adapter) -> None:
+    """The cut run's gradient at every site equals that of the model without coders."""
+    asked = _question(adapter)
+    added: list[Tensor] = []
+
+    def add(x: Tensor) -> Tensor:
+        added.append(torch.zeros_like(x, requires_grad=True))
+        return x + added[-1]
+
+    logits = last_logits(adapter.run(asked.clean, {site.write: add for site in adapter.sites}), asked.clean)
+    expected = torch.autograd.grad(asked.metric(logits).sum(), added)
+    for total, gradient in zip(total_gradients(trace(adapter, asked.clean, asked.metric)), expected, strict=True):
+        assert_close(total, gradient, **_tolerance(gradient))
+
+
+def attribution_is_conserved(adapter: Adapter) -> None:
+    """A node's outgoing edges sum to its attribution, from zero and contrastive."""
+    asked = _question(adapter)
+    assert asked.corrupted is not None
+    clean = trace(adapter, asked.clean, asked.metric)
+    for other in (None, trace(adapter, asked.corrupted, asked.metric, graph=False)):
+        nodes = score_nodes(clean, other)
+        residual = conservation_residual(nodes, score_edges(clean, nodes))
+        largest = nodes.attribution.abs().max().item()
+        assert residual <= 1e-4 * largest, f"residual {residual:.1e} with attributions up to {largest:.1e}"
+
+
+def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
+    """The same attributions in one batch and one by one."""
+    together = _nodes_of(_question(adapter), adapter)
+    for b, example in enumerate(adapter.examples):
+        alone = _nodes_of(ask(adapter, [example.prompt], [example.answer], [example.distractor]), adapter)
+        ours = together.attribution[together.example == b]
+        assert len(ours) == len(alone.attribution), "another number of active nodes"
+        assert_close(ours, alone.attribution, **_tolerance(ours))
+
+
+def features_have_names(adapter: Adapter) -> None:
+    """Labels are text, and addresses are web addresses or None."""
+    for site in adapter.sites:
+        if site.coder is None:
+            continue
+        for index in (0, site.coder.d_sae - 1):
+            assert isinstance(adapter.label(site, index), str)
+            url = adapter.url(site, index)
+            assert url is None or url.startswith(("http://", "https://")), f"{url!r} is no web address"
+
+
+CONTRACT: tuple[Callable[[Adapter], None], ...] = (
+    inputs_are_a_batch_with_tokens,
+    examples_can_be_decided,
+    what_it_cannot_read_is_a_prompt_error,
+    hooks_fire_once_and_in_order,
+    a_hook_replaces_the_activation,
+    runs_leave_no_trace,
+    coders_keep_their_sizes,
+    coders_rows_are_their_jacobians,
+    splice_is_a_no_op,
+    gradient_is_the_models,
+    attribution_is_conserved,
+    a_batch_scores_as_its_prompts_alone,
+    features_have_names,
+)
+
+
+def _question(adapter: Adapter) -> Question:
+    columns = zip(*((e.prompt, e.answer, e.distractor, e.corrupted) for e in adapter.examples), strict=True)
+    return ask(adapter, *map(list, columns))
+
+
+def _nodes_of(asked: Question, adapter: Adapter) -> NodeScores:
+    return score_nodes(trace(adapter, asked.clean, asked.metric))
+
+
+def _tolerance(like: Tensor) -> dict[str, float]:
+    """Rounding, relative to the largest number there is."""
+    bound = 1e-9 if like.dtype == torch.float64 else 2e-4
+    return {"rtol": bound, "atol": bound * max(1.0, like.abs().max().item() if like.numel() else 0.0)}

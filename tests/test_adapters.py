@@ -1,0 +1,88 @@
+"""One contract for every installed adapter, and for the engine's own test models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import circuitlens
+from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Site
+from circuitlens.errors import AdapterError
+from circuitlens.registry import installed_adapters
+from circuitlens.testing import CONTRACT
+from tests.tiny_transformer import TinyTransformer
+
+ADAPTERS: dict[str, Callable[[], Adapter]] = {
+    **{found.name: (lambda name=found.name: circuitlens.load(name)) for found in installed_adapters()},
+    "tiny residual": lambda: TinyTransformer("residual"),
+    "tiny components": lambda: TinyTransformer("components"),
+}
+
+
+@pytest.fixture(scope="module", params=list(ADAPTERS))
+def adapter(request: pytest.FixtureRequest) -> Adapter:
+    return ADAPTERS[request.param]()
+
+
+@pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)
+def test_contract(adapter: Adapter, check: Callable[[Adapter], None]) -> None:
+    check(adapter)
+
+
+class Deaf(TinyTransformer):
+    """Breaks the contract: its hooks see activations and can't replace them."""
+
+    def run(self, inputs, hooks):  # type: ignore[no-untyped-def]
+        def deaf(hook: Hook) -> Hook:
+            return lambda x: hook(x) and None
+
+        return super().run(inputs, {name: deaf(hook) for name, hook in hooks.items()})
+
+
+class Misordered(TinyTransformer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites = self.sites[::-1]
+
+
+class Mute(TinyTransformer):
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return 1 if answer == "d" else 2
+
+
+class WrongRows(TinyTransformer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites[1].coder.encoder_rows = lambda x, index: x * 0  # type: ignore[union-attr,method-assign]
+
+
+@pytest.mark.parametrize(
+    ("broken", "caught_by"),
+    [
+        (Deaf, "a_hook_replaces_the_activation"),
+        (Misordered, "hooks_fire_once_and_in_order"),
+        (Mute, "what_it_cannot_read_is_a_prompt_error"),
+        (WrongRows, "coders_rows_are_their_jacobians"),
+    ],
+)
+def test_the_contract_sees_a_broken_adapter(broken: type[Adapter], caught_by: str) -> None:
+    (check,) = [check for check in CONTRACT if check.__name__ == caught_by]
+    with pytest.raises((AssertionError, TypeError, RuntimeError)):
+        check(broken())
+
+
+def test_two_sites_on_one_hook_are_refused() -> None:
+    class Double(TinyTransformer):
+        def __init__(self) -> None:
+            site = Site("one", "neuron", "0.resid", "0.resid", 0, IdentityCoder(12))
+            other = Site("two", "neuron", "0.resid", "0.resid", 1, IdentityCoder(12))
+            Adapter.__init__(self, "double", "", [site, other], [Example("a", "b", "c", "d")])
+
+    with pytest.raises(AdapterError, match=r"write hook '0\.resid' is on two sites"):
+        Double()
+
+
+def test_an_unknown_adapter_is_told_which_there_are() -> None:
+    with pytest.raises(AdapterError, match=r"no adapter named 'gpt5'\. Installed: .*toy"):
+        circuitlens.load("gpt5")

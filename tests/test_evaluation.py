@@ -1,0 +1,79 @@
+"""Law 6: ablating for real does what attribution says, where the path is linear; and where it isn't, it is said."""
+
+from __future__ import annotations
+
+import pytest
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit
+from circuitlens.errors import CircuitError
+from tests.tiny_transformer import TinyTransformer
+
+
+@pytest.mark.parametrize(("prompt", "answer", "distractor"), [("The cats", "run", "runs"), ("The cat", "runs", "run")])
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_the_strongest_feature_does_what_its_attribution_says(
+    toy64: Adapter, prompt: str, answer: str, distractor: str, contrastive: bool
+) -> None:
+    corrupted = {"The cat": "The cats", "The cats": "The cat"}[prompt] if contrastive else None
+    circuit = circuitlens.find(toy64, prompt, answer, distractor, corrupted)
+    (feature,) = [node for node in circuit.strongest_path().nodes if node.kind == "feature"]
+    result = circuitlens.ablate(toy64, circuit, [feature.id])
+    assert result.before == pytest.approx(circuit.metric.value, abs=1e-12)
+    assert result.measured > 0.1
+    assert result.measured == pytest.approx(feature.attribution, abs=1e-6)  # feature → logits is linear
+
+
+@pytest.mark.parametrize("corrupted", [None, "The cat"])
+def test_everything_from_the_hidden_layer_up_is_linear_and_adds_up(toy64: Adapter, corrupted: str | None) -> None:
+    """Neurons feed the logits linearly, because what an SAE leaves out goes on as its error; so do features and errors."""
+    circuit = circuitlens.find(toy64, "The cats", "run", "runs", corrupted)
+    for kinds in ({"neuron"}, {"feature", "error"}):
+        group = [node.id for node in circuit.nodes if node.kind in kinds]
+        for chosen in (*[[one] for one in group], group):
+            result = circuitlens.ablate(toy64, circuit, chosen)
+            assert result.measured == pytest.approx(result.predicted, abs=1e-9)
+
+
+def test_an_input_is_not_linear(toy64: Adapter, cats: Circuit) -> None:
+    """Inputs pass a ReLU: taking "plural" away switches neurons off, and others on, which no gradient sees."""
+    (plural,) = [node for node in cats.nodes if node.kind == "input"]
+    result = circuitlens.ablate(toy64, cats, [plural.id])
+    assert abs(result.measured - result.predicted) > 0.5
+    assert result.measured > 0 < result.predicted
+
+
+def test_contrastive_ablation_of_the_whole_cut_gives_the_corrupted_metric(toy64: Adapter) -> None:
+    circuit = circuitlens.find(toy64, "The cats", "run", "runs", "The cat")
+    result = circuitlens.ablate(toy64, circuit, [n.id for n in circuit.nodes if n.kind in ("feature", "error")])
+    assert result.after == pytest.approx(circuit.metric.corrupted_value, abs=1e-9)
+
+
+def test_ablation_in_a_transformer_by_small_steps() -> None:
+    """Small effects of last-layer features are nearly linear: sign and size agree."""
+    adapter = TinyTransformer("components")
+    circuit = circuitlens.find(adapter, "a b c", "d", "e", "a b f")
+    last = max((n for n in circuit.nodes if n.hook == "2.resid"), key=lambda n: n.layer)
+    features = [n for n in circuit.nodes if n.hook == last.hook and n.kind == "feature" and n.pos == 2]
+    results = [circuitlens.ablate(adapter, circuit, [n.id]) for n in features]
+    assert len(results) > 5
+    agree = sum((r.measured > 0) == (r.predicted > 0) for r in results) / len(results)
+    assert agree > 0.75
+
+
+def test_embeddings_and_errors_can_be_ablated() -> None:
+    adapter = TinyTransformer("components")
+    circuit = circuitlens.find(adapter, "a b c", "d", "e")
+    for kind in ("embedding", "error"):
+        chosen = next(n for n in circuit.nodes if n.kind == kind and n.pos == 2)
+        assert circuitlens.ablate(adapter, circuit, [chosen.id]).measured != 0
+
+
+def test_what_cannot_be_ablated_is_refused(toy: Adapter, cats: Circuit) -> None:
+    with pytest.raises(CircuitError, match="no node 'x'"):
+        circuitlens.ablate(toy, cats, ["x"])
+    with pytest.raises(CircuitError, match="is no part of a site"):
+        circuitlens.ablate(toy, cats, [cats.answer().id])
+    with pytest.raises(CircuitError, match="made with 'toy'"):
+        circuitlens.ablate(TinyTransformer(), cats, [])

@@ -1,0 +1,71 @@
+"""Files are written whole or not at all, also when the writer is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from circuitlens.files import write_atomically
+
+ENDLESS_WRITER = """
+import sys
+from circuitlens.files import write_atomically
+letter = 0
+while True:
+    write_atomically(sys.argv[1], bytes([65 + letter % 26]) * 3_000_000)
+    letter += 1
+"""
+
+
+def test_it_replaces_the_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_atomically(target, b"one")
+    write_atomically(target, b"two")
+    assert target.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "file"
+    write_atomically(target, b"old")
+
+    def fail(_fd: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(target, b"new")
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_stays_a_link_and_the_mode_is_that_of_a_new_file(tmp_path: Path) -> None:
+    target, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(target)
+    write_atomically(link, b"data")
+    plain = tmp_path / "plain"
+    plain.write_bytes(b"")
+    assert link.is_symlink()
+    assert target.read_bytes() == b"data"
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="kills a process as POSIX systems do")
+def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_atomically(target, b"A" * 3_000_000)
+    for attempt in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", ENDLESS_WRITER, target])
+        time.sleep(0.25 + 0.037 * attempt)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        data = target.read_bytes()
+        assert len(data) == 3_000_000
+        assert len(set(data)) == 1

@@ -1,0 +1,55 @@
+"""An adapter in someone else's package: installed beside circuitlens it is found, keeps the contract, and finds circuits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The example plugin, built and installed into a folder of its own that is put beside circuitlens."""
+    folder = tmp_path_factory.mktemp("plugin")
+    shutil.copytree(ROOT / "examples/plugin", folder / "source")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*install, "--target", folder / "site", folder / "source"], check=True, timeout=120)
+    return {**os.environ, "PYTHONPATH": str(folder / "site")}
+
+
+def circuitlens(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "circuitlens", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_it_is_listed(environment: dict[str, str]) -> None:
+    listed = circuitlens(environment, "adapters")
+    assert ["counter", "circuitlens-counter", "0.1"] in [line.split() for line in listed.stdout.splitlines()]
+
+
+def test_it_keeps_the_contract(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-k", "contract and counter", "tests/test_adapters.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "13 passed" in done.stdout, done.stdout
+
+
+def test_it_finds_a_circuit_from_the_command_line(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "c.json"
+    words = ("find", "counter", "3 5", "--answer", "second", "--distractor", "first", "-o", str(file))
+    done = circuitlens(environment, *words)
+    assert done.returncode == 0, done.stderr
+    assert "number → smaller → second" in done.stdout
+    assert file.exists()
+
+
+def test_its_errors_are_sentences(environment: dict[str, str]) -> None:
+    done = circuitlens(environment, "find", "counter", "three", "--answer", "first")
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: counter reads two whole numbers")
