@@ -48,16 +48,22 @@ def main() -> None:
         sys.exit(1)
 
 
-@app.callback()
-def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-) -> None:
-    """Run before every command."""
-    if version:
+def _print_version(wanted: bool) -> bool:
+    if wanted:
         import circuitlens
 
         typer.echo(circuitlens.__version__)
         raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Read the options that come before a command; what they do is done by their callbacks."""
 
 
 @app.command()

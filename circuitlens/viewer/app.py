@@ -14,6 +14,7 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
 from circuitlens.circuit import Circuit, Edge, Node
+from circuitlens.errors import CircuitError
 from circuitlens.viewer.elements import elements, stylesheet
 
 DEFAULT_EDGES = 80
@@ -156,12 +157,19 @@ def _about(circuit: Circuit) -> Any:
         ("Metric", f"logit {metric.answers[0]}{against} = {_signed(metric.value)}"),
         *([("Corrupted", _signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
         ("Method", f"{circuit.method}, change from {source}"),
-        ("Strongest path", str(circuit.strongest_path())),
+        ("Strongest path", _path(circuit)),
         ("Size", f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"),
         ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}"),
     ]
     return [html.H3("This circuit"), _terms(rows)]
+
+
+def _path(circuit: Circuit) -> str:
+    try:
+        return str(circuit.strongest_path())
+    except CircuitError:  # pruned or edited so that the answer's logit is gone
+        return "none: the answer's logit is not in this circuit"
 
 
 def _detail(circuit: Circuit, node: Node) -> Any:

@@ -30,9 +30,9 @@ def elements(circuit: Circuit) -> list[Element]:
     height = {layer: 1 - (row + 0.5) / len(layers) for row, layer in enumerate(layers)}
     spans = _column_spans(circuit)
     drawn = [_band(layer, height[layer], len(layers)) for layer in layers]
-    drawn += [_axis(f"layer {layer}", _hooks_of(layer, circuit), 0, height[layer], "layer") for layer in layers]
+    drawn += [_axis(f"layer {layer}", _hooks_of(layer, circuit), 0.0, height[layer], "layer") for layer in layers]
     for pos, (start, width) in spans.items():
-        drawn.append(_axis(f"column {pos}", circuit.tokens[pos], start + width / 2, 1, "column"))
+        drawn.append(_axis(f"column {pos}", circuit.tokens[pos], start + width / 2, 1.0, "column"))
     return drawn + _nodes(circuit, height, spans) + _edges(circuit)
 
 

@@ -89,7 +89,7 @@
           settle(cy);
           focus(cy);
           threshold(cy);
-          document.getElementById("graph").dataset.drawn = elements[elements.length - 1].data.id;
+          document.getElementById("graph").dataset.drawn = elements.length;
         });
         return window.dash_clientside.no_update;
       },
