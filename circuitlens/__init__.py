@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from circuitlens.circuit import CircuitPath as CircuitPath
     from circuitlens.circuit import Edge as Edge
     from circuitlens.circuit import Node as Node
-    from circuitlens.circuit import open_circuit as open
+    from circuitlens.circuit import open_circuit as open  # noqa: F401
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation import ablate as ablate

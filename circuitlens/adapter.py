@@ -44,9 +44,7 @@ class SparseCoder(ABC):
     def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos *d_out"]:
         """Reconstruction from features; affine in `f`. Called after the `encode` it belongs to."""
 
-    def encoder_rows(
-        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
-    ) -> Float[Tensor, "node *d_in"]:
+    def encoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:
         """`∂f_i/∂x` for feature `index[n]`, active at activation `x[n]`.
 
         This default differentiates `encode`; override it where the row is known (`W_enc[:, i]`).
@@ -58,9 +56,7 @@ class SparseCoder(ABC):
             self.decode(f.detach())  # a coder may keep state from encode that its decode uses up
             return rows
 
-    def decoder_rows(
-        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
-    ) -> Float[Tensor, "node *d_out"]:
+    def decoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:
         """`∂x̂/∂f_i` for feature `index[n]`, with the coder's state as at activation `x[n]`.
 
         This default differentiates `decode`; override it where the row is known (`W_dec[i]`).
@@ -81,14 +77,15 @@ class IdentityCoder(SparseCoder):
         self.d_in = self.d_sae = d_in
 
     def encode(self, x: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos d_sae"]:
+        """The neurons themselves."""
         return x
 
     def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos *d_out"]:
+        """The activation, exactly."""
         return f
 
-    def encoder_rows(
-        self, x: Float[Tensor, "node *d_in"], index: Int[Tensor, " node"]
-    ) -> Float[Tensor, "node *d_in"]:
+    def encoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:
+        """Rows of the identity matrix."""
         return torch.nn.functional.one_hot(index, self.d_in).to(x.dtype)
 
     decoder_rows = encoder_rows

@@ -80,7 +80,8 @@ def score_nodes(clean: Trace, corrupted: Trace | None = None) -> NodeScores:
         columns.append((torch.full_like(example, s), *table, gradient))
         directions.append(direction)
     columns.append(_logit_nodes(clean, corrupted))
-    return NodeScores(*(torch.cat(column) for column in zip(*columns, strict=True)), tuple(totals), tuple(directions))
+    joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+    return NodeScores(*joined, totals=tuple(totals), directions=tuple(directions))
 
 
 def score_edges(clean: Trace, nodes: NodeScores) -> EdgeScores:
@@ -147,7 +148,7 @@ def _union(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tenso
         for key, f in zip(keys, (ours, theirs), strict=True)
     ]
     place = union // d_sae
-    return place // positions, place % positions, union % d_sae, *values
+    return place // positions, place % positions, union % d_sae, values[0], values[1]
 
 
 def _logit_nodes(clean: Trace, corrupted: Trace | None) -> tuple[Tensor, ...]:
@@ -167,9 +168,7 @@ def _logit_nodes(clean: Trace, corrupted: Trace | None) -> tuple[Tensor, ...]:
     )
 
 
-def _target_batches(
-    clean: Trace, nodes: NodeScores, s: int
-) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
+def _target_batches(clean: Trace, nodes: NodeScores, s: int) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
     """Batches of targets at site `s` (the logits after the last): the nodes' rows, and outputs with their cotangents.
 
     `targets[k, b]` is the node that row `k` carries for example `b`, or -1. Outputs and cotangents are those for one
@@ -191,7 +190,7 @@ def _target_batches(
         now = (start <= rank) & (rank < stop)
         targets = chosen.new_full((stop - start, batch), -1)
         targets[rank[now] - start, example[now]] = chosen[now]
-        f, v = now[: len(features)], now[len(features) :]
+        f = now[: len(features)]
         if s == len(clean.sites):
             cotangent = clean.logits.new_zeros(stop - start, *clean.logits.shape)
             cotangent[rank[now] - start, example[now], nodes.index[features[f]]] = direct[f]
@@ -239,7 +238,7 @@ def _cotangents(clean: Trace, nodes: NodeScores, s: int, features: Tensor) -> tu
 def _pull(
     clean: Trace, nodes: NodeScores, targets: Tensor, outputs: list[Tensor], cotangents: list[Tensor], s: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Carry cotangents back to the cuts before site `s` and contract them with the nodes there: source, target, weight."""
+    """Carry cotangents back to the cuts before site `s`, contract them with the nodes there: source, target, weight."""
     joined = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
     if not joined:
         return

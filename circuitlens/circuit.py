@@ -11,6 +11,7 @@ import stat
 from collections.abc import Collection
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,7 +41,7 @@ class _Value(BaseModel):
 
 
 class Node(_Value):
-    """One node; `attribution` is in units of the metric, `activation` in those of the feature (an error's is its norm)."""
+    """One node; `attribution` is in units of the metric, `activation` in the feature's own (an error's is its norm)."""
 
     id: str
     kind: NodeKind
@@ -55,7 +56,7 @@ class Node(_Value):
 
 
 class Edge(_Value):
-    """The direct effect of `source` on the metric through `target`, every other site held fixed, in units of the metric."""
+    """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
 
     source: str
     target: str
@@ -195,7 +196,7 @@ class Circuit(_Value):
         chain = [end.id]
         while chain[0] in before:
             chain.insert(0, before[chain[0]])
-        weakest = min((weight[pair] for pair in zip(chain, chain[1:], strict=False)), key=abs, default=0.0)
+        weakest = min((weight[pair] for pair in pairwise(chain)), key=abs, default=0.0)
         return CircuitPath(nodes=tuple(self._by_id[name] for name in chain), weight=weakest)
 
     def prune(
@@ -251,7 +252,9 @@ class Circuit(_Value):
         """
         data = (self.model_dump_json(indent=1) + "\n").encode()
         if len(data) > MAX_BYTES:
-            raise CircuitError(f"The circuit needs {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: prune it first.")
+            raise CircuitError(
+                f"The circuit needs {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: prune it first."
+            )
         try:
             write_atomically(path, data)
         except OSError as error:

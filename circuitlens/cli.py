@@ -87,9 +87,7 @@ def adapters() -> None:
     """List the installed adapters."""
     from circuitlens.registry import installed_adapters
 
-    _print_table(
-        [("Adapter", "Package", "Version"), *((a.name, a.package, a.version) for a in installed_adapters())]
-    )
+    _print_table([("Adapter", "Package", "Version"), *((a.name, a.package, a.version) for a in installed_adapters())])
 
 
 @app.command()
@@ -160,7 +158,10 @@ def _print_summary(circuit: Circuit) -> None:
     share = f" ({circuit.conservation_residual / abs(metric.value):.0e} of the metric)" if metric.value else ""
     rows = [
         ("metric", f"logit {metric.answers[0]!r}{against} = {metric.value:+.3f}{corrupted}"),
-        ("method", f"{circuit.method}: change from {'zero' if circuit.method == 'gradient' else repr(circuit.corrupted)}"),
+        (
+            "method",
+            f"{circuit.method}: change from {'zero' if circuit.method == 'gradient' else repr(circuit.corrupted)}",
+        ),
         ("size", f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"),
         ("strongest path", f"{path} (weakest edge {path.weight:+.3f})"),
         ("conservation", f"residual {circuit.conservation_residual:.1e}{share}"),

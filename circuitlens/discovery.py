@@ -75,7 +75,7 @@ def _find(
         return adapter.output_label(output)
 
     measured = document.Metric(
-        name=question.metric.name,
+        name="logit" if question.metric.distractor is None else "logit_difference",
         answers=(label(int(question.metric.answer[0])),),
         distractors=() if question.metric.distractor is None else (label(int(question.metric.distractor[0])),),
         value=clean.metric.item(),

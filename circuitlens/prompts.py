@@ -20,11 +20,6 @@ class Metric:
     answer: Int[Tensor, " batch"]
     distractor: Int[Tensor, " batch"] | None
 
-    @property
-    def name(self) -> str:
-        """The metric's name in circuit files."""
-        return "logit" if self.distractor is None else "logit_difference"
-
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, " batch"]:
         """The metric of each example, in logits; never averaged, so that no batch size enters a score."""
         value = logits.gather(1, self.answer[:, None])[:, 0]
@@ -33,7 +28,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Question:
-    """A batch of prompts with their metric and, for contrasts, corrupted prompts aligned with them position by position."""
+    """A batch of prompts with their metric and, for contrasts, corrupted prompts of the same lengths."""
 
     clean: Inputs
     corrupted: Inputs | None

@@ -97,7 +97,7 @@ def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = Tru
 def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
     """`∂m/∂x` at every site's output, in site order: the gradient of the model itself, each example's own metric.
 
-    One reverse sweep: what reaches a later leaf is carried through its segment to the earlier leaves. The graph is kept.
+    One reverse sweep: what reaches a later leaf is carried through its segment to earlier leaves. The graph is kept.
     """
     leaves = [site.leaf for site in traced.sites]
     totals = [torch.zeros_like(leaf) for leaf in leaves]

@@ -36,7 +36,7 @@ def toy64() -> Adapter:
 
 @pytest.fixture(scope="session", params=["toy float32", "toy float64", "residual", "components"])
 def model(request: pytest.FixtureRequest) -> Adapter:
-    """Every kind of model and site layout the engine has to serve; the transformers have random weights (algebra only)."""
+    """Every kind of model and site layout the engine has to serve (the transformers' weights are random)."""
     if request.param.startswith("toy"):
         return circuitlens.load("toy", dtype=request.param.split()[1])
     return TinyTransformer(layout=request.param)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+from torch.testing import assert_close
 
 from circuitlens.adapter import Adapter
 from circuitlens.prompts import Question, ask
 
 
-def tolerance(*tensors: torch.Tensor) -> dict[str, float]:
-    """What rounding allows: `assert_close` arguments for tensors of this precision."""
-    return {"atol": 1e-10, "rtol": 1e-9} if tensors[0].dtype == torch.float64 else {"atol": 2e-5, "rtol": 2e-5}
+def close(actual: Tensor, expected: Tensor) -> None:
+    """Assert equality to what rounding allows in this precision."""
+    bound = 1e-9 if actual.dtype == torch.float64 else 2e-5
+    assert_close(actual, expected, rtol=bound, atol=bound)
 
 
 def question(adapter: Adapter) -> Question:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
+from torch import Tensor
 
 import circuitlens
-from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Site
+from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site
 from circuitlens.errors import AdapterError
 from circuitlens.registry import installed_adapters
 from circuitlens.testing import CONTRACT
@@ -33,7 +34,7 @@ def test_contract(adapter: Adapter, check: Callable[[Adapter], None]) -> None:
 class Deaf(TinyTransformer):
     """Breaks the contract: its hooks see activations and can't replace them."""
 
-    def run(self, inputs, hooks):  # type: ignore[no-untyped-def]
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
         def deaf(hook: Hook) -> Hook:
             return lambda x: hook(x) and None
 
@@ -66,7 +67,7 @@ class WrongRows(TinyTransformer):
         (WrongRows, "coders_rows_are_their_jacobians"),
     ],
 )
-def test_the_contract_sees_a_broken_adapter(broken: type[Adapter], caught_by: str) -> None:
+def test_the_contract_sees_a_broken_adapter(broken: Callable[[], Adapter], caught_by: str) -> None:
     (check,) = [check for check in CONTRACT if check.__name__ == caught_by]
     with pytest.raises((AssertionError, TypeError, RuntimeError)):
         check(broken())

@@ -79,7 +79,7 @@ def test_public_names_resolve() -> None:
         assert getattr(circuitlens, name) is not None
     assert set(circuitlens.__all__) <= set(dir(circuitlens))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = circuitlens.nothing  # pyright: ignore[reportAttributeAccessIssue]
+        _ = circuitlens.nothing
 
 
 def test_published_schema_is_current() -> None:

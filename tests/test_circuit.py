@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+from collections.abc import Mapping
+from copy import copy
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 import circuitlens
 from circuitlens import circuit as module
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import Adapter, Hook, Inputs
 from circuitlens.circuit import Circuit, Edge, Metric, Node, open_circuit, schema
 from circuitlens.errors import AdapterError, CircuitError, CircuitLensError, PromptError
 
@@ -107,16 +112,16 @@ def test_methods_that_do_not_fit_are_refused(toy: Adapter) -> None:
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt"):
         circuitlens.find(toy, "The cats", "run", "runs", method="contrastive")
     with pytest.raises(PromptError, match="no method 'ig': choose one of gradient, contrastive"):
-        circuitlens.find.__wrapped__(toy, "The cats", "run", method="ig")  # type: ignore[attr-defined]
+        inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="ig")
 
 
 def test_logits_that_are_not_finite_are_refused(toy: Adapter) -> None:
     class Overflowing(type(toy)):
-        def run(self, inputs, hooks):  # type: ignore[no-untyped-def]
+        def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
             return super().run(inputs, hooks) * float("inf")
 
-    broken = object.__new__(Overflowing)
-    broken.__dict__.update(toy.__dict__)
+    broken = copy(toy)
+    broken.__class__ = Overflowing
     with pytest.raises(AdapterError, match="not finite"):
         circuitlens.find(broken, "The cats", "run", "runs")
 
@@ -196,9 +201,7 @@ def layered(draw: st.DrawFn) -> Drawn:
     sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     names = [[f"n{layer}.{k}" for k in range(size)] for layer, size in enumerate(sizes)] + [["yes"]]
     weights = st.integers(-9, 9).map(float)
-    edges = {
-        (s, t): draw(weights) for below, above in zip(names, names[1:], strict=False) for s in below for t in above
-    }
+    edges = {(s, t): draw(weights) for below, above in pairwise(names) for s in below for t in above}
     return [(name, layer, draw(weights)) for layer, row in enumerate(names) for name in row], edges
 
 
@@ -214,7 +217,7 @@ def test_the_strongest_path_against_all_paths(drawn: Drawn) -> None:
     graph = made.to_networkx()
     starts = [n.id for n in made.nodes if n.layer == 0]
     widths = [
-        min(abs(graph.edges[pair]["weight"]) for pair in zip(path, path[1:], strict=False))
+        min(abs(graph.edges[pair]["weight"]) for pair in pairwise(path))
         for start in starts
         for path in networkx.all_simple_paths(graph, start, "yes")
     ]
@@ -222,7 +225,7 @@ def test_the_strongest_path_against_all_paths(drawn: Drawn) -> None:
     assert abs(found.weight) == max(widths)
     ids = [n.id for n in found.nodes]
     assert ids[0] in starts
-    assert min(abs(graph.edges[pair]["weight"]) for pair in zip(ids, ids[1:], strict=False)) == max(widths)
+    assert min(abs(graph.edges[pair]["weight"]) for pair in pairwise(ids)) == max(widths)
 
 
 # Pruning
@@ -339,7 +342,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(cats: Circuit, tmp_path: Path) -> None:
-    with pytest.raises(CircuitError, match="Can't write .*No such file or directory"):
+    with pytest.raises(CircuitError, match=r"Can't write .*No such file or directory"):
         cats.save(tmp_path / "no folder" / "c.json")
     with pytest.raises(CircuitError, match="Can't write"):
         cats.save(tmp_path)

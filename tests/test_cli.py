@@ -45,7 +45,8 @@ def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(sys, "argv", ["circuitlens", *words])
         with pytest.raises(SystemExit) as stop:
             main()
-        return int(stop.value.code or 0), *capsys.readouterr()
+        printed, errors = capsys.readouterr()
+        return int(stop.value.code or 0), printed, errors
 
     return run_here
 
@@ -226,7 +227,11 @@ def test_demo_prints_paths_and_evidence_serves_and_ends_on_ctrl_c() -> None:
 def test_a_script_shows_its_circuit_until_ctrl_c(saved: Path) -> None:
     code = f"import circuitlens; circuitlens.open({str(saved)!r}).view(); print('closed')"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "DISPLAY": ""}
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "DISPLAY": ""},
     )
     assert process.stderr is not None
     line = process.stderr.readline()

@@ -27,7 +27,7 @@ def test_the_strongest_feature_does_what_its_attribution_says(
 
 @pytest.mark.parametrize("corrupted", [None, "The cat"])
 def test_everything_from_the_hidden_layer_up_is_linear_and_adds_up(toy64: Adapter, corrupted: str | None) -> None:
-    """Neurons feed the logits linearly, because what an SAE leaves out goes on as its error; so do features and errors."""
+    """Neurons feed the logits linearly, as what an SAE leaves out goes on as its error; so do features and errors."""
     circuit = circuitlens.find(toy64, "The cats", "run", "runs", corrupted)
     for kinds in ({"neuron"}, {"feature", "error"}):
         group = [node.id for node in circuit.nodes if node.kind in kinds]

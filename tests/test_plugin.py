@@ -1,4 +1,4 @@
-"""An adapter in someone else's package: installed beside circuitlens it is found, keeps the contract, and finds circuits."""
+"""An adapter in someone else's package: installed beside circuitlens, it is found and keeps the contract."""
 
 from __future__ import annotations
 

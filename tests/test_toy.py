@@ -145,7 +145,9 @@ def test_a_cached_toy_is_the_trained_one(tmp_path: Path, caplog: pytest.LogCaptu
     assert not caplog.records
 
 
-@pytest.mark.parametrize("damage", ["truncated", "swapped", "not json", "no keys", "not safetensors", "measurements", "folder"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "swapped", "not json", "no keys", "not safetensors", "measurements", "folder"]
+)
 def test_a_damaged_cache_is_trained_again_with_a_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:

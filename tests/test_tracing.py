@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 
 import circuitlens
-from circuitlens.adapter import Adapter, Hook, Inputs
+from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
 from circuitlens.prompts import Question
 from circuitlens.tracing import Edit, last_logits, run_spliced, total_gradients, trace
-from tests.helpers import question, tolerance
+from tests.helpers import close, question
 from tests.tiny_transformer import TinyTransformer
 
 
@@ -40,7 +39,7 @@ def test_splice_is_a_no_op(model: Adapter) -> None:
 
     logits = run_spliced(model, inputs, {site.name: same(site.name) for site in model.sites})
     assert spliced == [site.name for site in model.sites]
-    assert_close(logits, plain, **tolerance(plain))
+    close(logits, plain)
 
 
 def test_cut_run_has_the_plain_logits_and_metric(model: Adapter) -> None:
@@ -56,7 +55,7 @@ def test_total_gradient_is_that_of_the_model_without_saes(model: Adapter) -> Non
     totals = total_gradients(trace(model, asked.clean, asked.metric))
     for total, expected in zip(totals, uncut_gradients(model, asked), strict=True):
         assert expected.abs().max() > 0
-        assert_close(total, expected, **tolerance(total))
+        close(total, expected)
 
 
 def test_features_and_error_make_up_the_activation(model: Adapter) -> None:
@@ -69,7 +68,7 @@ def test_features_and_error_make_up_the_activation(model: Adapter) -> None:
         active = site.features
         assert torch.equal(dense[active.example, active.pos, active.index], active.value)
         assert len(active.value) == (dense * asked.clean.mask[..., None]).count_nonzero()
-        assert_close(site.site.coder.decode(dense) + site.error, site.write.detach(), **tolerance(dense))
+        close(site.site.coder.decode(dense) + site.error, site.write.detach())
 
 
 def test_inputs_know_their_unpadded_ends() -> None:
@@ -132,7 +131,7 @@ def test_a_model_that_edits_activations_in_place_does_not_reach_the_record() -> 
     [(lambda sites: sites[::-1], "2.resid"), (lambda sites: (*sites, sites[0]), "0.resid")],
     ids=["reversed", "twice"],
 )
-def test_sites_out_of_order_are_named(change, hook: str) -> None:  # type: ignore[no-untyped-def]
+def test_sites_out_of_order_are_named(change: Callable[..., tuple[Site, ...]], hook: str) -> None:
     adapter = TinyTransformer()
     adapter.sites = change(adapter.sites)
     asked = question(TinyTransformer())

@@ -1,8 +1,8 @@
-"""A random 3-layer transformer with every site layout the engine must serve: it proves algebra, and nothing of language.
+"""A random 3-layer transformer with every site layout the engine must serve: it proves algebra, not language.
 
 `residual`: a ReLU SAE on each layer's residual stream (complete cuts, so that no edge may skip one).
-`components`: whole-vector embeddings, attention SAEs with a stateful layer norm, transcoders (read hook ≠ write hook) and
-residual SAEs together. Coders define no fast rows, so the generic vector-Jacobian path is what runs.
+`components`: whole-vector embeddings, attention SAEs with a stateful layer norm, transcoders (read hook ≠ write hook)
+and residual SAEs together. Coders define no fast rows, so the generic vector-Jacobian path is what runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VOCABULARY = ["<pad>", "a", "b", "c", "d", "e", "f", "g"]
 
 
 class RandomSAE(SparseCoder):
-    """ReLU SAE or transcoder; a `stateful` one is a TopK SAE whose `decode` undoes the layer norm of the last `encode`."""
+    """ReLU SAE or transcoder; a `stateful` one is a TopK SAE whose `decode` undoes its last `encode`'s layer norm."""
 
     def __init__(self, random: Callable[..., Tensor], stateful: bool = False):
         self.d_in, self.d_sae = D, FEATURES

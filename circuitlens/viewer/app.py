@@ -93,16 +93,21 @@ def _layout(circuits: Sequence[Circuit]) -> Any:
     names = [{"value": str(i), "label": name} for i, name in enumerate(_names(circuits))]
     few = len(names) <= 3 and sum(len(name["label"]) for name in names) <= 90
     if few:
-        switch = dmc.SegmentedControl(id="circuit", data=names, value="0", **{"aria-label": "Circuit"})
+        switch = dmc.SegmentedControl(id="circuit", data=names, value="0", **_aria(label="Circuit"))
     else:
-        switch = dmc.Select(id="circuit", data=names, value="0", allowDeselect=False, w=420, **{"aria-label": "Circuit"})
+        switch = dmc.Select(id="circuit", data=names, value="0", allowDeselect=False, w=420, **_aria(label="Circuit"))
     header = html.Header(
         [
             dmc.Text("CircuitLens", fw=700, size="lg"),
             switch,
             html.Div(className="spacer"),
             dmc.ColorSchemeToggle(
-                id="scheme", lightIcon="☀", darkIcon="☾", variant="default", size="lg", **{"aria-label": "Light or dark"}
+                id="scheme",
+                lightIcon="☀",
+                darkIcon="☾",
+                variant="default",
+                size="lg",
+                **_aria(label="Light or dark"),
             ),
         ]
     )
@@ -128,7 +133,8 @@ def _layout(circuits: Sequence[Circuit]) -> Any:
     )
     stage = html.Main([tools, graph, html.Div(id="legend")], id="stage")
     side = html.Aside(
-        [html.Section(id="detail", **{"aria-live": "polite"}), dmc.Divider(my="md"), html.Section(id="about")], id="side"
+        [html.Section(id="detail", **_aria(live="polite")), dmc.Divider(my="md"), html.Section(id="about")],
+        id="side",
     )
     stores = [
         dcc.Store(id="sheets", data={scheme: stylesheet(scheme) for scheme in ("light", "dark")}),
@@ -231,6 +237,10 @@ def _legend(circuit: Circuit) -> Any:
 
 def _terms(rows: list[tuple[str, str]]) -> Any:
     return html.Dl([part for term, text in rows for part in (html.Dt(term), html.Dd(text))])
+
+
+def _aria(**attributes: str) -> dict[str, Any]:
+    return {f"aria-{name}": value for name, value in attributes.items()}
 
 
 def _signed(value: float) -> str:

@@ -23,8 +23,8 @@ Element = dict[str, Any]
 def elements(circuit: Circuit) -> list[Element]:
     """Bands and axis labels, nodes, and edges from strongest to weakest.
 
-    Node data: `node` is its id in the circuit, `size` 0..1 the root of its share of the largest |attribution|; edge data:
-    `strength` likewise of |weight|, and `rank` from 0. Element ids have a prefix of their kind, so that none collide.
+    Node data: `node` is its id in the circuit, `size` 0..1 the root of its share of the largest |attribution|. Edge
+    data: `strength` likewise of |weight|, and `rank` from 0. Element ids begin with their kind, so that none collide.
     """
     layers = sorted({node.layer for node in circuit.nodes})
     height = {layer: 1 - (row + 0.5) / len(layers) for row, layer in enumerate(layers)}
@@ -213,7 +213,9 @@ def _column_spans(circuit: Circuit) -> dict[int, tuple[float, float]]:
     for (pos, _layer), count in sorted(cells.items()):
         fullest[pos] = max(count, fullest.get(pos, 0))
     ends = list(accumulate(fullest.values()))
-    return {pos: ((end - size) / ends[-1], size / ends[-1]) for (pos, size), end in zip(fullest.items(), ends, strict=True)}
+    return {
+        pos: ((end - size) / ends[-1], size / ends[-1]) for (pos, size), end in zip(fullest.items(), ends, strict=True)
+    }
 
 
 def _band(layer: int, y: float, layers: int) -> Element:

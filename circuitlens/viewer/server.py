@@ -76,14 +76,16 @@ class Viewer:
         return f"Viewer({self.url!r})"
 
     def _repr_html_(self) -> str:
-        return f'<iframe src="{escape(self.url)}" title="CircuitLens" width="100%" height="720" frameborder="0"></iframe>'
+        return (
+            f'<iframe src="{escape(self.url)}" title="CircuitLens" width="100%" height="720" frameborder="0"></iframe>'
+        )
 
 
 def view(circuits: Sequence[Circuit], *, port: int = 0, open_browser: bool = True) -> Viewer:
     """Show circuits in a local page.
 
-    In a notebook or an interactive session this returns at once and the page stays up as long as the session; in a script
-    it returns when Ctrl-C is pressed, as a plot's window would.
+    In a notebook or an interactive session this returns at once and the page stays up as long as the session; in a
+    script it returns when Ctrl-C is pressed, as a plot's window would when it is closed.
 
     Args:
         circuits: those to switch between, at least one.

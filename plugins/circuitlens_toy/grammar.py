@@ -2,7 +2,7 @@
 
 A sentence is a determiner and a noun, and may go on with a verb: "The cat", "These babies run". Its evidence is
 
-- 1 for the number of the noun (1/2 each where its form is both: "sheep"), as the English lexicon of `lemminflect` has it;
+- 1 for the number of the noun (1/2 each where its form is both: "sheep"), as the lexicon of `lemminflect` has it;
 - 1/2 more where the determiner marks a number ("this", "these").
 
 The verb is what the model has to choose, so it is checked but never counted.
@@ -18,17 +18,100 @@ from lemminflect import getAllInflections, getAllLemmas
 
 from circuitlens.errors import PromptError
 
-NOUNS = (
-    "cat dog bird horse boy girl child man woman baby lady king queen teacher doctor farmer nurse student painter "
-    "writer singer dancer driver sailor soldier pilot lawyer judge player runner mouse goose wolf fox bear lion tiger "
-    "rabbit monkey pony puppy kitten cow pig duck chicken turkey spider ant bee fly butterfly witch boss princess "
-    "actress waitress hero thief wife uncle aunt cousin neighbour friend visitor"
-).split()
-VERBS = "run walk sing dance sleep eat jump swim laugh cry read write play work smile wait fly rest watch go".split()
+NOUNS = [
+    "cat",
+    "dog",
+    "bird",
+    "horse",
+    "boy",
+    "girl",
+    "child",
+    "man",
+    "woman",
+    "baby",
+    "lady",
+    "king",
+    "queen",
+    "teacher",
+    "doctor",
+    "farmer",
+    "nurse",
+    "student",
+    "painter",
+    "writer",
+    "singer",
+    "dancer",
+    "driver",
+    "sailor",
+    "soldier",
+    "pilot",
+    "lawyer",
+    "judge",
+    "player",
+    "runner",
+    "mouse",
+    "goose",
+    "wolf",
+    "fox",
+    "bear",
+    "lion",
+    "tiger",
+    "rabbit",
+    "monkey",
+    "pony",
+    "puppy",
+    "kitten",
+    "cow",
+    "pig",
+    "duck",
+    "chicken",
+    "turkey",
+    "spider",
+    "ant",
+    "bee",
+    "fly",
+    "butterfly",
+    "witch",
+    "boss",
+    "princess",
+    "actress",
+    "waitress",
+    "hero",
+    "thief",
+    "wife",
+    "uncle",
+    "aunt",
+    "cousin",
+    "neighbour",
+    "friend",
+    "visitor",
+]
+VERBS = [
+    "run",
+    "walk",
+    "sing",
+    "dance",
+    "sleep",
+    "eat",
+    "jump",
+    "swim",
+    "laugh",
+    "cry",
+    "read",
+    "write",
+    "play",
+    "work",
+    "smile",
+    "wait",
+    "fly",
+    "rest",
+    "watch",
+    "go",
+]
 
-SINGULAR = frozenset("a an this that each every another".split())
-PLURAL = frozenset("these those many few several both all".split())
-NEUTRAL = frozenset("the my your his her its our their some any no which".split())
+SINGULAR = frozenset(["a", "an", "this", "that", "each", "every", "another"])
+PLURAL = frozenset(["these", "those", "many", "few", "several", "both", "all"])
+NEUTRAL = frozenset(["the", "my", "your", "his", "her", "its", "our", "their", "some", "any", "no", "which"])
 
 ACCEPTED = (
     "The toy reads a determiner, a noun and, if you like, a verb, such as 'The cat', 'These babies' or "

@@ -60,12 +60,8 @@ class ToySAE(nn.Module, SparseCoder):
     def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos d_in"]:
         return self.decoder(f)
 
-    def encoder_rows(
-        self, x: Float[Tensor, "node d_in"], index: Int[Tensor, " node"]
-    ) -> Float[Tensor, "node d_in"]:
+    def encoder_rows(self, x: Float[Tensor, "node d_in"], index: Int[Tensor, " node"]) -> Float[Tensor, "node d_in"]:
         return self.encoder.weight[index]
 
-    def decoder_rows(
-        self, x: Float[Tensor, "node d_in"], index: Int[Tensor, " node"]
-    ) -> Float[Tensor, "node d_in"]:
+    def decoder_rows(self, x: Float[Tensor, "node d_in"], index: Int[Tensor, " node"]) -> Float[Tensor, "node d_in"]:
         return self.decoder.weight.T[index]
