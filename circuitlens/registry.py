@@ -7,7 +7,8 @@ distribution declares. Nothing is imported until an adapter is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.errors import AdapterError
@@ -20,12 +21,12 @@ GROUP = "circuitlens.adapters"
 
 @dataclass(frozen=True)
 class Installed:
-    """One adapter that an installed distribution declares."""
+    """One adapter that an installed distribution declares; `target` is its class, as "module:name"."""
 
     name: str
     package: str
     version: str
-    entry_point: EntryPoint
+    target: str
 
 
 def installed_adapters() -> list[Installed]:
@@ -37,8 +38,8 @@ def installed_adapters() -> list[Installed]:
     found: dict[str, Installed] = {}
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
-        known = found.setdefault(entry.name, Installed(entry.name, package, version, entry))
-        if known.entry_point.value != entry.value:
+        known = found.setdefault(entry.name, Installed(entry.name, package, version, entry.value))
+        if known.target != entry.value:
             raise AdapterError(
                 f"Two packages declare an adapter named {entry.name!r}: {known.package} and {package}. "
                 "Uninstall one of them."
@@ -60,7 +61,7 @@ def adapter_class(name: str) -> type[Adapter]:
         raise AdapterError(f"There is no adapter named {name!r}. Installed: {known}.")
     chosen = adapters[name]
     try:
-        loaded = chosen.entry_point.load()
+        loaded = resolve_name(chosen.target)
     except Exception as error:
         raise AdapterError(
             f"The adapter {name!r} of {chosen.package} {chosen.version} can't be imported "
@@ -68,7 +69,7 @@ def adapter_class(name: str) -> type[Adapter]:
         ) from error
     if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
         raise AdapterError(
-            f"The adapter {name!r} of {chosen.package} names {chosen.entry_point.value}, which is not a subclass "
+            f"The adapter {name!r} of {chosen.package} names {chosen.target}, which is not a subclass "
             "of circuitlens.Adapter. Its entry point has to name one."
         )
     return loaded

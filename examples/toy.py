@@ -1,0 +1,17 @@
+"""Which features make the toy say "run" after "The cats", and is that so? Run: `python examples/toy.py`."""
+
+import circuitlens
+
+adapter = circuitlens.load("toy")
+circuit = circuitlens.find(adapter, "The cats", answer="run", distractor="runs", corrupted="The cat")
+print(f"{circuit.metric.answers[0]} against {circuit.metric.distractors[0]}: {circuit.metric.value:+.2f} logits after")
+print(
+    f"{circuit.prompt!r}, {circuit.metric.corrupted_value:+.2f} after {circuit.corrupted!r}. Which features differ?\n"
+)
+
+print("feature  attribution  measured")
+for node in sorted(circuit.nodes, key=lambda node: -abs(node.attribution)):
+    if node.kind in ("feature", "error"):
+        result = circuitlens.ablate(adapter, circuit, [node.id])
+        print(f"{node.label:7}  {node.attribution:+11.4f}  {result.measured:+8.4f}")
+print("\nStrongest path:", circuit.strongest_path())
