@@ -138,7 +138,9 @@ def train(config: Config) -> Trained:
 
 
 def _progress(steps: Sequence[int], what: str) -> Iterable[int]:
-    return track(steps, what, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    unseen = not (console.is_terminal or console.is_jupyter)
+    return track(steps, what, console=console, transient=True, disable=unseen)
 
 
 def _data(nouns: list[str]) -> tuple[Float[Tensor, "sentence 2"], Int[Tensor, " sentence"]]:
