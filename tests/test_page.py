@@ -21,11 +21,7 @@ from tests.tiny_transformer import TinyTransformer
 KNOWN_NOISE = "You have set a custom wheel sensitivity"
 
 EXECUTABLE = find_chromium()
-pytestmark = [
-    pytest.mark.browser,
-    # Playwright's event loop and sockets are its own to close.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
