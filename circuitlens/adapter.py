@@ -4,7 +4,7 @@ An adapter says *where* (its sites: hook names and coders) and *how to run* (pro
 it computes no gradient and splices nothing. What is done with the hooks lives once, in `tracing`.
 
 A third-party adapter is a subclass of `Adapter` named in its distribution's entry-point group `circuitlens.adapters`;
-`circuitlens.testing.AdapterContract` is its test suite.
+`circuitlens.testing.CONTRACT` is its test suite.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ Kind = Literal["input", "embedding", "neuron", "feature"]
 """What the nodes of a site are: model inputs, whole embeddings, plain neurons, or features of a sparse coder."""
 
 
+LOGITS = "logits"
+"""What stands for a site's name and hook at logit nodes."""
+
+
 class SparseCoder(ABC):
     """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
 
-    A coder treats every batch item and position by itself. `d_in` and `d_sae` are its sizes.
+    A coder treats every batch item and position by itself, in the dtype of the activation. `d_in` and `d_sae` are its
+    sizes.
     """
 
     d_in: int
@@ -132,7 +137,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt that the adapter's model can decide, with a corrupted prompt that turns the decision round."""
+    """A prompt that the adapter's model can decide, with a corrupted prompt that changes the decision."""
 
     prompt: str
     answer: str
@@ -155,6 +160,11 @@ class Adapter(ABC):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
                 raise AdapterError(f"Adapter {name!r}: the {what} {twice[0]!r} is on two sites; each needs its own.")
+        for site in sites:
+            if site.name == LOGITS or site.write == LOGITS:
+                raise AdapterError(f"Adapter {name!r}: a site may not be called {LOGITS!r}; the model's outputs are.")
+            if (site.coder is None) != (site.kind == "embedding"):
+                raise AdapterError(f"Adapter {name!r}: site {site.name!r} is to have a coder, or the kind 'embedding'.")
         if not sites or not examples:
             raise AdapterError(f"Adapter {name!r} needs at least one site and one example.")
         self.name = name

@@ -104,8 +104,8 @@ def conservation_residual(nodes: NodeScores, edges: EdgeScores) -> float:
     0 to rounding in every circuit whose edges are complete: the engine's check of itself.
     """
     inner = nodes.site < len(nodes.totals)
-    gap = nodes.attribution.double().index_add(0, edges.source, -edges.weight.double())
-    return gap[inner].abs().max().item() if inner.any() else 0.0
+    gap = nodes.attribution.cpu().double().index_add(0, edges.source.cpu(), -edges.weight.cpu().double())
+    return gap[inner.cpu()].abs().max().item() if inner.any() else 0.0
 
 
 def _site_nodes(clean: SiteTrace, corrupted: SiteTrace | None, traced: Trace) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -117,9 +117,14 @@ def _site_nodes(clean: SiteTrace, corrupted: SiteTrace | None, traced: Trace) ->
     else:
         rows = clean.site.coder.decoder_rows(x[example, pos], index)
 
-    change = clean.error if corrupted is None else clean.error - corrupted.error
+    change = clean.error
+    if corrupted is not None:
+        # All that the features' change does not write: with a stateful decode (a layer norm), its change as well.
+        written = rows * (value - other).view(-1, *[1] * (rows.dim() - 1))
+        change = (clean.write - corrupted.write).detach().index_put((example, pos), -written, accumulate=True)
     norm, size = (vector.flatten(2).norm(dim=2) for vector in (clean.error, change))
-    at, p = ((norm + size) * traced.inputs.mask).nonzero(as_tuple=True)
+    # Also where the vector is 0: it may still take a share of the gradient, and conservation needs it.
+    at, p = traced.inputs.mask.nonzero(as_tuple=True)
     length = size[at, p]
     unit = change[at, p] / length.clamp_min(torch.finfo(length.dtype).tiny).view(-1, *[1] * (change.dim() - 2))
 

@@ -63,12 +63,19 @@ class Edge(_Value):
     weight: Number
 
 
+class Output(_Value):
+    """An output of the model: its text as it was asked for, and its index."""
+
+    text: str
+    index: int = Field(ge=0)
+
+
 class Metric(_Value):
     """What the circuit explains, and its value on the prompt (and on the corrupted one), in logits."""
 
     name: Literal["logit_difference", "logit"]
-    answers: tuple[str, ...] = Field(min_length=1)
-    distractors: tuple[str, ...]
+    answers: tuple[Output, ...] = Field(min_length=1)
+    distractors: tuple[Output, ...]
     value: Number
     corrupted_value: Number | None = None
 
@@ -100,11 +107,14 @@ class Circuit(_Value):
     metric: Metric
     method: Method = Field(description="gradient: change from zero; contrastive: change from the corrupted prompt")
     conservation_residual: float = Field(ge=0, allow_inf_nan=False)
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
+    # The first fault is enough: a message on each of a million would not fit in memory.
+    nodes: Annotated[tuple[Node, ...], Field(fail_fast=True)]
+    edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
+        if self.method == "contrastive" and self.corrupted is None:
+            raise ValueError("the method is contrastive and there is no corrupted prompt")
         if len(self._by_id) < len(self.nodes):
             raise ValueError("two nodes have one id")
         for node in self.nodes:
@@ -160,9 +170,9 @@ class Circuit(_Value):
             CircuitError: the circuit was made or edited without it.
         """
         for node in self.nodes:
-            if node.kind == "logit" and node.label == self.metric.answers[0]:
+            if node.kind == "logit" and node.index == self.metric.answers[0].index:
                 return node
-        raise CircuitError(f"This circuit has no logit node for its answer {self.metric.answers[0]!r}.")
+        raise CircuitError(f"This circuit has no logit node for its answer {self.metric.answers[0].text!r}.")
 
     def strongest_path(self, target: str | None = None) -> CircuitPath:
         """The widest path to `target` (a node's id; the answer by default): of all paths from the lowest layer that
@@ -316,7 +326,7 @@ def _why(name: str, data: bytes, error: ValidationError) -> str:
         return f"{name!r} has circuit format {version} and this circuitlens reads {VERSION}: upgrade circuitlens."
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the document"
-    return f"{name!r} is a damaged circuit file: {place}: {first['msg'].removeprefix('Value error, ')}."
+    return f"{name!r} is a damaged circuit file: {place[:80]}: {first['msg'].removeprefix('Value error, ')[:200]}."
 
 
 def _megabytes(size: int) -> str:

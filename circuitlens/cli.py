@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong. Errors 
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Serve the page wi
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or pipe that can't show "→" shows "?"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app()
@@ -112,9 +116,10 @@ def find(
     from circuitlens.discovery import find as find_circuit
 
     circuit = find_circuit(load(adapter), prompt, answer, distractor, corrupted, method)
-    _print_summary(circuit)
     if output is not None:
         circuit.save(output)
+    _print_summary(circuit)
+    if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
 
 
@@ -153,11 +158,11 @@ def _start(circuits: list[Circuit], port: int | None) -> Viewer:
 
 def _print_summary(circuit: Circuit) -> None:
     metric, path = circuit.metric, circuit.strongest_path()
-    against = f" − {metric.distractors[0]!r}" if metric.distractors else ""
+    against = f" − {metric.distractors[0].text!r}" if metric.distractors else ""
     corrupted = "" if metric.corrupted_value is None else f" ({metric.corrupted_value:+.3f} corrupted)"
     share = f" ({circuit.conservation_residual / abs(metric.value):.0e} of the metric)" if metric.value else ""
     rows = [
-        ("metric", f"logit {metric.answers[0]!r}{against} = {metric.value:+.3f}{corrupted}"),
+        ("metric", f"logit {metric.answers[0].text!r}{against} = {metric.value:+.3f}{corrupted}"),
         (
             "method",
             f"{circuit.method}: change from {'zero' if circuit.method == 'gradient' else repr(circuit.corrupted)}",

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 from typing import get_args
 
 import torch
+from pydantic import ValidationError
 
 from circuitlens import circuit as document
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import LOGITS, Adapter
 from circuitlens.attribution import VECTOR, EdgeScores, NodeScores, conservation_residual, score_edges, score_nodes
 from circuitlens.circuit import Circuit, Edge, Method, Node
 from circuitlens.errors import AdapterError, PromptError
 from circuitlens.prompts import ask
 from circuitlens.tracing import trace
+
+log = logging.getLogger(__name__)
+
+ROUNDING = 1e4
+"""How many units of rounding (eps of the dtype, relative to the largest attribution) conservation may be off by."""
 
 
 def find(
@@ -71,72 +78,87 @@ def _find(
     nodes = score_nodes(clean, other if method == "contrastive" else None)
     edges = score_edges(clean, nodes)
 
-    def label(output: int) -> str:
-        return adapter.output_label(output)
-
-    measured = document.Metric(
-        name="logit" if question.metric.distractor is None else "logit_difference",
-        answers=(label(int(question.metric.answer[0])),),
-        distractors=() if question.metric.distractor is None else (label(int(question.metric.distractor[0])),),
-        value=clean.metric.item(),
-        corrupted_value=None if other is None else other.metric.item(),
-    )
-    plain = _nodes(adapter, nodes, offset=int(question.clean.first[0]))
-    return Circuit(
-        created_by=f"circuitlens {version('circuitlens')}",
-        adapter=adapter.name,
-        prompt=prompt,
-        corrupted=corrupted,
-        tokens=question.clean.tokens[0],
-        metric=measured,
-        method=method,
-        conservation_residual=conservation_residual(nodes, edges),
-        nodes=plain,
-        edges=_edges(plain, edges),
-    )
-
-
-def _nodes(adapter: Adapter, scores: NodeScores, offset: int) -> tuple[Node, ...]:
-    """Plain nodes, row for row; positions count from the first token, not from the padding."""
-    columns = (scores.site, scores.pos, scores.index, scores.activation, scores.attribution)
-    top = max(site.layer for site in adapter.sites) + 1
-    nodes = []
-    for s, padded_pos, index, activation, attribution in zip(*(column.tolist() for column in columns), strict=True):
-        pos, numbers = padded_pos - offset, {"activation": activation, "attribution": attribution}
-        if s == len(adapter.sites):
-            nodes.append(
-                Node(
-                    id=f"logits:{pos}:{index}",
-                    kind="logit",
-                    hook="logits",
-                    layer=top,
-                    pos=pos,
-                    index=index,
-                    label=adapter.output_label(index),
-                    **numbers,
-                )
-            )
-            continue
-        site = adapter.sites[s]
-        vector = index == VECTOR
-        kind = site.kind if not vector or site.coder is None else "error"
-        nodes.append(
-            Node(
-                id=f"{site.name}:{pos}:{kind if vector else index}",
-                kind=kind,
-                hook=site.write,
-                layer=site.layer,
-                pos=pos,
-                index=None if vector else index,
-                label=kind if vector else adapter.label(site, index),
-                url=None if vector else adapter.url(site, index),
-                **numbers,
-            )
+    residual = conservation_residual(nodes, edges)
+    if not (torch.isfinite(nodes.attribution).all() and torch.isfinite(edges.weight).all()):
+        raise AdapterError(f"The model's gradients for {prompt!r} are not finite, so no circuit can be made of them.")
+    largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
+    if residual > ROUNDING * torch.finfo(nodes.delta.dtype).eps * largest:
+        log.warning(
+            "Attributions are not conserved: a node and its edges differ by %.1e, with attributions up to %.1e."
+            " A coder's rows may not be its derivatives, or %s is too coarse.",
+            residual,
+            largest,
+            nodes.delta.dtype,
         )
-    return tuple(nodes)
+    try:
+        plain = _nodes(adapter, nodes, edges, offset=int(question.clean.first[0]))
+        return Circuit(
+            created_by=f"circuitlens {version('circuitlens')}",
+            adapter=adapter.name,
+            prompt=prompt,
+            corrupted=corrupted,
+            tokens=question.clean.tokens[0],
+            metric=document.Metric(
+                name="logit" if distractor is None else "logit_difference",
+                answers=(document.Output(text=answer, index=int(question.metric.answer[0])),),
+                distractors=()
+                if distractor is None or question.metric.distractor is None
+                else (document.Output(text=distractor, index=int(question.metric.distractor[0])),),
+                value=clean.metric.item(),
+                corrupted_value=None if other is None else other.metric.item(),
+            ),
+            method=method,
+            conservation_residual=residual,
+            nodes=tuple(plain.values()),
+            edges=_edges(plain, edges),
+        )
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise AdapterError(
+            f"Adapter {adapter.name!r} names parts of its model so that they make no circuit: "
+            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+        ) from error
 
 
-def _edges(nodes: tuple[Node, ...], scores: EdgeScores) -> tuple[Edge, ...]:
+def _nodes(adapter: Adapter, scores: NodeScores, edges: EdgeScores, offset: int) -> dict[int, Node]:
+    """Plain nodes by their rows, without those that are 0, change nothing and have no edge.
+
+    Positions count from the first token, not from the padding.
+    """
+    alive = (scores.activation != 0) | (scores.delta != 0) | (scores.site == len(adapter.sites))
+    alive[edges.source] = alive[edges.target] = True
+    columns = (scores.site, scores.pos - offset, scores.index, scores.activation, scores.attribution)
+    rows = zip(alive.nonzero()[:, 0].tolist(), *(column[alive].tolist() for column in columns), strict=True)
+    return {row: _node(adapter, *values) for row, *values in rows}
+
+
+def _node(adapter: Adapter, s: int, pos: int, index: int, activation: float, attribution: float) -> Node:
+    if s == len(adapter.sites):
+        name, kind, hook, label, url = LOGITS, "logit", LOGITS, adapter.output_label(index), None
+        layer = max(site.layer for site in adapter.sites) + 1
+    else:
+        site = adapter.sites[s]
+        name, hook, layer = site.name, site.write, site.layer
+        if index == VECTOR:
+            kind = "embedding" if site.coder is None else "error"
+            label, url = kind, None
+        else:
+            kind, label, url = site.kind, adapter.label(site, index), adapter.url(site, index)
+    return Node(
+        id=f"{name}:{pos}:{kind if index == VECTOR else index}",
+        kind=kind,
+        hook=hook,
+        layer=layer,
+        pos=pos,
+        index=None if index == VECTOR else index,
+        label=label,
+        activation=activation,
+        attribution=attribution,
+        url=url,
+    )
+
+
+def _edges(nodes: dict[int, Node], scores: EdgeScores) -> tuple[Edge, ...]:
     """Plain edges, strongest first."""
     order = scores.weight.abs().argsort(descending=True, stable=True)
     columns = (column[order].tolist() for column in (scores.source, scores.target, scores.weight))

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import Adapter, Site
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 from circuitlens.prompts import ask
-from circuitlens.tracing import Edit, run_spliced
+from circuitlens.tracing import Decode, Edit, run_spliced
 
 
 @dataclass(frozen=True)
@@ -42,47 +42,59 @@ def ablate(adapter: Adapter, circuit: Circuit, node_ids: Iterable[str]) -> Ablat
     """
     if circuit.adapter != adapter.name:
         raise CircuitError(f"The circuit was made with {circuit.adapter!r} and can't be ablated in {adapter.name!r}.")
-    nodes = tuple(circuit.node(node_id) for node_id in node_ids)
+    nodes = tuple(circuit.node(node_id) for node_id in dict.fromkeys(node_ids))
     question = ask(
         adapter,
         [circuit.prompt],
-        circuit.metric.answers[:1],
-        circuit.metric.distractors[:1] or None,
+        [output.text for output in circuit.metric.answers[:1]],
+        [output.text for output in circuit.metric.distractors[:1]] or None,
         None if circuit.corrupted is None else [circuit.corrupted],
     )
     offset = int(question.clean.first[0])
 
-    baseline: dict[str, tuple[Tensor | None, Tensor]] = {}
-    if circuit.method == "contrastive":
-        assert question.corrupted is not None, "a contrastive circuit has a corrupted prompt"
+    baseline: dict[str, Baseline] = {}
+    if question.corrupted is not None and circuit.method == "contrastive":
         run_spliced(adapter, question.corrupted, {site.name: _keep(baseline, site.name) for site in adapter.sites})
 
-    hooks = {site.write: site.name for site in adapter.sites}
+    sites = {site.write: site for site in adapter.sites}
     chosen: dict[str, list[Node]] = {}
     for node in nodes:
-        if node.hook not in hooks:
+        site = sites.get(node.hook)
+        if site is None or not _fits(node, site, len(circuit.tokens)):
             raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be ablated.")
-        chosen.setdefault(hooks[node.hook], []).append(node)
+        chosen.setdefault(site.name, []).append(node)
     edits = {name: _set_to(baseline.get(name), of_site, offset) for name, of_site in chosen.items()}
     before = question.metric(run_spliced(adapter, question.clean, {})).item()
     after = question.metric(run_spliced(adapter, question.clean, edits)).item()
-    return Ablation(nodes, before, after, sum(node.attribution for node in nodes))
+    return Ablation(nodes, before, after, sum((node.attribution for node in nodes), 0.0))
 
 
-def _keep(store: dict[str, tuple[Tensor | None, Tensor]], name: str) -> Edit:
-    def keep(features: Tensor | None, error: Tensor) -> tuple[Tensor | None, Tensor]:
-        store[name] = (features, error)
+def _fits(node: Node, site: Site, positions: int) -> bool:
+    features = 0 if site.coder is None else site.coder.d_sae
+    return node.pos < positions and (node.index is None or node.index < features)
+
+
+Baseline = tuple[Tensor | None, Tensor]
+"""A site's features and whole activation in the corrupted run."""
+
+
+def _keep(store: dict[str, Baseline], name: str) -> Edit:
+    def keep(features: Tensor | None, error: Tensor, decode: Decode) -> tuple[Tensor | None, Tensor]:
+        store[name] = features, error if features is None else decode(features) + error
         return features, error
 
     return keep
 
 
-def _set_to(baseline: tuple[Tensor | None, Tensor] | None, nodes: list[Node], offset: int) -> Edit:
+def _set_to(baseline: Baseline | None, nodes: list[Node], offset: int) -> Edit:
     """An edit that sets nodes of one site to their baseline, or to zero without one; others stay."""
 
-    def edit(features: Tensor | None, error: Tensor) -> tuple[Tensor | None, Tensor]:
+    def edit(features: Tensor | None, error: Tensor, decode: Decode) -> tuple[Tensor | None, Tensor]:
         features, error = None if features is None else features.clone(), error.clone()
         other_features, other_error = baseline or (None, None)
+        if other_features is not None and other_error is not None:
+            # What the corrupted features leave over when they are decoded in this run.
+            other_error = other_error - decode(other_features)
         for node in nodes:
             pos = node.pos + offset
             if node.index is None:

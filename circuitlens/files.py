@@ -1,22 +1,30 @@
 """Files written whole or not at all."""
 
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
 
-    The bytes go to a new file in the same folder, reach the disk, and take the old file's place in one step.
+    The bytes go to a new file in the same folder, reach the disk, and take the old file's place, and its mode, in one
+    step. A device or a pipe can't be replaced and is refused.
 
     Raises:
-        OSError: the folder is missing or can't be written; nothing is left behind.
+        OSError: the folder is missing or can't be written, or `path` is no plain file; nothing is left behind.
     """
     target = Path(os.path.realpath(path))
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+    mode = target.stat().st_mode if target.exists() else None
+    if mode is not None and not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is there already and is not a plain file", str(target))
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with part.open("xb") as file:
+            if mode is not None:
+                part.chmod(stat.S_IMODE(mode))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

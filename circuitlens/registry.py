@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from circuitlens.errors import AdapterError
+from circuitlens.errors import AdapterError, CircuitLensError
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
@@ -30,55 +30,53 @@ class Installed:
 
 
 def installed_adapters() -> list[Installed]:
-    """List the installed adapters by name, without importing them.
-
-    Raises:
-        AdapterError: two distributions declare an adapter of the same name.
-    """
-    found: dict[str, Installed] = {}
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
-        package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
-        known = found.setdefault(entry.name, Installed(entry.name, package, version, entry.value))
-        if known.target != entry.value:
-            raise AdapterError(
-                f"Two packages declare an adapter named {entry.name!r}: {known.package} and {package}. "
-                "Uninstall one of them."
+    """List the installed adapters by name, without importing them; a name that two packages declare is there twice."""
+    return sorted(
+        {
+            Installed(
+                entry.name,
+                entry.dist.name if entry.dist else "?",
+                entry.dist.version if entry.dist else "?",
+                entry.value,
             )
-    return list(found.values())
-
-
-def adapter_class(name: str) -> type[Adapter]:
-    """Import the class of the adapter `name`.
-
-    Raises:
-        AdapterError: there is none of that name, or its module can't be imported, or is not an `Adapter`.
-    """
-    from circuitlens.adapter import Adapter
-
-    adapters = {adapter.name: adapter for adapter in installed_adapters()}
-    if name not in adapters:
-        known = ", ".join(adapters) or "none"
-        raise AdapterError(f"There is no adapter named {name!r}. Installed: {known}.")
-    chosen = adapters[name]
-    try:
-        loaded = resolve_name(chosen.target)
-    except Exception as error:
-        raise AdapterError(
-            f"The adapter {name!r} of {chosen.package} {chosen.version} can't be imported "
-            f"({type(error).__name__}: {error}). Reinstall or update {chosen.package}."
-        ) from error
-    if not (isinstance(loaded, type) and issubclass(loaded, Adapter)):
-        raise AdapterError(
-            f"The adapter {name!r} of {chosen.package} names {chosen.target}, which is not a subclass "
-            "of circuitlens.Adapter. Its entry point has to name one."
-        )
-    return loaded
+            for entry in entry_points(group=GROUP)
+        },
+        key=lambda adapter: (adapter.name, adapter.package),
+    )
 
 
 def load(name: str, **options: Any) -> Adapter:
     """Load the adapter `name` with its own options, e.g. `load("toy")`.
 
     Raises:
-        AdapterError: there is no such adapter, or it can't be loaded with these options.
+        AdapterError: there is none of that name, or more than one; it can't be imported; it is not an `Adapter`; or it
+            can't be loaded with these options.
     """
-    return adapter_class(name).load(**options)
+    from circuitlens.adapter import Adapter
+
+    adapters = installed_adapters()
+    chosen = [adapter for adapter in adapters if adapter.name == name]
+    if not chosen:
+        known = ", ".join(adapter.name for adapter in adapters) or "none"
+        raise AdapterError(f"There is no adapter named {name!r}. Installed: {known}.")
+    if len(chosen) > 1:
+        packages = " and ".join(adapter.package for adapter in chosen)
+        raise AdapterError(
+            f"There is more than one adapter named {name!r}: {packages} declare it. Uninstall all but one."
+        )
+    package = f"{chosen[0].package} {chosen[0].version}"
+    try:
+        loaded = resolve_name(chosen[0].target)
+        if isinstance(loaded, type) and issubclass(loaded, Adapter):
+            return loaded.load(**options)
+    except CircuitLensError:
+        raise
+    except Exception as error:
+        raise AdapterError(
+            f"The adapter {name!r} of {package} can't be loaded ({type(error).__name__}: {error}). "
+            f"Reinstall or update {chosen[0].package}."
+        ) from error
+    raise AdapterError(
+        f"The adapter {name!r} of {package} names {chosen[0].target}, which is not a subclass of circuitlens.Adapter. "
+        "Its entry point has to name one."
+    )

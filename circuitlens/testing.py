@@ -21,9 +21,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from circuitlens.adapter import Adapter, SparseCoder
+from circuitlens.adapter import Adapter, Inputs, SparseCoder
 from circuitlens.attribution import NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.discovery import find
 from circuitlens.errors import PromptError
+from circuitlens.evaluation import ablate
 from circuitlens.prompts import Question, ask
 from circuitlens.tracing import last_logits, run_spliced, total_gradients, trace
 
@@ -136,7 +138,7 @@ def splice_is_a_no_op(adapter: Adapter) -> None:
     """Writing `dec(f) + ε` at every site leaves the logits as they were."""
     inputs = _question(adapter).clean
     plain = last_logits(adapter.run(inputs, {}), inputs)
-    spliced = run_spliced(adapter, inputs, {site.name: lambda f, error: (f, error) for site in adapter.sites})
+    spliced = run_spliced(adapter, inputs, {site.name: lambda f, error, decode: (f, error) for site in adapter.sites})
     _close(spliced, plain)
 
 
@@ -177,6 +179,32 @@ def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
         _close(ours, alone.attribution)
 
 
+def padding_changes_nothing(adapter: Adapter) -> None:
+    """Positions that the mask hides, left or right of a prompt, change neither the metric nor an attribution."""
+    asked = _question(adapter)
+    plain = _nodes_of(asked, adapter)
+    for left, right in ((2, 0), (0, 2)):
+        wide = [0, 0] * (asked.clean.values.dim() - 2) + [left, right]
+        values, mask = (
+            torch.nn.functional.pad(t, w) for t, w in ((asked.clean.values, wide), (asked.clean.mask, wide[-2:]))
+        )
+        padded = Question(Inputs(values, mask, asked.clean.tokens), None, asked.metric)
+        nodes = _nodes_of(padded, adapter)
+        assert len(nodes.attribution) == len(plain.attribution), "padding changes the number of active nodes"
+        assert torch.equal(nodes.pos - left, plain.pos), "padding moves nodes"
+        _close(nodes.attribution, plain.attribution)
+
+
+def an_ablation_can_be_repeated_from_its_circuit(adapter: Adapter) -> None:
+    """A circuit's own record of prompt and answers is enough to run the model again: the metric comes out the same."""
+    for example in adapter.examples:
+        circuit = find(adapter, example.prompt, example.answer, example.distractor, example.corrupted)
+        before = ablate(adapter, circuit, []).before
+        assert abs(before - circuit.metric.value) <= 2e-4 * max(1.0, abs(before)), (
+            f"{before} is not {circuit.metric.value}"
+        )
+
+
 def features_have_names(adapter: Adapter) -> None:
     """Labels are text, and addresses are web addresses or None."""
     for site in adapter.sites:
@@ -201,6 +229,8 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
     gradient_is_the_models,
     attribution_is_conserved,
     a_batch_scores_as_its_prompts_alone,
+    padding_changes_nothing,
+    an_ablation_can_be_repeated_from_its_circuit,
     features_have_names,
 )
 

@@ -26,8 +26,10 @@ from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
 from circuitlens.prompts import Metric
 
-Edit = Callable[[Tensor | None, Tensor], tuple[Tensor | None, Tensor]]
-"""Given a site's features `[batch, pos, d_sae]` (None without a coder) and ε, returns those to go on with."""
+Decode = Callable[[Tensor], Tensor]
+Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
+"""Given a site's features `[batch, pos, d_sae]` (None without a coder), ε, and the coder's decode with its state as in
+this run, returns the features and ε to go on with."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,19 @@ def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> 
     def splice(site: Site, x: Tensor) -> Tensor | None:
         if site.name not in edits:
             return None
-        if site.coder is None:
-            return edits[site.name](None, x)[1]
+        coder = site.coder
+        if coder is None:
+            return edits[site.name](None, x, torch.zeros_like)[1]
         read = x if site.read == site.write else reads[site.name]
-        features = site.coder.encode(read)
-        error = x - site.coder.decode(features)
-        features, error = edits[site.name](features, error)
+
+        def decode(f: Tensor) -> Tensor:
+            coder.encode(read)  # what a coder keeps from encode is used up by one decode
+            return coder.decode(f)
+
+        features = coder.encode(read)
+        features, error = edits[site.name](features, x - coder.decode(features), decode)
         assert features is not None, "an edit keeps the features of a site with a coder"
-        site.coder.encode(read)  # what a coder keeps from encode is used up by one decode
-        return site.coder.decode(features) + error
+        return decode(features) + error
 
     with torch.no_grad():
         every = adapter.run(inputs, _hooks(adapter, splice, lambda site, x: reads.__setitem__(site.name, x)))
@@ -176,6 +182,11 @@ def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs) -> tuple[Ac
         return ActiveFeatures(none, none, none, write.new_zeros(0)), write
     with torch.no_grad():
         f = site.coder.encode(read)
+        if f.dtype != write.dtype:
+            raise AdapterError(
+                f"Site {site.name!r}: the model's activation is {write.dtype} and its coder gives {f.dtype}. "
+                "Load the model and its coders with one dtype."
+            )
         error = write - site.coder.decode(f)
         example, pos, index = (f * inputs.mask[..., None]).nonzero(as_tuple=True)
         return ActiveFeatures(example, pos, index, f[example, pos, index]), error

@@ -4,10 +4,9 @@ import circuitlens
 
 adapter = circuitlens.load("toy")
 circuit = circuitlens.find(adapter, "The cats", answer="run", distractor="runs", corrupted="The cat")
-print(f"{circuit.metric.answers[0]} against {circuit.metric.distractors[0]}: {circuit.metric.value:+.2f} logits after")
-print(
-    f"{circuit.prompt!r}, {circuit.metric.corrupted_value:+.2f} after {circuit.corrupted!r}. Which features differ?\n"
-)
+metric = circuit.metric
+print(f"{metric.answers[0].text} against {metric.distractors[0].text}: {metric.value:+.2f} logits after", end=" ")
+print(f"{circuit.prompt!r}, {metric.corrupted_value:+.2f} after {circuit.corrupted!r}. Which features differ?\n")
 
 print("feature  attribution  measured")
 for node in sorted(circuit.nodes, key=lambda node: -abs(node.attribution)):

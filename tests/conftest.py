@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import get_args
 
 import pytest
 
@@ -15,7 +16,7 @@ os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
 import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
-from tests.tiny_transformer import TinyTransformer  # noqa: E402
+from tests.tiny_transformer import Layout, TinyTransformer  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +35,7 @@ def toy64() -> Adapter:
     return circuitlens.load("toy", dtype="float64")
 
 
-@pytest.fixture(scope="session", params=["toy float32", "toy float64", "residual", "components"])
+@pytest.fixture(scope="session", params=["toy float32", "toy float64", *get_args(Layout)])
 def model(request: pytest.FixtureRequest) -> Adapter:
     """Every kind of model and site layout the engine has to serve (the transformers' weights are random)."""
     if request.param.startswith("toy"):

@@ -20,3 +20,9 @@ def question(adapter: Adapter) -> Question:
     """The adapter's examples as one batch."""
     columns = zip(*((e.prompt, e.answer, e.distractor, e.corrupted) for e in adapter.examples), strict=True)
     return ask(adapter, *map(list, columns))
+
+
+def luminance(channels: list[int]) -> float:
+    """Relative luminance (WCAG) of a colour's red, green and blue, 0 to 255."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (n / 255 for n in channels)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

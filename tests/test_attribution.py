@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain, combinations
 from math import isclose
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import circuitlens
-from circuitlens.adapter import Adapter, Hook, Inputs, SparseCoder
+from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site, SparseCoder
 from circuitlens.attribution import (
     VECTOR,
     EdgeScores,
@@ -25,7 +26,7 @@ from circuitlens.attribution import (
     score_nodes,
 )
 from circuitlens.prompts import Metric, ask
-from circuitlens.tracing import Edit, Trace, run_spliced, trace
+from circuitlens.tracing import Decode, Edit, Trace, run_spliced, trace
 from tests.helpers import close, question
 from tests.tiny_transformer import TinyTransformer
 
@@ -67,6 +68,88 @@ def test_logit_attributions_sum_to_the_metric(model: Adapter, contrastive: bool)
     close(sums, expected)
 
 
+def test_what_no_node_holds_still_counts() -> None:
+    """Where a coder leaves nothing over, and a neuron is exactly 0, their shares of the gradient are not lost."""
+
+    class Line(TinyTransformer):
+        """Two numbers x, at hooks "a" and "b" one after the other; the logits are ±3 (b1 + 2 b2)."""
+
+        def __init__(self) -> None:
+            coder = IdentityCoder(2)
+            sites = [Site("a", "input", "a", "a", 0, coder), Site("b", "neuron", "b", "b", 1, coder)]
+            Adapter.__init__(self, "line", "", sites, [Example("1 1", "+", "-", "0 0")])
+
+        def inputs(self, prompts: Sequence[str]) -> Inputs:
+            values = torch.tensor([[[float(word) for word in prompt.split()]] for prompt in prompts])
+            return Inputs(values, torch.ones(len(prompts), 1).bool(), tuple((prompt,) for prompt in prompts))
+
+        def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+            a = hooks["a"](inputs.values) if "a" in hooks else None
+            a = inputs.values if a is None else a
+            b = a - 1  # exactly 0 at an input of 1
+            c = hooks["b"](b) if "b" in hooks else None
+            m = 3 * ((b if c is None else c) @ torch.tensor([1.0, 2.0]))
+            return torch.stack([m, -m], -1)
+
+        def answer_index(self, answer: str, prompt: str) -> int:
+            return "+-".index(answer)
+
+        def output_label(self, index: int) -> str:
+            return "+-"[index]
+
+    circuit = circuitlens.find(Line(), "1 5", "+", "-")
+    assert circuit.conservation_residual == 0
+    attribution = {node.id: node.attribution for node in circuit.nodes}
+    # m = 6 (b1 + 2 b2), b = a - 1 = (0, 4): the inputs carry 6 and 60; b2 carries 48, b1 is off and holds nothing.
+    assert attribution["a:0:0"] == 6
+    assert attribution["a:0:1"] == 60
+    assert attribution["b:0:1"] == 48
+    assert "b:0:0" not in attribution
+    weights = {(edge.source, edge.target): edge.weight for edge in circuit.edges}
+    assert weights["a:0:0", "b:0:error"] == 6
+    assert weights["a:0:1", "b:0:1"] == 60
+
+
+def test_the_residual_in_a_circuit_is_that_of_its_edges(model: Adapter) -> None:
+    example = model.examples[0]
+    circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, example.corrupted)
+    out = {node.id: 0.0 for node in circuit.nodes}
+    for edge in circuit.edges:
+        out[edge.source] += edge.weight
+    gaps = [abs(node.attribution - out[node.id]) for node in circuit.nodes if node.kind != "logit"]
+    assert circuit.conservation_residual == pytest.approx(max(gaps), abs=1e-12)
+    assert circuit.conservation_residual > 0  # sums of rounded numbers: a residual of 0 was not computed
+
+
+def test_a_residual_above_rounding_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    adapter = TinyTransformer()
+    circuitlens.find(adapter, "a b c", "d", "e")
+    assert not caplog.records
+
+    def lossy(clean: Trace, nodes: NodeScores) -> EdgeScores:
+        edges = score_edges(clean, nodes)
+        return EdgeScores(edges.source, edges.target, edges.weight * 1.001)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("circuitlens.discovery.score_edges", lossy)
+        circuitlens.find(adapter, "a b c", "d", "e")
+    assert "not conserved" in caplog.text
+
+
+def test_contrastive_changes_make_up_the_change_of_the_activation(model: Adapter) -> None:
+    """`Σ Δ · direction = x_clean − x_corrupted` at every site but for rounding, with whatever state a coder keeps."""
+    asked = question(model)
+    assert asked.corrupted is not None
+    clean, corrupted = (trace(model, inputs, asked.metric) for inputs in (asked.clean, asked.corrupted))
+    nodes = score_nodes(clean, corrupted)
+    for s, (ours, theirs) in enumerate(zip(clean.sites, corrupted.sites, strict=True)):
+        here = nodes.site == s
+        delta = nodes.delta[here].view(-1, *[1] * (ours.write.dim() - 2))
+        places = (nodes.example[here], nodes.pos[here])
+        total = torch.zeros_like(ours.write).index_put(places, delta * nodes.directions[s], accumulate=True)
+        close(total.detach(), (ours.write - theirs.write).detach())
+
+
 def test_a_broken_edge_breaks_conservation(model: Adapter) -> None:
     _, nodes, edges = scored(model, contrastive=False)
     broken = EdgeScores(edges.source[1:], edges.target[1:], edges.weight[1:])
@@ -106,7 +189,7 @@ def test_gradient_times_activation_decomposes_at_every_site(model: Adapter) -> N
         here = nodes.site == s
         close(nodes.attribution[here].sum() + (total * bias).sum(), expected)
         checked += 1
-    assert checked >= 3
+    assert checked >= 2
 
 
 # Law 7
@@ -115,7 +198,7 @@ def test_gradient_times_activation_decomposes_at_every_site(model: Adapter) -> N
 def moved(index: int, example: int, pos: int, by: float, direction: Tensor) -> Edit:
     """An edit that adds `by` to one feature, or `by · direction` to one vector."""
 
-    def edit(features: Tensor | None, error: Tensor) -> tuple[Tensor | None, Tensor]:
+    def edit(features: Tensor | None, error: Tensor, _decode: Decode) -> tuple[Tensor | None, Tensor]:
         error = error.clone()
         if index == VECTOR:
             error[example, pos] += by * direction
@@ -128,7 +211,7 @@ def moved(index: int, example: int, pos: int, by: float, direction: Tensor) -> E
     return edit
 
 
-@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+@pytest.mark.parametrize("layout", ["toy", "residual", "components", "normalised"])
 def test_every_node_gradient_by_finite_difference(layout: str, toy64: Adapter) -> None:
     adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
     asked = question(adapter)
@@ -148,7 +231,8 @@ def test_every_node_gradient_by_finite_difference(layout: str, toy64: Adapter) -
         assert_close(nodes.gradient[n], measured, atol=1e-6, rtol=1e-5)
     assert ("feature", True) in kinds
     assert ("feature", False) in kinds
-    assert ("input" if layout == "toy" else "embedding", layout != "toy") in kinds or layout == "residual"
+    if layout in ("toy", "components"):
+        assert ("input" if layout == "toy" else "embedding", layout != "toy") in kinds
 
 
 # Law 6, for edges: every other site's output held fixed
@@ -160,8 +244,10 @@ def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int
     s, t = int(nodes.site[source]), int(nodes.site[target])
     values = []
 
-    def note(seen: dict[str, Tensor], x: Tensor) -> None:
-        seen["read"] = x
+    def note(x: Tensor, seen: dict[str, Tensor], held: Hook | None) -> Tensor | None:
+        y = None if held is None else held(x)
+        seen["read"] = x if y is None else y  # what another site writes is read after the write
+        return y
 
     for by in (step, -step):
         seen: dict[str, Tensor] = {}
@@ -176,7 +262,8 @@ def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int
 
         hooks: dict[str, Hook] = {site.write: partial(hold, k=k) for k, site in enumerate(adapter.sites)}
         if t < len(adapter.sites) and adapter.sites[t].read != adapter.sites[t].write:
-            hooks[adapter.sites[t].read] = partial(note, seen)
+            read = adapter.sites[t].read
+            hooks[read] = partial(note, seen=seen, held=hooks.get(read))
         logits = adapter.run(clean.inputs, hooks)
         example, pos, index = (int(column[target]) for column in (nodes.example, nodes.pos, nodes.index))
         if t == len(adapter.sites):
@@ -194,7 +281,7 @@ def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int
     return float((values[0] - values[1]) / (2 * step) * nodes.delta[source])
 
 
-@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+@pytest.mark.parametrize("layout", ["toy", "residual", "components", "normalised"])
 def test_edges_against_the_slow_oracle(layout: str, contrastive: bool, toy64: Adapter) -> None:
     adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
     clean, nodes, edges = scored(adapter, contrastive)
@@ -231,28 +318,30 @@ def by_hand(adapter: Adapter, prompt: str) -> tuple[Tensor, Tensor, Tensor]:
     return hidden, margin, network.output.bias[1] - network.output.bias[0]
 
 
-def test_all_sixteen_hidden_subsets_of_the_toy(toy64: Adapter) -> None:
-    circuit = circuitlens.find(toy64, "The cats", "run", "runs")
-    hidden, margin, bias = by_hand(toy64, "The cats")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_all_sixteen_hidden_subsets_of_the_toy(dtype: str) -> None:
+    adapter = circuitlens.load("toy", dtype=dtype)
+    circuit = circuitlens.find(adapter, "The cats", "run", "runs")
+    hidden, margin, bias = by_hand(adapter, "The cats")
     attribution = {node.index: node.attribution for node in circuit.nodes if node.kind == "neuron"}
-    inputs = toy64.inputs(["The cats"])
+    inputs = adapter.inputs(["The cats"])
     metric = Metric(torch.tensor([1]), torch.tensor([0]))
     subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
     assert len(subsets) == 16
     for subset in subsets:
-        kept = torch.zeros(4, dtype=torch.float64)
+        kept = torch.zeros_like(hidden)
         kept[list(subset)] = 1
 
-        def keep(features: Tensor | None, error: Tensor, kept: Tensor = kept) -> tuple[Tensor | None, Tensor]:
-            assert features is not None
-            return features * kept, error
+        def keep(f: Tensor | None, error: Tensor, _decode: Decode, kept: Tensor = kept) -> tuple[Tensor, Tensor]:
+            assert f is not None
+            return f * kept, error
 
         truth = margin @ (hidden * kept) + bias
-        measured = metric(run_spliced(toy64, inputs, {"hidden": keep}))[0]
-        assert_close(measured, truth, atol=1e-12, rtol=1e-12)
+        measured = metric(run_spliced(adapter, inputs, {"hidden": keep}))[0]
+        close(measured, truth)
         # The hidden layer feeds the logits linearly, so attributions have to add up to the truth exactly.
         predicted = bias + sum(attribution.get(j, 0.0) for j in subset)
-        assert_close(torch.as_tensor(predicted), truth, atol=1e-12, rtol=1e-12)
+        close(torch.as_tensor(predicted), truth)
 
 
 def test_toy_features_by_hand(toy64: Adapter) -> None:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 import circuitlens
 from circuitlens import circuit as module
-from circuitlens.adapter import Adapter, Hook, Inputs
-from circuitlens.circuit import Circuit, Edge, Metric, Node, open_circuit, schema
+from circuitlens.adapter import Adapter, Hook, Inputs, Site
+from circuitlens.circuit import Circuit, Edge, Metric, Node, Output, open_circuit, schema
 from circuitlens.errors import AdapterError, CircuitError, CircuitLensError, PromptError
 
 
@@ -33,7 +33,7 @@ def node(name: str, layer: int, attribution: float = 1.0, kind: str = "feature")
         hook=f"hook{layer}",
         layer=layer,
         pos=0,
-        index=0,
+        index=1 if name == "no" else 0,
         label=name,
         activation=1.0,
         attribution=attribution,
@@ -47,7 +47,12 @@ def circuit(nodes: list[Node], edges: dict[tuple[str, str], float], **changes: A
         "prompt": "p",
         "corrupted": None,
         "tokens": ("p",),
-        "metric": Metric(name="logit_difference", answers=("yes",), distractors=("no",), value=1.0),
+        "metric": Metric(
+            name="logit_difference",
+            answers=(Output(text="yes", index=0),),
+            distractors=(Output(text="no", index=1),),
+            value=1.0,
+        ),
         "method": "gradient",
         "conservation_residual": 0.0,
         "nodes": tuple(nodes),
@@ -79,7 +84,7 @@ def test_the_toy_circuits(cat: Circuit, cats: Circuit) -> None:
         assert found.count("input") == found.count("error") == kinds
         assert circuit.metric.value > 0
         assert circuit.conservation_residual < 1e-5 * circuit.metric.value
-        assert circuit.strongest_path().nodes[-1].label == circuit.metric.answers[0]
+        assert circuit.strongest_path().nodes[-1].label == circuit.metric.answers[0].text
     assert [n.kind for n in cats.strongest_path().nodes] == ["input", "neuron", "feature", "logit"]
     assert str(cats.strongest_path()).startswith("plural → H")
     assert str(cat.strongest_path()).startswith("singular → H")
@@ -113,6 +118,17 @@ def test_methods_that_do_not_fit_are_refused(toy: Adapter) -> None:
         circuitlens.find(toy, "The cats", "run", "runs", method="contrastive")
     with pytest.raises(PromptError, match="no method 'ig': choose one of gradient, contrastive"):
         inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="ig")
+
+
+def test_an_adapter_that_names_badly_is_told_so(toy: Adapter) -> None:
+    class Unnamed(type(toy)):
+        def url(self, site: Site, index: int) -> str:
+            return "javascript:alert(1)"
+
+    broken = copy(toy)
+    broken.__class__ = Unnamed
+    with pytest.raises(AdapterError, match=r"'toy' names parts .* url"):
+        circuitlens.find(broken, "The cats", "run", "runs")
 
 
 def test_logits_that_are_not_finite_are_refused(toy: Adapter) -> None:
@@ -303,6 +319,9 @@ BAD_FILES = {
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "damaged"),
     "huge number": (lambda c: c.model_dump_json().replace('"value":', '"value":1e999,"was":', 1).encode(), "damaged"),
+    "no corrupted": (lambda c: edited(c, method="contrastive"), "there is no corrupted prompt"),
+    "many faults": (lambda c: edited(c, nodes=[1] * 300_000), r"nodes\.0"),
+    "long key": (lambda c: edited(c, **{"k" * 100_000: 1}), "damaged circuit file: kkk"),
     "edge": (lambda c: edited(c, nodes=[]), "names a node that is not there"),
     "url": (
         lambda c: c.model_dump_json().replace('"url":null', '"url":"javascript:alert(1)"', 1).encode(),

@@ -117,6 +117,14 @@ def test_find_writes_a_circuit_that_opens(tmp_path: Path) -> None:
         assert "CircuitLens" in urllib.request.urlopen(url).read().decode()
 
 
+def test_a_terminal_of_few_letters_gets_its_file(tmp_path: Path) -> None:
+    words = ("find", "toy", "The cats", "--answer", "run", "-o", str(tmp_path / "c.json"))
+    done = run(*words, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"plural \? .* \? run", done.stdout)
+    assert (tmp_path / "c.json").exists()
+
+
 def test_find_with_a_corrupted_prompt_is_contrastive(here: Here) -> None:
     words = ("find", "toy", "The cats", "--answer", "run", "--distractor", "runs", "--corrupted", "The cat")
     assert "contrastive: change from 'The cat'" in here(*words)[1]
@@ -188,13 +196,22 @@ def test_a_plugin_that_cannot_be_imported_is_a_sentence(tmp_path: Path) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[circuitlens.adapters]\nbroken = no_such_module:Adapter\nwrong = json:loads\n"
+        "[circuitlens.adapters]\nbroken = no_such_module:Adapter\nwrong = json:loads\ntwice = json:loads\n"
     )
+    other = tmp_path / "rival-1.0.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
+    (other / "entry_points.txt").write_text("[circuitlens.adapters]\ntwice = json:dumps\n")
     environment = {"PYTHONPATH": str(tmp_path)}
-    assert "broken" in run("adapters", **environment).stdout
+    listed = run("adapters", **environment).stdout
+    assert listed.count("twice") == 2  # a clash of two is no reason to do without the rest
+    assert "toy" in listed
+    clash = run("find", "twice", "x", "--answer", "y", **environment)
+    assert clash.returncode == 1
+    assert "broken and rival declare it" in clash.stderr
     done = run("find", "broken", "The cats", "--answer", "run", **environment)
     assert done.returncode == 1
-    assert "adapter 'broken' of broken 1.0 can't be imported" in done.stderr
+    assert "adapter 'broken' of broken 1.0 can't be loaded (ModuleNotFoundError" in done.stderr
     assert "not a subclass" in run("find", "wrong", "The cats", "--answer", "run", **environment).stderr
 
 

@@ -8,7 +8,7 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitError
-from tests.tiny_transformer import TinyTransformer
+from tests.tiny_transformer import Layout, TinyTransformer
 
 
 @pytest.mark.parametrize(("prompt", "answer", "distractor"), [("The cats", "run", "runs"), ("The cat", "runs", "run")])
@@ -44,10 +44,42 @@ def test_an_input_is_not_linear(toy64: Adapter, cats: Circuit) -> None:
     assert result.measured > 0 < result.predicted
 
 
-def test_contrastive_ablation_of_the_whole_cut_gives_the_corrupted_metric(toy64: Adapter) -> None:
-    circuit = circuitlens.find(toy64, "The cats", "run", "runs", "The cat")
-    result = circuitlens.ablate(toy64, circuit, [n.id for n in circuit.nodes if n.kind in ("feature", "error")])
-    assert result.after == pytest.approx(circuit.metric.corrupted_value, abs=1e-9)
+@pytest.mark.parametrize("layout", ["toy", "residual", "normalised"])
+def test_contrastive_ablation_of_a_whole_cut_gives_the_corrupted_metric(toy64: Adapter, layout: Layout | str) -> None:
+    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    example = adapter.examples[0]
+    circuit = circuitlens.find(adapter, example.prompt, example.answer, example.distractor, example.corrupted)
+    hooks = ["hook_sae"] if layout == "toy" else ["1.resid", "2.resid"]
+    for hook in hooks:
+        result = circuitlens.ablate(adapter, circuit, [n.id for n in circuit.nodes if n.hook == hook])
+        assert result.after == pytest.approx(circuit.metric.corrupted_value, abs=1e-9)
+
+
+def test_padding_before_a_prompt_moves_no_node() -> None:
+    plain, padded = TinyTransformer("components"), TinyTransformer("components", padding="left", width=6)
+    circuits = [circuitlens.find(adapter, "a b c", "d", "e", "a b f") for adapter in (plain, padded)]
+    ours, theirs = ({n.id: (n.pos, n.attribution) for n in c.nodes} for c in circuits)
+    assert ours.keys() == theirs.keys()
+    for key, (pos, attribution) in ours.items():
+        assert theirs[key] == (pos, pytest.approx(attribution, abs=1e-9))
+    strongest = max((n for n in circuits[0].nodes if n.kind == "feature"), key=lambda n: abs(n.attribution))
+    results = [circuitlens.ablate(a, c, [strongest.id]) for a, c in zip((plain, padded), circuits, strict=True)]
+    assert results[0].measured == pytest.approx(results[1].measured, abs=1e-9)
+    assert abs(results[0].measured) > 1e-3
+
+
+def test_a_node_named_twice_is_switched_off_once(toy: Adapter, cats: Circuit) -> None:
+    node = cats.strongest_path().nodes[2].id
+    assert circuitlens.ablate(toy, cats, [node, node]) == circuitlens.ablate(toy, cats, [node])
+
+
+@pytest.mark.parametrize("change", [{"index": 99}, {"hook": "nowhere"}])
+def test_an_edited_node_is_refused(toy: Adapter, cats: Circuit, change: dict) -> None:
+    feature = cats.strongest_path().nodes[2]
+    nodes = tuple(n.model_copy(update=change) if n is feature else n for n in cats.nodes)
+    fields = {name: getattr(cats, name) for name in Circuit.model_fields}
+    with pytest.raises(CircuitError, match="is no part of a site"):
+        circuitlens.ablate(toy, Circuit(**{**fields, "nodes": nodes}), [feature.id])
 
 
 def test_ablation_in_a_transformer_by_small_steps() -> None:

@@ -11,10 +11,11 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 import circuitlens
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Output
 from circuitlens.viewer import server
 from circuitlens.viewer.elements import COLOURS
 from tests.browser import chromium, find_chromium, place, wait_drawn
+from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
 
 # What dash-cytoscape itself says on every page.
@@ -196,6 +197,20 @@ def test_light_and_dark_follow_the_system_until_chosen(browser: Browser, url: st
             settled(page, band, rgb(COLOURS[other]["band"]))
 
 
+def test_muted_text_can_be_read(browser: Browser, url: str, faults: list[str]) -> None:
+    """WCAG contrast of at least 4.5 as the browser computes it, light and dark."""
+    for scheme in ("light", "dark"):
+        for page in opened(browser, url, faults, color_scheme=scheme):
+            for selector in ("#detail p", "#about dt", "#legend span", "#edges-shown"):
+                colours = page.evaluate(
+                    """selector => [getComputedStyle(document.querySelector(selector)).color,
+                                    getComputedStyle(document.body).backgroundColor]""",
+                    selector,
+                )
+                text, ground = (luminance([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in colours)
+                assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5, (scheme, selector, colours)
+
+
 def test_the_graph_follows_the_window(page: Page, cat: Circuit) -> None:
     before = place(page, cat.nodes[0].id)
     page.set_viewport_size({"width": 900, "height": 600})
@@ -217,7 +232,7 @@ HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title=
 def test_hostile_labels_are_text(browser: Browser, cats: Circuit, faults: list[str]) -> None:
     renamed = tuple(n.model_copy(update={"label": HOSTILE if n.kind == "feature" else n.label}) for n in cats.nodes)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
-    metric = cats.metric.model_copy(update={"distractors": (HOSTILE,)})
+    metric = cats.metric.model_copy(update={"distractors": (Output(text=HOSTILE, index=0),)})
     hostile = Circuit(**{**fields, "nodes": renamed, "prompt": HOSTILE, "tokens": (HOSTILE,), "metric": metric})
     viewer = server.start([hostile])
     try:

@@ -37,7 +37,7 @@ def test_it_keeps_the_contract(environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-rA", "-k", "contract and counter", "tests/test_adapters.py"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "13 passed" in done.stdout, done.stdout
+    assert "15 passed" in done.stdout, done.stdout
 
 
 def test_it_finds_a_circuit_from_the_command_line(environment: dict[str, str], tmp_path: Path) -> None:

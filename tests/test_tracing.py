@@ -35,7 +35,7 @@ def test_splice_is_a_no_op(model: Adapter) -> None:
     spliced: list[str] = []
 
     def same(name: str) -> Edit:
-        return lambda features, error: (spliced.append(name), (features, error))[1]
+        return lambda features, error, decode: (spliced.append(name), (features, error))[1]
 
     logits = run_spliced(model, inputs, {site.name: same(site.name) for site in model.sites})
     assert spliced == [site.name for site in model.sites]

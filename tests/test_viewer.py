@@ -17,6 +17,7 @@ from circuitlens.errors import ViewerError
 from circuitlens.viewer import server
 from circuitlens.viewer.app import create_app
 from circuitlens.viewer.elements import COLOURS, elements, stylesheet
+from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
 
 
@@ -84,13 +85,9 @@ def test_an_empty_circuit_can_be_drawn(cats: Circuit) -> None:
 def test_text_is_readable_on_what_it_stands_on(scheme: str) -> None:
     """WCAG contrast of at least 4.5 for every label on its ground, 3 for lines."""
 
-    def luminance(colour: str) -> float:
-        channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    def contrast(one: str, other: str) -> float:
-        bright, dim = sorted((luminance(one), luminance(other)), reverse=True)
+    def contrast(*colours: str) -> float:
+        channels = [[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]
+        bright, dim = sorted(map(luminance, channels), reverse=True)
         return (bright + 0.05) / (dim + 0.05)
 
     c = COLOURS[scheme]

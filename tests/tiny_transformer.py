@@ -2,7 +2,9 @@
 
 `residual`: a ReLU SAE on each layer's residual stream (complete cuts, so that no edge may skip one).
 `components`: whole-vector embeddings, attention SAEs with a stateful layer norm, transcoders (read hook ≠ write hook)
-and residual SAEs together. Coders define no fast rows, so the generic vector-Jacobian path is what runs.
+and residual SAEs together.
+`normalised`: layer-norm SAEs on the residual stream, and transcoders from one layer's stream (another site's write
+hook) to the next layer's attention. Coders define no fast rows, so the generic vector-Jacobian path is what runs.
 """
 
 from __future__ import annotations
@@ -50,9 +52,14 @@ class RandomSAE(SparseCoder):
         return y
 
 
+Layout = Literal["residual", "components", "normalised"]
+
+
 class TinyTransformer(Adapter):
-    def __init__(self, layout: Literal["residual", "components"] = "residual", padding: str = "right"):
-        self.padding = padding
+    """The model; a batch is padded on the side `padding` to its longest prompt, and at least to `width` positions."""
+
+    def __init__(self, layout: Layout = "residual", padding: str = "right", width: int = 0):
+        self.padding, self.width = padding, width
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
@@ -72,7 +79,11 @@ class TinyTransformer(Adapter):
                     Site(f"attn{n}", "feature", f"{n}.attn_out", f"{n}.attn_out", 3 * n + 1, RandomSAE(random, True)),
                     Site(f"mlp{n}", "feature", f"{n}.ln2", f"{n}.mlp_out", 3 * n + 2, RandomSAE(random)),
                 ]
-            sites.append(Site(f"resid{n}", "feature", f"{n}.resid", f"{n}.resid", 3 * n + 3, RandomSAE(random)))
+            if layout == "normalised" and n > 0:
+                before = f"{n - 1}.resid"  # read here, and written by another site
+                sites.append(Site(f"attn{n}", "feature", before, f"{n}.attn_out", 3 * n + 1, RandomSAE(random)))
+            sae = RandomSAE(random, stateful=layout == "normalised")
+            sites.append(Site(f"resid{n}", "feature", f"{n}.resid", f"{n}.resid", 3 * n + 3, sae))
         super().__init__(
             "tiny",
             "random weights",
@@ -88,7 +99,7 @@ class TinyTransformer(Adapter):
         tokens = [tuple(prompt.split()) for prompt in prompts]
         if not all(tokens) or any(token not in VOCABULARY for prompt in tokens for token in prompt):
             raise PromptError(f"give prompts of the words {VOCABULARY[1:]}, not {list(prompts)}")
-        longest = max(map(len, tokens))
+        longest = max(self.width, *map(len, tokens))
         ids, mask = torch.zeros(len(tokens), longest, dtype=torch.long), torch.zeros(len(tokens), longest).bool()
         for row, prompt in enumerate(tokens):
             start = longest - len(prompt) if self.padding == "left" else 0

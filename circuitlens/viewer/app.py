@@ -149,7 +149,7 @@ def _names(circuits: Sequence[Circuit]) -> list[str]:
     """What each circuit is called in the switch: its prompt and answer, numbered where two are alike."""
     names: list[str] = []
     for circuit in circuits:
-        name = f"{circuit.prompt} → {circuit.metric.answers[0]}"
+        name = f"{circuit.prompt} → {circuit.metric.answers[0].text}"
         alike = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({alike + 1})" if alike else name)
     return names
@@ -157,10 +157,10 @@ def _names(circuits: Sequence[Circuit]) -> list[str]:
 
 def _about(circuit: Circuit) -> Any:
     metric = circuit.metric
-    against = f" − {metric.distractors[0]}" if metric.distractors else ""
+    against = f" − {metric.distractors[0].text}" if metric.distractors else ""
     source = "zero" if circuit.method == "gradient" else f"“{circuit.corrupted}”"
     rows = [
-        ("Metric", f"logit {metric.answers[0]}{against} = {_signed(metric.value)}"),
+        ("Metric", f"logit {metric.answers[0].text}{against} = {_signed(metric.value)}"),
         *([("Corrupted", _signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
         ("Method", f"{circuit.method}, change from {source}"),
         ("Strongest path", _path(circuit)),

@@ -62,17 +62,21 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
         },
         {"selector": "node[size]", "style": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"}},
         {"selector": ".crowded", "style": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0}},
-        {"selector": ".crowded:selected, .crowded.near", "style": {"text-opacity": 1}},
+        {"selector": ".crowded:selected, .crowded.near, .crowded.hovered", "style": {"text-opacity": 1}},
         {
             "selector": "node[size].roomy",
             "style": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
         },
         {
             "selector": ".feature, .neuron",
-            "style": {"text-outline-width": 0, "background-color": c["positive fill"]},
+            "style": {"text-outline-width": 0, "border-color": c["faint"]},
         },
-        {"selector": ".feature", "style": {"shape": "ellipse", "border-color": c["positive"]}},
-        {"selector": ".neuron", "style": {"shape": "hexagon", "border-color": c["positive"]}},
+        {"selector": ".feature", "style": {"shape": "ellipse"}},
+        {"selector": ".neuron", "style": {"shape": "hexagon"}},
+        {
+            "selector": ".feature.raises, .neuron.raises",
+            "style": {"background-color": c["positive fill"], "border-color": c["positive"]},
+        },
         {
             "selector": ".feature.lowers, .neuron.lowers",
             "style": {"background-color": c["negative fill"], "border-color": c["negative"]},
@@ -185,7 +189,7 @@ def _nodes(circuit: Circuit, height: dict[int, float], spans: dict[int, tuple[fl
                 "x": start + width * (k + 0.5) / len(cell),
                 "y": height[layer],
             }
-            sign = "raises" if node.attribution >= 0 else "lowers"
+            sign = "raises" if node.attribution > 0 else "lowers" if node.attribution < 0 else "neither"
             drawn.append({"data": data, "classes": f"{node.kind} {room} {sign}", "grabbable": False})
     return drawn
 

@@ -57,15 +57,17 @@
         if (off !== edge.hasClass("off")) edge.toggleClass("off", off);
       });
     });
+    focus(cy);
   }
 
-  /* A selected node keeps its neighbours; the rest fades. */
+  /* A selected node keeps its neighbours along the edges on show; the rest fades. */
   function focus(cy) {
     const chosen = cy.nodes(":selected");
     cy.batch(() => {
       cy.elements().removeClass("faded near");
       if (chosen.empty()) return;
-      const near = chosen.closedNeighborhood();
+      const near = chosen.connectedEdges().not(".off").connectedNodes().union(chosen)
+        .union(chosen.connectedEdges().not(".off"));
       near.nodes().addClass("near");
       cy.elements().difference(near).not(".band, .axis").addClass("faded");
     });
@@ -75,8 +77,8 @@
     if (watched === cy) return;
     watched = cy;
     cy.on("select unselect", "node", () => focus(cy));
-    cy.on("mouseover", "node", (event) => { cy.container().style.cursor = "pointer"; event.target.addClass("near"); });
-    cy.on("mouseout", "node", (event) => { cy.container().style.cursor = ""; event.target.removeClass("near"); });
+    cy.on("mouseover", "node", (event) => { cy.container().style.cursor = "pointer"; event.target.addClass("hovered"); });
+    cy.on("mouseout", "node", (event) => { cy.container().style.cursor = ""; event.target.removeClass("hovered"); });
     new ResizeObserver(() => settle(cy)).observe(cy.container());
   }
 
@@ -87,7 +89,6 @@
           watch(cy);
           cy.elements().unselect();
           settle(cy);
-          focus(cy);
           threshold(cy);
           document.getElementById("graph").dataset.drawn = elements.length;
         });

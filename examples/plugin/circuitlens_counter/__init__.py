@@ -61,7 +61,8 @@ class CounterAdapter(Adapter):
             return x if replaced is None else replaced
 
         x = at("number", inputs.values)
-        difference = at("difference", x.roll(1, dims=1) - x)  # at the last position: the first number less the second
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
+        difference = at("difference", before - x)  # at the last position: the first number less the second
         return torch.cat([difference, -difference], dim=-1)
 
     def answer_index(self, answer: str, prompt: str) -> int:
