@@ -44,6 +44,10 @@ def contrastive(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
+def made(layout: str, toy: Adapter, toy64: Adapter) -> Adapter:
+    return {"toy": toy64, "toy32": toy}.get(layout) or TinyTransformer(layout)  # type: ignore[arg-type]
+
+
 # Law 3
 
 
@@ -211,12 +215,13 @@ def moved(index: int, example: int, pos: int, by: float, direction: Tensor) -> E
     return edit
 
 
-@pytest.mark.parametrize("layout", ["toy", "residual", "components", "normalised"])
-def test_every_node_gradient_by_finite_difference(layout: str, toy64: Adapter) -> None:
-    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+@pytest.mark.parametrize("layout", ["toy", "toy32", "residual", "components", "normalised"])
+def test_every_node_gradient_by_finite_difference(layout: str, toy: Adapter, toy64: Adapter) -> None:
+    adapter = made(layout, toy, toy64)
     asked = question(adapter)
     clean, nodes, _ = scored(adapter, contrastive=False)
-    step, kinds = 1e-5, set()
+    # The toy is piecewise linear: single precision can take a large step.
+    step, bound, kinds = (1e-2, 1e-3, set()) if layout == "toy32" else (1e-5, 1e-6, set())
     starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
     inner = (nodes.site < len(clean.sites)).nonzero()[:, 0].tolist()
     for n in inner[:: max(1, len(inner) // 70)]:
@@ -228,11 +233,13 @@ def test_every_node_gradient_by_finite_difference(layout: str, toy64: Adapter) -
             metrics.append(asked.metric(run_spliced(adapter, asked.clean, {adapter.sites[s].name: edit})))
         measured = ((metrics[0] - metrics[1]) / (2 * step))[int(nodes.example[n])]
         kinds.add((adapter.sites[s].kind, index == VECTOR))
-        assert_close(nodes.gradient[n], measured, atol=1e-6, rtol=1e-5)
+        assert_close(nodes.gradient[n], measured, atol=bound, rtol=10 * bound)
     assert ("feature", True) in kinds
     assert ("feature", False) in kinds
-    if layout in ("toy", "components"):
-        assert ("input" if layout == "toy" else "embedding", layout != "toy") in kinds
+    if layout == "components":
+        assert ("embedding", True) in kinds
+    if layout.startswith("toy"):
+        assert ("input", False) in kinds
 
 
 # Law 6, for edges: every other site's output held fixed
@@ -283,7 +290,7 @@ def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int
 
 @pytest.mark.parametrize("layout", ["toy", "residual", "components", "normalised"])
 def test_edges_against_the_slow_oracle(layout: str, contrastive: bool, toy64: Adapter) -> None:
-    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
+    adapter = made(layout, toy64, toy64)
     clean, nodes, edges = scored(adapter, contrastive)
     starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
     found = {(int(u), int(d)): float(w) for u, d, w in zip(edges.source, edges.target, edges.weight, strict=True)}
@@ -399,14 +406,16 @@ def padded(inputs: Inputs, left: int, right: int) -> Inputs:
     return Inputs(torch.nn.functional.pad(values, wide), torch.nn.functional.pad(mask, [left, right]), inputs.tokens)
 
 
-def assert_same(ours: Table, theirs: Table) -> None:
+def assert_same(ours: Table, theirs: Table, layout: str = "") -> None:
     """Equal scores, counting what is missing as 0 (rounding decides whether an effect of 1e-17 is an edge)."""
+    rounding = 1e-5 if layout == "toy32" else 1e-9
     for one, other in zip(ours, theirs, strict=True):
         for key in one.keys() | other.keys():
             a, b = one.get(key, 0.0), other.get(key, 0.0)
-            assert isclose(a, b, rel_tol=1e-6, abs_tol=1e-9), (key, a, b)
+            assert isclose(a, b, rel_tol=max(1e-6, rounding), abs_tol=rounding), (key, a, b)
 
 
+LAYOUTS = ["toy", "toy32", "residual", "components", "normalised"]
 TOY_PROMPTS = [("The cats", "run", "runs", "The cat"), ("This baby", "runs", "run", "These babies")]
 TINY_PROMPTS = [
     ("a b c", "d", "e", "a b f"),
@@ -417,23 +426,23 @@ TINY_PROMPTS = [
 
 
 @pytest.mark.parametrize("size", [7, 32])
-@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
-def test_a_prompt_alone_scores_as_in_any_batch(layout: str, size: int, toy64: Adapter) -> None:
-    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
-    prompts = TOY_PROMPTS if layout == "toy" else TINY_PROMPTS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_alone_scores_as_in_any_batch(layout: str, size: int, toy: Adapter, toy64: Adapter) -> None:
+    adapter = made(layout, toy, toy64)
+    prompts = TOY_PROMPTS if layout.startswith("toy") else TINY_PROMPTS
     alone = [all_tables(adapter, [prompt])[0] for prompt in prompts]
     many = all_tables(adapter, [prompts[k % len(prompts)] for k in range(size)])
     for k, result in enumerate(many):
-        assert_same(result, alone[k % len(prompts)])
+        assert_same(result, alone[k % len(prompts)], layout)
 
 
-@pytest.mark.parametrize("layout", ["toy", "residual", "components"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("padding", [(2, 0), (0, 3), (1, 1)])
-def test_padding_changes_nothing(layout: str, padding: tuple[int, int], toy64: Adapter) -> None:
-    adapter = toy64 if layout == "toy" else TinyTransformer(layout)  # type: ignore[arg-type]
-    prompts = TOY_PROMPTS if layout == "toy" else TINY_PROMPTS
+def test_padding_changes_nothing(layout: str, padding: tuple[int, int], toy: Adapter, toy64: Adapter) -> None:
+    adapter = made(layout, toy, toy64)
+    prompts = TOY_PROMPTS if layout.startswith("toy") else TINY_PROMPTS
     for ours, theirs in zip(all_tables(adapter, prompts), all_tables(adapter, prompts, padding), strict=True):
-        assert_same(ours, theirs)
+        assert_same(ours, theirs, layout)
 
 
 def test_padding_side_of_a_mixed_batch_changes_nothing() -> None:
