@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import get_args
 
 import pytest
+from hypothesis import settings
 
 # Before anything reads it, and in the environment, so that subprocesses use the same cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
@@ -17,6 +18,11 @@ import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
 from tests.tiny_transformer import Layout, TinyTransformer  # noqa: E402
+
+
+# No test is a clock: a busy machine is no failure.
+settings.register_profile("circuitlens", deadline=None)
+settings.load_profile("circuitlens")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -451,7 +451,7 @@ def test_padding_side_of_a_mixed_batch_changes_nothing() -> None:
         assert_same(ours, theirs)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(order=st.permutations(range(4)), rows=st.integers(1, 70))
 def test_order_and_vjp_batching_change_nothing(order: list[int], rows: int) -> None:
     adapter = TinyTransformer("components")
