@@ -19,7 +19,6 @@ from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
 from tests.tiny_transformer import Layout, TinyTransformer  # noqa: E402
 
-
 # No test is a clock: a busy machine is no failure.
 settings.register_profile("circuitlens", deadline=None)
 settings.load_profile("circuitlens")
