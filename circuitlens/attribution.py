@@ -89,8 +89,8 @@ def score_edges(clean: Trace, nodes: NodeScores) -> EdgeScores:
     parts = [
         part
         for s in range(1, len(clean.sites) + 1)
-        for targets, outputs, cotangents in _target_batches(clean, nodes, s)
-        for part in _pull(clean, nodes, targets, outputs, cotangents, s)
+        for batch in (_site_batches(clean, nodes, s) if s < len(clean.sites) else _logit_batches(clean, nodes))
+        for part in _pull(clean, nodes, batch, s)
     ]
     if not parts:
         empty = nodes.site.new_zeros(0)
@@ -173,41 +173,24 @@ def _logit_nodes(clean: Trace, corrupted: Trace | None) -> tuple[Tensor, ...]:
     )
 
 
-def _target_batches(clean: Trace, nodes: NodeScores, s: int) -> Iterator[tuple[Tensor, list[Tensor], list[Tensor]]]:
-    """Batches of targets at site `s` (the logits after the last): the nodes' rows, and outputs with their cotangents.
+Batch = tuple[Tensor, list[Tensor], list[Tensor]]
+"""`targets[k, b]`, the node that row `k` carries for example `b` or -1, and the outputs and cotangents of one batched
+vector-Jacobian product."""
 
-    `targets[k, b]` is the node that row `k` carries for example `b`, or -1. Outputs and cotangents are those for one
-    batched vector-Jacobian product.
-    """
-    features, vectors = _targets(clean, nodes, s)
-    chosen = torch.cat([features, vectors])
-    if not len(chosen):
-        return
-    batch, example = len(clean.metric), nodes.example[chosen]
-    rank = torch.zeros_like(chosen)
-    for b in example.unique():
-        mine = example == b
-        rank[mine] = torch.arange(int(mine.sum()), device=chosen.device)
-    direct, remainder = _cotangents(clean, nodes, s, features)
 
-    for start in range(0, int(rank.max()) + 1, ROWS):
-        stop = min(start + ROWS, int(rank.max()) + 1)
-        now = (start <= rank) & (rank < stop)
-        targets = chosen.new_full((stop - start, batch), -1)
-        targets[rank[now] - start, example[now]] = chosen[now]
-        f = now[: len(features)]
-        if s == len(clean.sites):
-            cotangent = clean.logits.new_zeros(stop - start, *clean.logits.shape)
-            cotangent[rank[now] - start, example[now], nodes.index[features[f]]] = direct[f]
-            yield targets, [clean.logits], [cotangent]
-            continue
-        site = clean.sites[s]
-        row, b, p = rank[now] - start, example[now], nodes.pos[chosen[now]]
-        n = int(f.sum())
-        on_read = site.read.new_zeros(stop - start, *site.read.shape)
-        on_read[row[:n], b[:n], p[:n]] = direct[f]
+def _site_batches(clean: Trace, nodes: NodeScores, s: int) -> Iterator[Batch]:
+    """Targets at site `s`: its live features, and what they leave over at each position."""
+    site, vector = clean.sites[s], nodes.index == VECTOR
+    here = nodes.site == s
+    features = (here & ~vector & (nodes.activation != 0) & (nodes.gradient != 0)).nonzero()[:, 0]
+    direct, remainder = _cotangents(site, nodes, features)
+    chosen = torch.cat([features, (here & vector).nonzero()[:, 0]])
+    for now, row, targets in _packed(chosen, nodes, clean):
+        b, p, n = nodes.example[chosen[now]], nodes.pos[chosen[now]], int(now[: len(features)].sum())
+        on_read = site.read.new_zeros(len(targets), *site.read.shape)
+        on_read[row[:n], b[:n], p[:n]] = direct[now[: len(features)]]
         on_read[row[n:], b[n:], p[n:]] = remainder[b[n:], p[n:]]
-        on_write = site.write.new_zeros(stop - start, *site.write.shape)
+        on_write = site.write.new_zeros(len(targets), *site.write.shape)
         on_write[row[n:], b[n:], p[n:]] = nodes.totals[s][b[n:], p[n:]]
         if site.read is site.write:
             yield targets, [site.write], [on_read + on_write]
@@ -215,35 +198,46 @@ def _target_batches(clean: Trace, nodes: NodeScores, s: int) -> Iterator[tuple[T
             yield targets, [site.read, site.write], [on_read, on_write]
 
 
-def _targets(clean: Trace, nodes: NodeScores, s: int) -> tuple[Tensor, Tensor]:
-    """Rows of the feature (or logit) nodes and of the vector nodes of site `s` that can pass an effect on."""
-    here = nodes.site == s
-    if s == len(clean.sites):
-        return here.nonzero()[:, 0], here.new_zeros(0, dtype=torch.long)
-    vector = nodes.index == VECTOR
-    live = (nodes.activation != 0) & (nodes.gradient != 0)
-    return (here & ~vector & live).nonzero()[:, 0], (here & vector).nonzero()[:, 0]
+def _logit_batches(clean: Trace, nodes: NodeScores) -> Iterator[Batch]:
+    """Targets among the logits."""
+    chosen = (nodes.site == len(clean.sites)).nonzero()[:, 0]
+    for now, row, targets in _packed(chosen, nodes, clean):
+        logit = chosen[now]
+        cotangent = clean.logits.new_zeros(len(targets), *clean.logits.shape)
+        cotangent[row, nodes.example[logit], nodes.index[logit]] = nodes.gradient[logit]
+        yield targets, [clean.logits], [cotangent]
 
 
-def _cotangents(clean: Trace, nodes: NodeScores, s: int, features: Tensor) -> tuple[Tensor, Tensor]:
+def _packed(chosen: Tensor, nodes: NodeScores, clean: Trace) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Share target nodes out among products: which go now, the rows that carry them, and the table of targets."""
+    example = nodes.example[chosen]
+    rank = torch.zeros_like(chosen)
+    for b in example.unique():
+        mine = example == b
+        rank[mine] = torch.arange(int(mine.sum()), device=chosen.device)
+    count = int(rank.max()) + 1 if len(rank) else 0
+    for start in range(0, count, ROWS):
+        now = (start <= rank) & (rank < start + ROWS)
+        row = rank[now] - start
+        targets = chosen.new_full((min(ROWS, count - start), len(clean.metric)), -1)
+        targets[row, example[now]] = chosen[now]
+        yield now, row, targets
+
+
+def _cotangents(site: SiteTrace, nodes: NodeScores, features: Tensor) -> tuple[Tensor, Tensor]:
     """`∂m/∂d · ∂d/∂x` of each feature target, and what a position's error gets at the same place: minus their sum."""
-    gradient = nodes.gradient[features]
-    if s == len(clean.sites):
-        return gradient, gradient.new_zeros(0)
-    read = clean.sites[s].read.detach()
-    coder = clean.sites[s].site.coder
+    read, coder = site.read.detach(), site.site.coder
     if coder is None or not len(features):
         return read.new_zeros(len(features), *read.shape[2:]), torch.zeros_like(read)
     example, pos = nodes.example[features], nodes.pos[features]
     rows = coder.encoder_rows(read[example, pos], nodes.index[features])
-    direct = rows * gradient.view(-1, *[1] * (rows.dim() - 1))
+    direct = rows * nodes.gradient[features].view(-1, *[1] * (rows.dim() - 1))
     return direct, torch.zeros_like(read).index_put((example, pos), -direct, accumulate=True)
 
 
-def _pull(
-    clean: Trace, nodes: NodeScores, targets: Tensor, outputs: list[Tensor], cotangents: list[Tensor], s: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _pull(clean: Trace, nodes: NodeScores, batch: Batch, s: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Carry cotangents back to the cuts before site `s`, contract them with the nodes there: source, target, weight."""
+    targets, outputs, cotangents = batch
     joined = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
     if not joined:
         return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -156,12 +156,12 @@ class Circuit(_Value):
     def in_edges(self, node_id: str) -> list[Edge]:
         """Edges into a node, strongest first."""
         target = self.node(node_id).id
-        return [edge for edge in self.edges if edge.target == target]
+        return _strongest_first(edge for edge in self.edges if edge.target == target)
 
     def out_edges(self, node_id: str) -> list[Edge]:
         """Edges out of a node, strongest first."""
         source = self.node(node_id).id
-        return [edge for edge in self.edges if edge.source == source]
+        return _strongest_first(edge for edge in self.edges if edge.source == source)
 
     def answer(self) -> Node:
         """The logit node of the (first) answer.
@@ -239,8 +239,7 @@ class Circuit(_Value):
     def _only(self, inner: Collection[str], max_edges: int | None) -> Circuit:
         nodes = tuple(node for node in self.nodes if node.kind == "logit" or node.id in inner)
         kept = {node.id for node in nodes}
-        edges = [edge for edge in self.edges if edge.source in kept and edge.target in kept]
-        edges.sort(key=lambda edge: -abs(edge.weight))
+        edges = _strongest_first(edge for edge in self.edges if edge.source in kept and edge.target in kept)
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})
@@ -327,6 +326,10 @@ def _why(name: str, data: bytes, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the document"
     return f"{name!r} is a damaged circuit file: {place[:80]}: {first['msg'].removeprefix('Value error, ')[:200]}."
+
+
+def _strongest_first(edges: Iterable[Edge]) -> list[Edge]:
+    return sorted(edges, key=lambda edge: -abs(edge.weight))
 
 
 def _megabytes(size: int) -> str:

@@ -8,11 +8,11 @@ from typing import get_args
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
-from circuitlens import circuit as document
 from circuitlens.adapter import LOGITS, Adapter
 from circuitlens.attribution import VECTOR, EdgeScores, NodeScores, conservation_residual, score_edges, score_nodes
-from circuitlens.circuit import Circuit, Edge, Method, Node
+from circuitlens.circuit import Circuit, Edge, Method, Metric, Node, Output
 from circuitlens.errors import AdapterError, PromptError
 from circuitlens.prompts import ask
 from circuitlens.tracing import trace
@@ -78,9 +78,9 @@ def _find(
     nodes = score_nodes(clean, other if method == "contrastive" else None)
     edges = score_edges(clean, nodes)
 
-    residual = conservation_residual(nodes, edges)
     if not (torch.isfinite(nodes.attribution).all() and torch.isfinite(edges.weight).all()):
         raise AdapterError(f"The model's gradients for {prompt!r} are not finite, so no circuit can be made of them.")
+    residual = conservation_residual(nodes, edges)
     largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
     if residual > ROUNDING * torch.finfo(nodes.delta.dtype).eps * largest:
         log.warning(
@@ -98,12 +98,10 @@ def _find(
             prompt=prompt,
             corrupted=corrupted,
             tokens=question.clean.tokens[0],
-            metric=document.Metric(
+            metric=Metric(
                 name="logit" if distractor is None else "logit_difference",
-                answers=(document.Output(text=answer, index=int(question.metric.answer[0])),),
-                distractors=()
-                if distractor is None or question.metric.distractor is None
-                else (document.Output(text=distractor, index=int(question.metric.distractor[0])),),
+                answers=_outputs(answer, question.metric.answer),
+                distractors=_outputs(distractor, question.metric.distractor),
                 value=clean.metric.item(),
                 corrupted_value=None if other is None else other.metric.item(),
             ),
@@ -118,6 +116,10 @@ def _find(
             f"Adapter {adapter.name!r} names parts of its model so that they make no circuit: "
             f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
         ) from error
+
+
+def _outputs(text: str | None, index: Tensor | None) -> tuple[Output, ...]:
+    return () if text is None or index is None else (Output(text=text, index=int(index[0])),)
 
 
 def _nodes(adapter: Adapter, scores: NodeScores, edges: EdgeScores, offset: int) -> dict[int, Node]:

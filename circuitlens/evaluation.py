@@ -1,7 +1,7 @@
 """Evidence: what the model really does when nodes of a circuit are switched off.
 
-An ablation runs the model with every site spliced and the chosen nodes set to where attribution measures from: zero, or
-their value in the corrupted run. Features downstream are encoded anew; nothing is linearised.
+An ablation runs the model with the chosen nodes set to where attribution measures from: zero, or their value in the
+corrupted run. Features downstream are those of the changed stream; nothing is linearised.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Site
@@ -52,10 +53,6 @@ def ablate(adapter: Adapter, circuit: Circuit, node_ids: Iterable[str]) -> Ablat
     )
     offset = int(question.clean.first[0])
 
-    baseline: dict[str, Baseline] = {}
-    if question.corrupted is not None and circuit.method == "contrastive":
-        run_spliced(adapter, question.corrupted, {site.name: _keep(baseline, site.name) for site in adapter.sites})
-
     sites = {site.write: site for site in adapter.sites}
     chosen: dict[str, list[Node]] = {}
     for node in nodes:
@@ -63,6 +60,9 @@ def ablate(adapter: Adapter, circuit: Circuit, node_ids: Iterable[str]) -> Ablat
         if site is None or not _fits(node, site, len(circuit.tokens)):
             raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be ablated.")
         chosen.setdefault(site.name, []).append(node)
+    baseline: dict[str, Baseline] = {}
+    if question.corrupted is not None and circuit.method == "contrastive":
+        run_spliced(adapter, question.corrupted, {name: _keep(baseline, name) for name in chosen})
     edits = {name: _set_to(baseline.get(name), of_site, offset) for name, of_site in chosen.items()}
     before = question.metric(run_spliced(adapter, question.clean, {})).item()
     after = question.metric(run_spliced(adapter, question.clean, edits)).item()
@@ -91,17 +91,22 @@ def _set_to(baseline: Baseline | None, nodes: list[Node], offset: int) -> Edit:
 
     def edit(features: Tensor | None, error: Tensor, decode: Decode) -> tuple[Tensor | None, Tensor]:
         features, error = None if features is None else features.clone(), error.clone()
-        other_features, other_error = baseline or (None, None)
-        if other_features is not None and other_error is not None:
-            # What the corrupted features leave over when they are decoded in this run.
-            other_error = other_error - decode(other_features)
+        if baseline is None:
+            other_features = None if features is None else torch.zeros_like(features)
+            other_error = torch.zeros_like(error)
+        else:
+            other_features, other_error = baseline
+            if other_features is not None:
+                # What the corrupted features leave over when they are decoded in this run.
+                other_error = other_error - decode(other_features)
         for node in nodes:
             pos = node.pos + offset
             if node.index is None:
-                error[:, pos] = 0 if other_error is None else other_error[:, pos]
+                error[:, pos] = other_error[:, pos]
             else:
                 assert features is not None, "a node with an index is a coder's feature"
-                features[:, pos, node.index] = 0 if other_features is None else other_features[:, pos, node.index]
+                assert other_features is not None, "a site has a coder in both runs or in none"
+                features[:, pos, node.index] = other_features[:, pos, node.index]
         return features, error
 
     return edit

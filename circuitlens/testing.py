@@ -32,7 +32,7 @@ from circuitlens.tracing import last_logits, run_spliced, total_gradients, trace
 
 def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
     """Inputs are `[batch, pos, ...]` with a mask, and one printable token an unpadded position."""
-    inputs = _question(adapter).clean
+    inputs = question(adapter).clean
     assert inputs.values.shape[:2] == inputs.mask.shape, "values and mask differ in batch or positions"
     assert inputs.mask.any(1).all(), "an example has no unpadded position"
     assert [len(tokens) for tokens in inputs.tokens] == inputs.mask.sum(1).tolist(), "not one token a position"
@@ -41,7 +41,7 @@ def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
 
 def examples_can_be_decided(adapter: Adapter) -> None:
     """Answers and distractors are different outputs with labels, and corrupting the prompt changes the metric."""
-    asked = _question(adapter)
+    asked = question(adapter)
     assert asked.metric.distractor is not None
     assert asked.corrupted is not None
     for index in [*asked.metric.answer.tolist(), *asked.metric.distractor.tolist()]:
@@ -66,7 +66,7 @@ def what_it_cannot_read_is_a_prompt_error(adapter: Adapter) -> None:
 def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
     """Every site's hooks are reached once, in the order of the sites, with `[batch, pos, ...]` activations."""
     fired: list[str] = []
-    inputs = _question(adapter).clean
+    inputs = question(adapter).clean
 
     def note(name: str) -> Callable[[Tensor], None]:
         def hook(x: Tensor) -> None:
@@ -84,7 +84,7 @@ def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
 
 def a_hook_replaces_the_activation(adapter: Adapter) -> None:
     """What a write hook returns is what the model goes on with."""
-    inputs = _question(adapter).clean
+    inputs = question(adapter).clean
     plain = last_logits(adapter.run(inputs, {}), inputs)
     for site in adapter.sites:
         changed = last_logits(adapter.run(inputs, {site.write: lambda x: 0.5 * x + 1}), inputs)
@@ -93,7 +93,7 @@ def a_hook_replaces_the_activation(adapter: Adapter) -> None:
 
 def runs_leave_no_trace(adapter: Adapter) -> None:
     """A run is repeatable to the bit, also after a hook failed, and fires no hook of an earlier run."""
-    asked = _question(adapter)
+    asked = question(adapter)
     plain = adapter.run(asked.clean, {})
     assert plain.shape[:2] == asked.clean.mask.shape, f"logits have shape {tuple(plain.shape)}"
     calls = []
@@ -111,7 +111,7 @@ def runs_leave_no_trace(adapter: Adapter) -> None:
 
 def coders_keep_their_sizes(adapter: Adapter) -> None:
     """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself."""
-    asked = _question(adapter)
+    asked = question(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
@@ -125,7 +125,7 @@ def coders_keep_their_sizes(adapter: Adapter) -> None:
 
 def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
     """Fast encoder and decoder rows equal those of the generic path at the active features."""
-    asked = _question(adapter)
+    asked = question(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
@@ -136,7 +136,7 @@ def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
 
 def splice_is_a_no_op(adapter: Adapter) -> None:
     """Writing `dec(f) + ε` at every site leaves the logits as they were."""
-    inputs = _question(adapter).clean
+    inputs = question(adapter).clean
     plain = last_logits(adapter.run(inputs, {}), inputs)
     spliced = run_spliced(adapter, inputs, {site.name: lambda f, error, decode: (f, error) for site in adapter.sites})
     _close(spliced, plain)
@@ -144,22 +144,15 @@ def splice_is_a_no_op(adapter: Adapter) -> None:
 
 def gradient_is_the_models(adapter: Adapter) -> None:
     """The cut run's gradient at every site equals that of the model without coders."""
-    asked = _question(adapter)
-    added: list[Tensor] = []
-
-    def add(x: Tensor) -> Tensor:
-        added.append(torch.zeros_like(x, requires_grad=True))
-        return x + added[-1]
-
-    logits = last_logits(adapter.run(asked.clean, {site.write: add for site in adapter.sites}), asked.clean)
-    expected = torch.autograd.grad(asked.metric(logits).sum(), added)
+    asked = question(adapter)
+    expected = uncut_gradients(adapter, asked)
     for total, gradient in zip(total_gradients(trace(adapter, asked.clean, asked.metric)), expected, strict=True):
         _close(total, gradient)
 
 
 def attribution_is_conserved(adapter: Adapter) -> None:
     """A node's outgoing edges sum to its attribution, from zero and contrastive."""
-    asked = _question(adapter)
+    asked = question(adapter)
     assert asked.corrupted is not None
     clean = trace(adapter, asked.clean, asked.metric)
     for other in (None, trace(adapter, asked.corrupted, asked.metric, graph=False)):
@@ -171,7 +164,7 @@ def attribution_is_conserved(adapter: Adapter) -> None:
 
 def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
     """The same attributions in one batch and one by one."""
-    together = _nodes_of(_question(adapter), adapter)
+    together = _nodes_of(question(adapter), adapter)
     for b, example in enumerate(adapter.examples):
         alone = _nodes_of(ask(adapter, [example.prompt], [example.answer], [example.distractor]), adapter)
         ours = together.attribution[together.example == b]
@@ -181,7 +174,7 @@ def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
 
 def padding_changes_nothing(adapter: Adapter) -> None:
     """Positions that the mask hides, left or right of a prompt, change neither the metric nor an attribution."""
-    asked = _question(adapter)
+    asked = question(adapter)
     plain = _nodes_of(asked, adapter)
     for left, right in ((2, 0), (0, 2)):
         wide = [0, 0] * (asked.clean.values.dim() - 2) + [left, right]
@@ -235,9 +228,22 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
 )
 
 
-def _question(adapter: Adapter) -> Question:
+def question(adapter: Adapter) -> Question:
+    """The adapter's examples as one batch."""
     columns = zip(*((e.prompt, e.answer, e.distractor, e.corrupted) for e in adapter.examples), strict=True)
     return ask(adapter, *map(list, columns))
+
+
+def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
+    """`∂m/∂x` at every site of the model without coders: the derivative in a zero that is added there."""
+    added: list[Tensor] = []
+
+    def add(x: Tensor) -> Tensor:
+        added.append(torch.zeros_like(x, requires_grad=True))
+        return x + added[-1]
+
+    logits = last_logits(adapter.run(asked.clean, {site.write: add for site in adapter.sites}), asked.clean)
+    return list(torch.autograd.grad(asked.metric(logits).sum(), added))
 
 
 def _nodes_of(asked: Question, adapter: Adapter) -> NodeScores:

@@ -131,7 +131,7 @@ def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> 
             return None
         coder = site.coder
         if coder is None:
-            return edits[site.name](None, x, torch.zeros_like)[1]
+            return edits[site.name](None, x, torch.zeros_like)[1]  # nothing is coded, so nothing decodes
         read = x if site.read == site.write else reads[site.name]
 
         def decode(f: Tensor) -> Tensor:

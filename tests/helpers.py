@@ -1,4 +1,4 @@
-"""What several test files ask of an adapter or a tensor."""
+"""What several test files ask of tensors and colours."""
 
 from __future__ import annotations
 
@@ -6,20 +6,11 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from circuitlens.adapter import Adapter
-from circuitlens.prompts import Question, ask
-
 
 def close(actual: Tensor, expected: Tensor) -> None:
     """Assert equality to what rounding allows in this precision."""
     bound = 1e-9 if actual.dtype == torch.float64 else 2e-5
     assert_close(actual, expected, rtol=bound, atol=bound)
-
-
-def question(adapter: Adapter) -> Question:
-    """The adapter's examples as one batch."""
-    columns = zip(*((e.prompt, e.answer, e.distractor, e.corrupted) for e in adapter.examples), strict=True)
-    return ask(adapter, *map(list, columns))
 
 
 def luminance(channels: list[int]) -> float:

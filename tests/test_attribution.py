@@ -26,8 +26,9 @@ from circuitlens.attribution import (
     score_nodes,
 )
 from circuitlens.prompts import Metric, ask
+from circuitlens.testing import question
 from circuitlens.tracing import Decode, Edit, Trace, run_spliced, trace
-from tests.helpers import close, question
+from tests.helpers import close
 from tests.tiny_transformer import TinyTransformer
 
 

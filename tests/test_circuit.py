@@ -169,7 +169,7 @@ def test_inconsistent_circuits_are_refused(nodes: list[Node], edges: dict, why: 
 
 def test_edges_of_a_node() -> None:
     assert [(e.source, e.weight) for e in LADDER.in_edges("d")] == [("a", -3.0), ("b", 0.5)]
-    assert [(e.target, e.weight) for e in LADDER.out_edges("d")] == [("yes", -2.5), ("no", 4.0)]
+    assert [(e.target, e.weight) for e in LADDER.out_edges("d")] == [("no", 4.0), ("yes", -2.5)]
     with pytest.raises(CircuitError, match="no node 'x'"):
         LADDER.in_edges("x")
 

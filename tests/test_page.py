@@ -88,15 +88,19 @@ def settled(page: Page, expression: str, expected: Any) -> None:
     )
 
 
-def test_all_kinds_of_nodes_are_on_the_canvas(page: Page, cat: Circuit) -> None:
-    for kind in ("input", "neuron", "feature", "error", "logit"):
-        assert cy(page, f"cy.nodes('.{kind}').length") == sum(n.kind == kind for n in cat.nodes)
+def assert_in_pane(page: Page, circuit: Circuit) -> None:
     box = page.locator("#graph").bounding_box()
     assert box is not None
-    for node in cat.nodes:
+    for node in circuit.nodes:
         x, y = place(page, node.id)
         assert box["x"] < x < box["x"] + box["width"]
         assert box["y"] < y < box["y"] + box["height"]
+
+
+def test_all_kinds_of_nodes_are_on_the_canvas(page: Page, cat: Circuit) -> None:
+    for kind in ("input", "neuron", "feature", "error", "logit"):
+        assert cy(page, f"cy.nodes('.{kind}').length") == sum(n.kind == kind for n in cat.nodes)
+    assert_in_pane(page, cat)
     heights = {n.layer: place(page, n.id)[1] for n in cat.nodes}
     assert [heights[layer] for layer in sorted(heights)] == sorted(heights.values(), reverse=True)
     assert len({cy(page, f"cy.nodes('.{k}')[0].style('shape')") for k in ("neuron", "feature", "error", "logit")}) == 4
@@ -218,12 +222,7 @@ def test_the_graph_follows_the_window(page: Page, cat: Circuit) -> None:
         "x => document.getElementById('graph')._cyreg.cy.nodes('[node]')[0].renderedPosition('x') < x - 50",
         arg=before[0],
     )
-    box = page.locator("#graph").bounding_box()
-    assert box is not None
-    for node in cat.nodes:
-        x, y = place(page, node.id)
-        assert box["x"] < x < box["x"] + box["width"]
-        assert box["y"] < y < box["y"] + box["height"]
+    assert_in_pane(page, cat)
 
 
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"

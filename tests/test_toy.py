@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,22 @@ def test_training_reaches_its_targets(toy: ToyAdapter) -> None:
     assert measured.dead <= 4
 
 
-def test_measurements_are_recomputed_not_remembered(toy: ToyAdapter) -> None:
-    """Agreement and dead features again, from the adapter's public side, on nouns of the whole vocabulary."""
-    prompts = [s.text for s in sentences(list(NOUNS))]
-    plural = torch.tensor([s.plural for s in sentences(list(NOUNS))])
-    logits = toy.run(toy.inputs(prompts), {})[:, 0]
-    assert torch.equal(logits[:, 1] > logits[:, 0], plural)
+def test_quality_measured_again_from_outside(toy: ToyAdapter) -> None:
+    """The same targets through the adapter's public side, on every noun, with noise of the test's own."""
+    made = sentences(list(NOUNS))
+    inputs = toy.inputs([s.text for s in made])
+    logits = toy.run(inputs, {})[:, 0]
+    assert torch.equal(logits[:, 1] > logits[:, 0], torch.tensor([s.plural for s in made]))
+
+    noise = 0.2 * torch.randn(inputs.values.shape, generator=torch.Generator().manual_seed(5))
+    seen: list[torch.Tensor] = []
+    toy.run(replace(inputs, values=inputs.values + noise), {"hook_sae": seen.append})
+    (hidden,) = seen
+    features = toy.sae.encode(hidden)
+    unexplained = (hidden - toy.sae.decode(features)).square().sum() / (hidden - hidden.mean(0)).square().sum()
+    assert 1 - unexplained >= 0.95
+    assert (features > 0).sum(-1).double().mean() < 4
+    assert (features.amax((0, 1)) == 0).sum() <= 4
 
 
 def test_held_out_nouns_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:

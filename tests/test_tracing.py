@@ -11,22 +11,10 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
-from circuitlens.prompts import Question
+from circuitlens.testing import question, uncut_gradients
 from circuitlens.tracing import Edit, last_logits, run_spliced, total_gradients, trace
-from tests.helpers import close, question
+from tests.helpers import close
 from tests.tiny_transformer import TinyTransformer
-
-
-def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
-    """`∂m/∂x` of the model without SAEs: the derivative in a zero that is added at every site."""
-    added: list[Tensor] = []
-
-    def add(x: Tensor) -> Tensor:
-        added.append(torch.zeros_like(x, requires_grad=True))
-        return x + added[-1]
-
-    logits = adapter.run(asked.clean, {site.write: add for site in adapter.sites})
-    return list(torch.autograd.grad(asked.metric(last_logits(logits, asked.clean)).sum(), added))
 
 
 def test_splice_is_a_no_op(model: Adapter) -> None:

@@ -203,7 +203,6 @@ def _detail(circuit: Circuit, node: Node) -> Any:
 def _edge_table(edges: list[tuple[Node, Edge]]) -> Any:
     if not edges:
         return dmc.Text("none", c="dimmed", size="sm")
-    edges = sorted(edges, key=lambda pair: -abs(pair[1].weight))
     heaviest = abs(edges[0][1].weight) or 1.0
     return html.Table(
         html.Tbody(

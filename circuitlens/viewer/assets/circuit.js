@@ -66,8 +66,8 @@
     cy.batch(() => {
       cy.elements().removeClass("faded near");
       if (chosen.empty()) return;
-      const near = chosen.connectedEdges().not(".off").connectedNodes().union(chosen)
-        .union(chosen.connectedEdges().not(".off"));
+      const edges = chosen.connectedEdges().not(".off");
+      const near = edges.union(edges.connectedNodes()).union(chosen);
       near.nodes().addClass("near");
       cy.elements().difference(near).not(".band, .axis").addClass("faded");
     });
