@@ -30,6 +30,12 @@ Kind = Literal["input", "embedding", "neuron", "feature"]
 LOGITS = "logits"
 """What stands for a site's name and hook at logit nodes."""
 
+ELEMENTS = 2**24
+"""Numbers that the generic rows of a coder hold at a time (64 MB in float32)."""
+
+Option = str | int | float | bool | None
+"""What an adapter was loaded with, as a circuit's file keeps it."""
+
 
 class SparseCoder(ABC):
     """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
@@ -52,27 +58,40 @@ class SparseCoder(ABC):
     def encoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:
         """`∂f_i/∂x` for feature `index[n]`, active at activation `x[n]`.
 
-        This default differentiates `encode`; override it where the row is known (`W_enc[:, i]`).
+        This default differentiates `encode`, one encode a node; override it where the row is known (`W_enc[:, i]`).
         """
-        with torch.enable_grad():
-            leaf = x.detach()[:, None].requires_grad_()
+
+        def some(x: Tensor, index: Tensor) -> Tensor:
+            leaf = x[:, None].requires_grad_()
             f = self.encode(leaf)
             rows = torch.autograd.grad(f[:, 0].gather(1, index[:, None]).sum(), leaf)[0][:, 0]
             self.decode(f.detach())  # a coder may keep state from encode that its decode uses up
             return rows
 
+        return self._in_parts(some, x, index)
+
     def decoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:
         """`∂x̂/∂f_i` for feature `index[n]`, with the coder's state as at activation `x[n]`.
 
-        This default differentiates `decode`; override it where the row is known (`W_dec[i]`).
+        This default differentiates `decode`, one encode a node; override it where the row is known (`W_dec[i]`).
         """
-        with torch.enable_grad():
-            f = self.encode(x.detach()[:, None]).detach().requires_grad_()
+
+        def some(x: Tensor, index: Tensor) -> Tensor:
+            f = self.encode(x[:, None]).detach().requires_grad_()
             y = self.decode(f)
             # A reverse-mode engine gives columns of the Jacobian; its derivative in a dummy cotangent gives rows.
             cotangent = torch.zeros_like(y, requires_grad=True)
             pulled = torch.autograd.grad(y, f, cotangent, create_graph=True)[0]
             return torch.autograd.grad(pulled[:, 0].gather(1, index[:, None]).sum(), cotangent)[0][:, 0]
+
+        return self._in_parts(some, x, index)
+
+    def _in_parts(self, rows: Callable[[Tensor, Tensor], Tensor], x: Tensor, index: Tensor) -> Tensor:
+        """Call `rows` on as many nodes at a time as keep memory bounded."""
+        size = max(1, ELEMENTS // self.d_sae)
+        with torch.enable_grad():
+            parts = zip(x.detach().split(size), index.split(size), strict=True)
+            return torch.cat([rows(part, chosen) for part, chosen in parts])
 
 
 class IdentityCoder(SparseCoder):
@@ -134,6 +153,10 @@ class Inputs:
         """The last unpadded position of each example, where the model's decision is read."""
         return self.mask.shape[1] - 1 - self.mask.flip(1).int().argmax(dim=1)
 
+    def at_last(self, values: Float[Tensor, "batch pos output"]) -> Float[Tensor, "batch output"]:
+        """The values at each example's last unpadded position."""
+        return values[torch.arange(len(values), device=values.device), self.last]
+
 
 @dataclass(frozen=True)
 class Example:
@@ -153,9 +176,21 @@ class Adapter(ABC):
         description: what the model and its coders are, in a sentence or two, with their measured quality.
         sites: in the order in which the model's forward reaches their `write` hooks, at least one.
         examples: prompts to show and to test with, at least one.
+        frozen: hooks whose values count as constants in frozen mode (attention patterns, layer-norm scales): what is
+            left between two sites is linear then, but for nonlinearities that no site cuts.
+        options: what it was loaded with, for the record.
     """
 
-    def __init__(self, name: str, description: str, sites: Sequence[Site], examples: Sequence[Example]):
+    def __init__(
+        self,
+        name: str,
+        description: str,
+        sites: Sequence[Site],
+        examples: Sequence[Example],
+        *,
+        frozen: Sequence[str] = (),
+        options: Mapping[str, Option] | None = None,
+    ):
         for what, values in (("name", [s.name for s in sites]), ("write hook", [s.write for s in sites])):
             twice = sorted({value for value in values if values.count(value) > 1})
             if twice:
@@ -171,6 +206,8 @@ class Adapter(ABC):
         self.description = description
         self.sites = tuple(sites)
         self.examples = tuple(examples)
+        self.frozen = tuple(frozen)
+        self.options = dict(options or {})
 
     @classmethod
     @abstractmethod
@@ -214,4 +251,11 @@ class Adapter(ABC):
 
     def url(self, site: Site, index: int) -> str | None:
         """The address of a page about feature `index` of `site`, if there is one."""
+        return None
+
+    def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
+        """What `direction`, written at `site`, adds to the logits by itself; None where that has no meaning.
+
+        The direct path only: no later layer reads it. An adapter says how it treats a final normalisation.
+        """
         return None

@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from circuitlens.errors import CircuitError
 from circuitlens.files import write_atomically
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from circuitlens.viewer import Viewer
 
 FORMAT = "circuitlens.circuit"
-VERSION = 1
+VERSION = 2
+"""What is written; files of version 1 are still read."""
 MAX_BYTES = 100_000_000
 """Largest circuit file that is written or read: about half a million edges, far above what can be looked at."""
 
@@ -48,7 +49,9 @@ class Node(_Value):
     hook: str = Field(description="the hook its site writes to; 'logits' for logit nodes")
     layer: int = Field(ge=0, description="order of the drawing, bottom to top")
     pos: int = Field(ge=0, description="position in the prompt's tokens")
-    index: int | None = Field(description="feature, neuron or output index; null for errors and embeddings")
+    index: int | None = Field(
+        description="feature, neuron or output index; null for errors, embeddings and the rest of the logits"
+    )
     label: str
     activation: Number
     attribution: Number
@@ -71,13 +74,27 @@ class Output(_Value):
 
 
 class Metric(_Value):
-    """What the circuit explains, and its value on the prompt (and on the corrupted one), in logits."""
+    """What the circuit explains, and its value on the prompt (and on the corrupted one), in the metric's own units.
 
-    name: Literal["logit_difference", "logit"]
+    `name` is one of `circuitlens.find`'s metrics, or "custom" for a function of the user's own.
+    """
+
+    name: str
     answers: tuple[Output, ...] = Field(min_length=1)
     distractors: tuple[Output, ...]
     value: Number
     corrupted_value: Number | None = None
+
+    def __str__(self) -> str:
+        ours, theirs = (", ".join(repr(o.text) for o in outputs) for outputs in (self.answers, self.distractors))
+        mean = "logit" if len(self.answers) == 1 and len(self.distractors) <= 1 else "mean logit"
+        return {
+            "logit_difference": f"{mean} {ours} − {theirs}",
+            "logit": f"{mean} {ours}",
+            "log_probability": f"log P({ours})",
+            "probability_difference": f"P({ours}) − P({theirs})",
+            "kl_divergence": "KL from the corrupted prompt's outputs",
+        }.get(self.name, "a function of the logits")
 
 
 class CircuitPath(_Value):
@@ -85,31 +102,62 @@ class CircuitPath(_Value):
 
     nodes: tuple[Node, ...]
     weight: Number
+    tokens: tuple[str, ...] = Field(description="of the prompt")
 
     def __str__(self) -> str:
-        return " → ".join(node.label for node in self.nodes)
+        return " → ".join(full_name(node, self.tokens) for node in self.nodes)
+
+
+def full_name(node: Node, tokens: tuple[str, ...]) -> str:
+    """A node's label, and its layer and token where there is more than one position: which node it is."""
+    if len(tokens) == 1:
+        return node.label
+    if node.kind == "logit":
+        return repr(node.label) if node.index is not None else node.label
+    return f"{node.label} L{node.layer} {tokens[node.pos]!r}"
+
+
+class Found(_Value):
+    """What was found before the strongest nodes and edges were taken: nodes, the sum of their |attribution|, and edges
+    between the nodes that were taken."""
+
+    nodes: int = Field(ge=0)
+    attribution: float = Field(ge=0, allow_inf_nan=False)
+    edges: int = Field(ge=0)
 
 
 class Circuit(_Value):
     """A feature circuit: the nodes and edges by which a model came to one decision.
 
     Nodes are ordered bottom to top and edges by falling |weight|. `conservation_residual` is the largest gap between a
-    node's attribution and the sum of its outgoing edges before any pruning, in units of the metric: 0 to rounding.
+    node's attribution and the sum of its outgoing edges before any were left out, in units of the metric: 0 to
+    rounding. A node's attribution less its edges that are here is what it does through nodes that are not.
     """
 
     format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[1, 2] = VERSION
     created_by: str
     adapter: str
+    options: dict[str, str | int | float | bool | None] = Field(
+        default={}, description="what the adapter was loaded with"
+    )
     prompt: str
     corrupted: str | None
     tokens: tuple[str, ...] = Field(min_length=1)
     metric: Metric
     method: Method = Field(description="gradient: change from zero; contrastive: change from the corrupted prompt")
+    frozen: bool = Field(default=False, description="attention patterns and layer-norm scales were held constant")
+    found: Found | None = Field(default=None, description="null where it is not known")
     conservation_residual: float = Field(ge=0, allow_inf_nan=False)
     # The first fault is enough: a message on each of a million would not fit in memory.
     nodes: Annotated[tuple[Node, ...], Field(fail_fast=True)]
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
+
+    @field_validator("version")
+    @classmethod
+    def _current(cls, _version: int) -> int:
+        """Version 2 only added fields, each with the value that version 1 meant by not having it."""
+        return VERSION
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
@@ -207,7 +255,7 @@ class Circuit(_Value):
         while chain[0] in before:
             chain.insert(0, before[chain[0]])
         weakest = min((weight[pair] for pair in pairwise(chain)), key=abs, default=0.0)
-        return CircuitPath(nodes=tuple(self._by_id[name] for name in chain), weight=weakest)
+        return CircuitPath(nodes=tuple(self._by_id[name] for name in chain), weight=weakest, tokens=self.tokens)
 
     def prune(
         self, *, max_nodes: int | None = None, max_edges: int | None = None, share: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,13 +16,13 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Site
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
-from circuitlens.prompts import ask
+from circuitlens.prompts import CUSTOM, MetricName, Score, ask
 from circuitlens.tracing import Decode, Edit, run_spliced
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """The metric with nothing changed and with the nodes ablated, in logits, and the drop that attribution predicts."""
+    """The metric with nothing changed and with the nodes ablated, and the drop that attribution predicts."""
 
     nodes: tuple[Node, ...]
     before: float
@@ -34,22 +35,30 @@ class Ablation:
         return self.before - self.after
 
 
-def ablate(adapter: Adapter, circuit: Circuit, node_ids: Iterable[str]) -> Ablation:
+def ablate(
+    adapter: Adapter, circuit: Circuit, node_ids: Iterable[str], metric: MetricName | Score | None = None
+) -> Ablation:
     """Switch nodes of a circuit off together in the real model, and compare with the sum of their attributions.
 
+    `metric` is needed where the circuit's was a function of one's own; the same function is to be given again.
+
     Raises:
-        CircuitError: the circuit was made by another adapter, lacks a node, or a node can't be ablated (a logit).
+        CircuitError: the circuit was made by another adapter, lacks a node, a node can't be ablated (a logit), or its
+            metric is not known.
         PromptError: the circuit's prompts can't be read.
     """
     if circuit.adapter != adapter.name:
         raise CircuitError(f"The circuit was made with {circuit.adapter!r} and can't be ablated in {adapter.name!r}.")
     nodes = tuple(circuit.node(node_id) for node_id in dict.fromkeys(node_ids))
+    if metric is None and circuit.metric.name == CUSTOM:
+        raise CircuitError("The circuit's metric was a function, which no file keeps: give it again as metric=.")
     question = ask(
         adapter,
         [circuit.prompt],
-        [output.text for output in circuit.metric.answers[:1]],
-        [output.text for output in circuit.metric.distractors[:1]] or None,
+        [[output.text for output in circuit.metric.answers]],
+        [[output.text for output in circuit.metric.distractors]] if circuit.metric.distractors else None,
         None if circuit.corrupted is None else [circuit.corrupted],
+        metric or cast(MetricName, circuit.metric.name),
     )
     offset = int(question.clean.first[0])
 

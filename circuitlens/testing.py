@@ -27,7 +27,7 @@ from circuitlens.discovery import find
 from circuitlens.errors import PromptError
 from circuitlens.evaluation import ablate
 from circuitlens.prompts import Question, ask
-from circuitlens.tracing import last_logits, run_spliced, total_gradients, trace
+from circuitlens.tracing import run_spliced, total_gradients, trace
 
 
 def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
@@ -42,11 +42,10 @@ def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
 def examples_can_be_decided(adapter: Adapter) -> None:
     """Answers and distractors are different outputs with labels, and corrupting the prompt changes the metric."""
     asked = question(adapter)
-    assert asked.metric.distractor is not None
     assert asked.corrupted is not None
-    for index in [*asked.metric.answer.tolist(), *asked.metric.distractor.tolist()]:
+    for index in torch.cat([asked.metric.answers, asked.metric.distractors], 1).flatten().tolist():
         assert isinstance(adapter.output_label(index), str)
-    clean, corrupted = (asked.metric(last_logits(adapter.run(i, {}), i)) for i in (asked.clean, asked.corrupted))
+    clean, corrupted = (asked.metric(i.at_last(adapter.run(i, {}))) for i in (asked.clean, asked.corrupted))
     assert (clean != corrupted).all(), "a corrupted prompt leaves the metric as it was"
 
 
@@ -85,9 +84,9 @@ def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
 def a_hook_replaces_the_activation(adapter: Adapter) -> None:
     """What a write hook returns is what the model goes on with."""
     inputs = question(adapter).clean
-    plain = last_logits(adapter.run(inputs, {}), inputs)
+    plain = inputs.at_last(adapter.run(inputs, {}))
     for site in adapter.sites:
-        changed = last_logits(adapter.run(inputs, {site.write: lambda x: 0.5 * x + 1}), inputs)
+        changed = inputs.at_last(adapter.run(inputs, {site.write: lambda x: 0.5 * x + 1}))
         assert not torch.equal(changed, plain), f"replacing {site.write} changes no logit"
 
 
@@ -137,7 +136,7 @@ def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
 def splice_is_a_no_op(adapter: Adapter) -> None:
     """Writing `dec(f) + ε` at every site leaves the logits as they were."""
     inputs = question(adapter).clean
-    plain = last_logits(adapter.run(inputs, {}), inputs)
+    plain = inputs.at_last(adapter.run(inputs, {}))
     spliced = run_spliced(adapter, inputs, {site.name: lambda f, error, decode: (f, error) for site in adapter.sites})
     _close(spliced, plain)
 
@@ -242,7 +241,7 @@ def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
         added.append(torch.zeros_like(x, requires_grad=True))
         return x + added[-1]
 
-    logits = last_logits(adapter.run(asked.clean, {site.write: add for site in adapter.sites}), asked.clean)
+    logits = asked.clean.at_last(adapter.run(asked.clean, {site.write: add for site in adapter.sites}))
     return list(torch.autograd.grad(asked.metric(logits).sum(), added))
 
 

@@ -60,16 +60,19 @@ class SiteTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One cut run: its sites in forward order, the logits at each example's last position, and the metric."""
+    """One cut run: its sites in forward order, the logits at each example's last position, and their metric."""
 
     inputs: Inputs
     sites: tuple[SiteTrace, ...]
     logits: Float[Tensor, "batch output"]
+    scored_by: Metric
     metric: Float[Tensor, " batch"]
 
 
-def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = True) -> Trace:
+def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = True, frozen: bool = False) -> Trace:
     """Run the model once, cut at its sites; without `graph` only values are kept.
+
+    `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
@@ -88,12 +91,17 @@ def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = Tru
         done.append(SiteTrace(site, read, write, leaf, features, error))
         return leaf
 
+    hooks = _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x))
+    if frozen:
+        if not adapter.frozen:
+            raise AdapterError(f"Adapter {adapter.name!r} names no hooks to freeze, so it has no frozen mode.")
+        hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
     with torch.set_grad_enabled(graph):
-        every = adapter.run(inputs, _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x)))
+        every = adapter.run(inputs, hooks)
         if len(done) < len(adapter.sites):
             raise AdapterError(_order_message(adapter, adapter.sites[len(done)]))
-        logits = last_logits(every, inputs)
-        return Trace(inputs, tuple(done), logits, metric(logits))
+        logits = inputs.at_last(every)
+        return Trace(inputs, tuple(done), logits, metric, metric(logits))
 
 
 def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
@@ -144,13 +152,7 @@ def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> 
         return decode(features) + error
 
     with torch.no_grad():
-        every = adapter.run(inputs, _hooks(adapter, splice, lambda site, x: reads.__setitem__(site.name, x)))
-        return last_logits(every, inputs)
-
-
-def last_logits(logits: Float[Tensor, "batch pos output"], inputs: Inputs) -> Float[Tensor, "batch output"]:
-    """The logits at each example's last unpadded position."""
-    return logits[torch.arange(len(logits), device=logits.device), inputs.last]
+        return inputs.at_last(adapter.run(inputs, _hooks(adapter, splice, lambda s, x: reads.__setitem__(s.name, x))))
 
 
 def _hooks(

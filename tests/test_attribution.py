@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, combinations
 from math import isclose
@@ -22,10 +23,11 @@ from circuitlens.attribution import (
     EdgeScores,
     NodeScores,
     conservation_residual,
+    directions,
     score_edges,
     score_nodes,
 )
-from circuitlens.prompts import Metric, ask
+from circuitlens.prompts import ask
 from circuitlens.testing import question
 from circuitlens.tracing import Decode, Edit, Trace, run_spliced, trace
 from tests.helpers import close
@@ -131,9 +133,9 @@ def test_a_residual_above_rounding_is_a_warning(caplog: pytest.LogCaptureFixture
     circuitlens.find(adapter, "a b c", "d", "e")
     assert not caplog.records
 
-    def lossy(clean: Trace, nodes: NodeScores) -> EdgeScores:
-        edges = score_edges(clean, nodes)
-        return EdgeScores(edges.source, edges.target, edges.weight * 1.001)
+    def lossy(clean: Trace, nodes: NodeScores, *options: Any, **named: Any) -> EdgeScores:
+        edges = score_edges(clean, nodes, *options, **named)
+        return replace(edges, weight=edges.weight * 1.001)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("circuitlens.discovery.score_edges", lossy)
@@ -151,13 +153,15 @@ def test_contrastive_changes_make_up_the_change_of_the_activation(model: Adapter
         here = nodes.site == s
         delta = nodes.delta[here].view(-1, *[1] * (ours.write.dim() - 2))
         places = (nodes.example[here], nodes.pos[here])
-        total = torch.zeros_like(ours.write).index_put(places, delta * nodes.directions[s], accumulate=True)
+        total = torch.zeros_like(ours.write).index_put(
+            places, delta * directions(clean, nodes, s, here.nonzero()[:, 0]), accumulate=True
+        )
         close(total.detach(), (ours.write - theirs.write).detach())
 
 
 def test_a_broken_edge_breaks_conservation(model: Adapter) -> None:
     _, nodes, edges = scored(model, contrastive=False)
-    broken = EdgeScores(edges.source[1:], edges.target[1:], edges.weight[1:])
+    broken = EdgeScores(edges.source[1:], edges.target[1:], edges.weight[1:], edges.rest)
     lost = edges.weight[0].abs().item()
     assert conservation_residual(nodes, broken) > 0.5 * lost > 0
 
@@ -223,11 +227,10 @@ def test_every_node_gradient_by_finite_difference(layout: str, toy: Adapter, toy
     clean, nodes, _ = scored(adapter, contrastive=False)
     # The toy is piecewise linear: single precision can take a large step.
     step, bound, kinds = (1e-2, 1e-3, set()) if layout == "toy32" else (1e-5, 1e-6, set())
-    starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
     inner = (nodes.site < len(clean.sites)).nonzero()[:, 0].tolist()
     for n in inner[:: max(1, len(inner) // 70)]:
         s, index = int(nodes.site[n]), int(nodes.index[n])
-        direction = nodes.directions[s][n - starts[s]]
+        direction = directions(clean, nodes, s, torch.tensor([n]))[0]
         metrics = []
         for by in (step, -step):
             edit = moved(index, int(nodes.example[n]), int(nodes.pos[n]), by, direction)
@@ -293,7 +296,6 @@ def direct_effect(adapter: Adapter, clean: Trace, nodes: NodeScores, source: int
 def test_edges_against_the_slow_oracle(layout: str, contrastive: bool, toy64: Adapter) -> None:
     adapter = made(layout, toy64, toy64)
     clean, nodes, edges = scored(adapter, contrastive)
-    starts = {s: int((nodes.site == s).nonzero()[0]) for s in range(len(clean.sites))}
     found = {(int(u), int(d)): float(w) for u, d, w in zip(edges.source, edges.target, edges.weight, strict=True)}
     generator = torch.Generator().manual_seed(1)
     chosen = torch.randperm(len(edges.weight), generator=generator)[:150].tolist()
@@ -308,7 +310,7 @@ def test_edges_against_the_slow_oracle(layout: str, contrastive: bool, toy64: Ad
         if stateful:  # the error takes what a layer norm's state carries, which no frozen error shows
             continue
         s = int(nodes.site[u])
-        unit = nodes.directions[s][u - starts[s]]
+        unit = directions(clean, nodes, s, torch.tensor([u]))[0]
         assert direct_effect(adapter, clean, nodes, u, d, unit) == pytest.approx(found[u, d], rel=1e-4, abs=1e-7)
         checked += 1
     assert checked > 25
@@ -333,7 +335,7 @@ def test_all_sixteen_hidden_subsets_of_the_toy(dtype: str) -> None:
     hidden, margin, bias = by_hand(adapter, "The cats")
     attribution = {node.index: node.attribution for node in circuit.nodes if node.kind == "neuron"}
     inputs = adapter.inputs(["The cats"])
-    metric = Metric(torch.tensor([1]), torch.tensor([0]))
+    metric = ask(adapter, ["The cats"], ["run"], ["runs"]).metric
     subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
     assert len(subsets) == 16
     for subset in subsets:

@@ -314,7 +314,7 @@ BAD_FILES = {
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
-    "newer": (lambda c: edited(c, version=2, shape="new"), "circuit format 2 .* reads 1: upgrade"),
+    "newer": (lambda c: edited(c, version=3, shape="new"), "circuit format 3 .* reads 2: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "damaged"),

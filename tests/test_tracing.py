@@ -12,14 +12,14 @@ import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
 from circuitlens.testing import question, uncut_gradients
-from circuitlens.tracing import Edit, last_logits, run_spliced, total_gradients, trace
+from circuitlens.tracing import Edit, run_spliced, total_gradients, trace
 from tests.helpers import close
 from tests.tiny_transformer import TinyTransformer
 
 
 def test_splice_is_a_no_op(model: Adapter) -> None:
     inputs = question(model).clean
-    plain = last_logits(model.run(inputs, {}), inputs)
+    plain = inputs.at_last(model.run(inputs, {}))
     spliced: list[str] = []
 
     def same(name: str) -> Edit:
@@ -32,7 +32,7 @@ def test_splice_is_a_no_op(model: Adapter) -> None:
 
 def test_cut_run_has_the_plain_logits_and_metric(model: Adapter) -> None:
     asked = question(model)
-    plain = last_logits(model.run(asked.clean, {}), asked.clean)
+    plain = asked.clean.at_last(model.run(asked.clean, {}))
     traced = trace(model, asked.clean, asked.metric)
     assert torch.equal(traced.logits, plain)
     assert torch.equal(traced.metric, asked.metric(plain))
