@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from circuitlens_saelens import wrap as wrap
+
     from circuitlens.adapter import Adapter as Adapter
     from circuitlens.circuit import Circuit as Circuit
     from circuitlens.circuit import CircuitPath as CircuitPath
@@ -30,6 +32,7 @@ _PUBLIC = {
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
     "view": ("circuitlens.viewer", "view"),
+    "wrap": ("circuitlens_saelens", "wrap"),
 }
 # Not `open`: a star import must not hide the built-in.
 __all__ = [name for name in _PUBLIC if name != "open"]  # pyright: ignore[reportUnsupportedDunderAll]

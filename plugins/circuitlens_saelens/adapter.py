@@ -1,0 +1,304 @@
+"""TransformerLens models with SAE-Lens SAEs: `wrap` for loaded objects, `SAELensAdapter.load` for names and folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from sae_lens import SAE
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, Site
+from circuitlens.errors import AdapterError
+from circuitlens_saelens.coder import SAECoder
+from circuitlens_saelens.model import HookedModel, Model
+from circuitlens_saelens.text import Text
+
+EXAMPLES = [Example("The cats", " run", " runs", "The cat"), Example("The cat", " runs", " run", "The cats")]
+CENTRED = 1e-3
+"""Largest mean over d_model, as a share of the root mean square, of a stream that counts as centred."""
+
+SAEs = Mapping[str, SAE[Any]] | Iterable[SAE[Any]] | SAE[Any]
+
+
+def wrap(model: Model, saes: SAEs, *, prepend_bos: bool | None = None, name: str | None = None) -> SAELensAdapter:
+    """A model and SAEs that are loaded already, as an adapter; neither is changed.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or SAE-Lens' subclasses of them.
+        saes: SAE-Lens SAEs or transcoders; or a mapping from the hooks they read, where their metadata names others.
+        prepend_bos: whether prompts begin with the BOS token; by default as the SAEs' metadata says.
+        name: what circuits call the adapter; by default the model's name.
+
+    Raises:
+        AdapterError: the model and the SAEs do not fit together; the message says what to do.
+    """
+    return SAELensAdapter(HookedModel(model), _by_hook(saes), prepend_bos=prepend_bos, name=name)
+
+
+class SAELensAdapter(Adapter):
+    """Token and position embeddings, then every SAE's features and errors in the order of the forward, then logits."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        saes: Sequence[tuple[str, SAE[Any]]],
+        *,
+        prepend_bos: bool | None = None,
+        name: str | None = None,
+        options: Mapping[str, Option] | None = None,
+    ):
+        if not saes:
+            raise AdapterError("There are no SAEs: give at least one.")
+        self._model = model
+        self._saes = {_write_hook(read, sae): sae for read, sae in saes}
+        _agree(saes, model)
+        bos = _prepend_bos([sae for _, sae in saes]) if prepend_bos is None else prepend_bos
+        self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
+
+        reads = {_write_hook(read, sae): read for read, sae in saes}
+        embeddings = {hook: kind for hook, kind in self._embeddings().items() if hook not in reads}
+        scales = [hook for hook in model.names if hook.endswith(("hook_pattern", "hook_scale"))]
+        seen = self._probe([*embeddings, *reads, *reads.values(), *scales])
+        _check_processing(saes, seen)
+        sites = []
+        for hook in seen:  # in the order of the forward
+            if hook in embeddings:
+                sites.append(Site(embeddings[hook], "embedding", hook, hook, 0, None))
+            elif hook in reads:
+                coder = _coder(self._saes[hook], reads[hook], hook, seen)
+                sites.append(Site(hook, "feature", reads[hook], hook, _layer(hook, model.cfg.n_layers), coder))
+        model_name = str(model.cfg.model_name)
+        short = name or _short(model_name)
+        super().__init__(
+            short,
+            f"{model_name} with {len(saes)} SAEs of {', '.join(sorted({str(s.cfg.d_sae) for _, s in saes}))} features.",
+            sites,
+            EXAMPLES,
+            frozen=[hook for hook in scales if hook in seen],
+            options=options or {"model": model_name, "saes": ", ".join(reads.values()), "prepend_bos": bos},
+        )
+        self._kinds = {site.write: _hook_kind(site.write) for site in self.sites if site.kind == "feature"}
+
+    @classmethod
+    def load(cls, **options: Any) -> SAELensAdapter:
+        """A model and its SAEs from the Hugging Face hub, its cache, or local folders; `loading.load` has the options.
+
+        Raises:
+            AdapterError: an option is not known, or something can't be had; the message says what to do.
+        """
+        from circuitlens_saelens.loading import load
+
+        model, saes, record = load(**options)
+        bos = options.get("prepend_bos")
+        return cls(HookedModel(model), _by_hook(saes), prepend_bos=bos, name="gpt2", options=record)
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        ids = [self._text.ids(prompt) for prompt in prompts]
+        width = max(map(len, ids))
+        values = torch.tensor([row + row[:1] * (width - len(row)) for row in ids], device=self._model.device)
+        lengths = torch.tensor([len(row) for row in ids], device=self._model.device)
+        mask = torch.arange(width, device=self._model.device) < lengths[:, None]
+        return Inputs(values, mask, tuple(tuple(self._text.token(index) for index in row) for row in ids))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
+        return self._model.run(inputs.values, inputs.mask, hooks)
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return self._text.answer(answer, prompt)
+
+    def output_label(self, index: int) -> str:
+        return self._text.token(index)
+
+    def label(self, site: Site, index: int) -> str:
+        alone = len(set(self._kinds.values())) == 1
+        return f"F{index}" if alone else f"{self._kinds[site.write]} F{index}"
+
+    def url(self, site: Site, index: int) -> str | None:
+        page = self._saes[site.write].cfg.metadata.neuronpedia_id
+        return f"https://www.neuronpedia.org/{page}/{index}" if page else None
+
+    def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
+        """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.
+
+        The norm's own division, which depends on the prompt, is left out: the order of tokens is right, the size is
+        that in a stream of root mean square 1. Heads (hook_z) go through their output weights first.
+        """
+        model = self._model.model
+        if site.write.endswith("hook_z"):
+            direction = direction.flatten() @ model.blocks[site.layer].attn.W_O.flatten(0, 1)
+        if direction.shape != (model.cfg.d_model,) or not re.search(r"(resid_\w+|_out|_z|embed)$", site.write):
+            return None
+        with torch.no_grad():
+            if str(model.cfg.normalization_type).startswith("LN"):
+                direction = direction - direction.mean()
+            weight = getattr(model.ln_final, "w", None)
+            if weight is not None:
+                offset = getattr(model.cfg, "rmsnorm_uses_offset", False)
+                direction = direction * (weight + 1 if offset else weight)
+            return direction @ model.W_U
+
+    def _embeddings(self) -> dict[str, str]:
+        """Hooks of the embeddings that are added into the stream, and their sites' names."""
+        known = set(self._model.names)
+        # A bridge of a rotary model has the position hook as an alias of something that is no embedding.
+        learned = (
+            "pos_embed.hook_out" in known or getattr(self._model.cfg, "positional_embedding_type", "") == "standard"
+        )
+        found = {"hook_embed": "token"} if "hook_embed" in known else {}
+        return {**found, "hook_pos_embed": "position"} if learned and "hook_pos_embed" in known else found
+
+    def _probe(self, hooks: Sequence[str]) -> dict[str, Tensor]:
+        """What each hook sees of a short prompt, in the order in which they fire.
+
+        Raises:
+            AdapterError: a hook does not exist, or never fires or more than once.
+        """
+        names = list(dict.fromkeys(hooks))
+        seen: dict[str, Tensor] = {}
+        counts = dict.fromkeys(names, 0)
+
+        def note(name: str) -> Hook:
+            def hook(x: Tensor) -> None:
+                counts[name] += 1
+                seen[name] = x.detach()
+
+            return hook
+
+        with torch.no_grad():
+            self.run(self.inputs([EXAMPLES[0].prompt]), {name: note(name) for name in names})
+        for name, count in counts.items():
+            if count != 1 and not name.endswith(("hook_scale", "hook_pattern")):
+                times = "never fires" if not count else f"fires {count} times"
+                raise AdapterError(
+                    f"The model's hook {name!r} {times} in a forward. Some are off until the model's configuration "
+                    "turns them on (use_hook_mlp_in, use_attn_result, …); others no model of this kind reaches."
+                )
+        return seen
+
+
+def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
+    """SAEs with the hooks they read."""
+    pairs: list[tuple[str, Any]]
+    if isinstance(saes, Mapping):
+        pairs = list(cast(Mapping[str, SAE[Any]], saes).items())
+    else:
+        pairs = [(s.cfg.metadata.hook_name if isinstance(s, SAE) else "", s) for s in _listed(saes)]
+    for hook, sae in pairs:
+        if not isinstance(sae, SAE):
+            raise AdapterError(
+                f"{sae!r:.80} is no SAE-Lens SAE; load one with SAE.from_pretrained or SAE.load_from_disk."
+            )
+        if not hook:
+            raise AdapterError("An SAE's metadata names no hook: give the SAEs as a mapping {hook: sae}.")
+    writes = [_write_hook(*pair) for pair in pairs]
+    for hook in writes:
+        if writes.count(hook) > 1:
+            raise AdapterError(
+                f"There are {writes.count(hook)} SAEs on the hook {hook!r}, and a site has one: choose one of them, "
+                "for example by its id (RELEASE/SAE_ID)."
+            )
+    return pairs
+
+
+def _listed(saes: Any) -> list[Any]:
+    # SAEs are modules, and so are not iterable.
+    return [saes] if isinstance(saes, SAE) else list(saes)
+
+
+def _write_hook(read: str, sae: SAE[Any]) -> str:
+    return sae.cfg.metadata.hook_name_out or read
+
+
+def _agree(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
+    """Refuse SAEs of different models, and numbers or devices that do not go together."""
+    names = {_short(str(sae.cfg.metadata.model_name)): read for read, sae in saes if sae.cfg.metadata.model_name}
+    if len(names) > 1:
+        told = " and ".join(f"{name} (at {hook})" for name, hook in names.items())
+        raise AdapterError(f"The SAEs are for different models, {told}: give SAEs of one model.")
+    for read, sae in saes:
+        weights = sae.W_dec
+        if weights.dtype != model.dtype or weights.device != model.device:
+            raise AdapterError(
+                f"The SAE at {read} is {weights.dtype} on {weights.device} and the model {model.dtype} on "
+                f"{model.device}: load both alike, or call sae.to('{model.device}', {model.dtype})."
+            )
+
+
+def _prepend_bos(saes: Sequence[SAE[Any]]) -> bool:
+    says = {bool(sae.cfg.metadata.prepend_bos) for sae in saes if sae.cfg.metadata.prepend_bos is not None}
+    if len(says) > 1:
+        raise AdapterError(
+            "Some of the SAEs were trained with a BOS token before each prompt and some without: "
+            "give prepend_bos=True or prepend_bos=False, and expect the others to do worse."
+        )
+    return says.pop() if says else True
+
+
+def _check_processing(saes: Sequence[tuple[str, SAE[Any]]], seen: Mapping[str, Tensor]) -> None:
+    """Refuse a model that was centred otherwise than an SAE was trained for, by the mean of what its hook sees."""
+    for read, sae in saes:
+        expected = wants_centred(sae.cfg)
+        if expected is None or not read.endswith(("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")):
+            continue
+        x = seen[read].float()
+        off = (x.mean(-1).abs() / x.square().mean(-1).sqrt().clamp_min(1e-12)).max().item()
+        if (off < CENTRED) != expected:
+            wanted, is_now = ("centred", "is not") if expected else ("not centred", "is")
+            bridge = (
+                "fold_ln=False, center_unembed=False, fold_value_biases=False" if expected else "no_processing=True"
+            )
+            raise AdapterError(
+                f"The SAE at {read} was trained on a model whose writing weights are {wanted}, and this model's stream "
+                f"{is_now} (its mean is {off:.1%} of its size). Load it with from_pretrained_no_processing(name, "
+                f"center_writing_weights={expected}), or on a bridge call enable_compatibility_mode({bridge})."
+            )
+
+
+def wants_centred(cfg: Any) -> bool | None:
+    """Whether an SAE's model has to have centred writing weights; None if that is not known or makes no difference."""
+    if cfg.normalize_activations == "layer_norm":  # takes the mean away itself
+        return None
+    kwargs = cfg.metadata.model_from_pretrained_kwargs
+    return None if kwargs is None else bool(kwargs.get("center_writing_weights", False))
+
+
+def _coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> SAECoder:
+    x, y = seen[read], seen[write]
+    d_out = getattr(sae.cfg, "d_out", sae.cfg.d_in)
+    for hook, activation, size in ((read, x, sae.cfg.d_in), (write, y, d_out)):
+        if activation[0, 0].numel() != size:
+            raise AdapterError(
+                f"The SAE at {hook} is made for {size} numbers and the model has {activation[0, 0].numel()} there: "
+                "it belongs to another model."
+            )
+    coder = SAECoder(sae, tuple(y.shape[2:]))
+    with torch.no_grad():
+        together = coder.encode(x)
+        coder.decode(together)
+        alone = coder.encode(x[:, -1:])
+        coder.decode(alone)
+    if not torch.allclose(together[:, -1:], alone, rtol=1e-2, atol=1e-3 * float(together.abs().max())):
+        raise AdapterError(
+            f"The features of the SAE at {read} ({sae.cfg.architecture()}) depend on other positions than their own; "
+            "CircuitLens attributes to SAEs that read one position at a time."
+        )
+    return coder
+
+
+def _layer(hook: str, layers: int) -> int:
+    found = re.match(r"blocks\.(\d+)\.", hook)
+    return int(found[1]) if found else 0 if "embed" in hook else layers - 1
+
+
+def _hook_kind(hook: str) -> str:
+    return hook.rsplit(".", 1)[-1].removeprefix("hook_")
+
+
+def _short(model_name: str) -> str:
+    """The last part of a model's name or folder, in small letters: what names of one model have in common."""
+    name = model_name.rstrip("/").rsplit("/", 1)[-1].lower()
+    return {"gpt2-small": "gpt2"}.get(name, name)

@@ -1,0 +1,75 @@
+"""Prompts and answers as a model's tokens, and tokens as people read them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from circuitlens.errors import AdapterError, PromptError
+
+log = logging.getLogger(__name__)
+
+
+class Text:
+    """A Hugging Face tokenizer with or without a beginning-of-sequence token before each prompt."""
+
+    def __init__(self, tokenizer: Any, prepend_bos: bool, longest: int):
+        if prepend_bos and tokenizer.bos_token_id is None:
+            raise AdapterError(
+                "The SAEs were trained with a beginning-of-sequence token and the tokenizer has none: "
+                "set tokenizer.bos_token, or give prepend_bos=False."
+            )
+        self.tokenizer, self.prepend_bos, self.longest = tokenizer, prepend_bos, longest
+
+    def ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, with BOS where the SAEs were trained so.
+
+        Raises:
+            PromptError: it is empty, or longer than the model's context.
+        """
+        text = self._plain(prompt)
+        if not text:
+            raise PromptError("The prompt is empty: give the words that the model is to continue.")
+        ids = [self.tokenizer.bos_token_id] * self.prepend_bos + text
+        if len(ids) > self.longest:
+            raise PromptError(f"The prompt has {len(ids)} tokens and the model reads {self.longest}: shorten it.")
+        return ids
+
+    def token(self, index: int) -> str:
+        """One token as text, its leading space kept; what is no whole character stays as the tokenizer spells it."""
+        spelled = str(self.tokenizer.convert_ids_to_tokens(index))
+        if "▁" in spelled:  # SentencePiece, whose decoding drops a leading space
+            return spelled.replace("▁", " ")
+        text = self.tokenizer.decode([index], clean_up_tokenization_spaces=False)
+        return spelled if not text or "\ufffd" in text else text
+
+    def answer(self, answer: str, prompt: str) -> int:
+        """The one token by which `answer` continues `prompt`.
+
+        Raises:
+            PromptError: it is none or several tokens there, or changes how the prompt itself is read.
+        """
+        index = self._next(prompt, answer)
+        spaced = None if answer.startswith(" ") else self._next(prompt, f" {answer}")
+        if index is None:
+            hint = f" Did you mean {f' {answer}'!r}, with its space?" if spaced is not None else " Give a shorter one."
+            found = self._tokens(self._plain(answer))
+            joined = self._tokens(self._plain(prompt + answer))
+            raise PromptError(
+                f"The answer {answer!r} is not one token after {prompt!r}: by itself it is {found}, and together they "
+                f"are {joined}.{hint}"
+            )
+        if spaced is not None and answer[:1].isalnum() and prompt[-1:].isalnum():
+            log.warning("The answer %r continues the prompt's last word; a new word is %r.", answer, f" {answer}")
+        return index
+
+    def _next(self, prompt: str, answer: str) -> int | None:
+        before, both = self._plain(prompt), self._plain(prompt + answer)
+        return both[-1] if both[:-1] == before and len(both) == len(before) + 1 else None
+
+    def _plain(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self.token(index) for index in ids]
