@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation import ablate as ablate
+    from circuitlens.features import describe as describe
     from circuitlens.registry import load as load
     from circuitlens.viewer import view as view
 
@@ -28,6 +29,7 @@ _PUBLIC = {
     "Edge": ("circuitlens.circuit", "Edge"),
     "Node": ("circuitlens.circuit", "Node"),
     "ablate": ("circuitlens.evaluation", "ablate"),
+    "describe": ("circuitlens.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),

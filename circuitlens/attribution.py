@@ -130,7 +130,8 @@ def score_edges(
     if not parts:
         empty = nodes.site.new_zeros(0)
         return EdgeScores(empty, empty, nodes.delta.new_zeros(0), rest)
-    return EdgeScores(*(torch.cat(column) for column in zip(*parts, strict=True)), rest)
+    source, target, weight = (torch.cat(column) for column in zip(*parts, strict=True))
+    return EdgeScores(source, target, weight, rest)
 
 
 def conservation_residual(nodes: NodeScores, edges: EdgeScores, keep: Bool[Tensor, " node"] | None = None) -> float:
@@ -171,8 +172,7 @@ def _site_nodes(
             rows = clean.site.coder.decoder_rows(clean.read.detach()[places], index[now])
             gradient[now] = (total[places] * rows).flatten(1).sum(1)
             if corrupted is not None:
-                written = rows * (value - other)[now].view(-1, *[1] * (rows.dim() - 1))
-                change = change.index_put(places, -written, accumulate=True)
+                change = _added(change, places, _scaled(rows, other[now] - value[now]))
     norm, size = (vector.flatten(2).norm(dim=2) for vector in (clean.error, change))
     unit = change / size.clamp_min(torch.finfo(size.dtype).tiny).view(*size.shape, *[1] * (change.dim() - 2))
     # Also where the vector is 0: it may still take a share of the gradient, and conservation needs it.
@@ -254,8 +254,7 @@ def _site_batches(clean: Trace, nodes: NodeScores, s: int, chosen: Tensor) -> It
     left: tuple[Tensor, Tensor] | None = None
     if len(chosen) < int(here.sum()):
         on_read = torch.zeros_like(remainder).index_put(at_vectors, -remainder[at_vectors])
-        at_features = nodes.example[features], nodes.pos[features]
-        on_read.index_put_(at_features, -direct, accumulate=True)
+        on_read = _added(on_read, (nodes.example[features], nodes.pos[features]), -direct)
         left = on_read, total.index_put(at_vectors, torch.zeros_like(total[at_vectors]))
     ordered = torch.cat([features, vectors])
     for now, row, targets in _packed(ordered, nodes, clean, with_rest=left is not None):
@@ -308,7 +307,7 @@ def _packed(
         targets = chosen.new_full((min(rows, count - start), len(clean.metric)), NOBODY)
         targets[row, example[now]] = chosen[now]
         if with_rest and start == 0:
-            targets = torch.cat([targets, torch.full_like(targets[:1], THE_REST, size=(1, len(clean.metric)))])
+            targets = torch.cat([targets, targets.new_full((1, len(clean.metric)), THE_REST)])
         yield now, row, targets
 
 
@@ -328,12 +327,21 @@ def _cotangents(
     wanted = live[beside[nodes.example[live], nodes.pos[live]] | (slot[live] >= 0)]
     for some in wanted.split(FEATURES):
         places = nodes.example[some], nodes.pos[some]
-        rows = coder.encoder_rows(read[places], nodes.index[some])
-        rows = rows * nodes.gradient[some].view(-1, *[1] * (rows.dim() - 1))
-        remainder.index_put_(places, -rows, accumulate=True)
+        rows = _scaled(coder.encoder_rows(read[places], nodes.index[some]), nodes.gradient[some])
+        remainder = _added(remainder, places, -rows)
         mine = slot[some] >= 0
         direct[slot[some][mine]] = rows[mine]
     return direct, remainder
+
+
+def _scaled(rows: Tensor, factors: Tensor) -> Tensor:
+    return rows * factors.view(-1, *[1] * (rows.dim() - 1))
+
+
+def _added(total: Tensor, places: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:
+    """`total` with `rows` added at (example, position): many times faster than an accumulating index_put."""
+    example, pos = places
+    return total.flatten(0, 1).index_add(0, example * total.shape[1] + pos, rows).view(total.shape)
 
 
 class _Sources:

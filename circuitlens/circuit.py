@@ -118,10 +118,12 @@ def full_name(node: Node, tokens: tuple[str, ...]) -> str:
 
 
 class Found(_Value):
-    """What was found before the strongest nodes and edges were taken: nodes, the sum of their |attribution|, and edges
-    between the nodes that were taken."""
+    """What was found before the strongest nodes and edges were taken: nodes beside the logits, how many of them are
+    active features, the sum of their |attribution|, and edges between the nodes that were taken.
+    """
 
     nodes: int = Field(ge=0)
+    features: int = Field(ge=0)
     attribution: float = Field(ge=0, allow_inf_nan=False)
     edges: int = Field(ge=0)
 

@@ -86,7 +86,7 @@ def find(
             metric,
         )
         nodes, edges, residual, values, kept = _score(adapter, question, method, frozen, max_nodes)
-    of_kept = nodes.attribution.abs()[nodes.site < len(adapter.sites)]
+    alive = ((nodes.activation != 0) | (nodes.delta != 0)) & (nodes.site < len(adapter.sites))
     chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
     try:
         plain = _nodes(adapter, nodes, edges, kept, offset=int(question.clean.first[0]))
@@ -106,7 +106,12 @@ def find(
             ),
             method=method,
             frozen=frozen,
-            found=Found(nodes=len(of_kept), attribution=of_kept.sum().item(), edges=len(edges.weight)),
+            found=Found(
+                nodes=int(alive.sum()),
+                features=int((alive & (nodes.index != VECTOR)).sum()),
+                attribution=nodes.attribution[alive].abs().sum().item(),
+                edges=len(edges.weight),
+            ),
             conservation_residual=residual,
             nodes=tuple(plain.values()),
             edges=_edges(plain, edges, chosen),

@@ -229,8 +229,9 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
 
 def question(adapter: Adapter) -> Question:
     """The adapter's examples as one batch."""
-    columns = zip(*((e.prompt, e.answer, e.distractor, e.corrupted) for e in adapter.examples), strict=True)
-    return ask(adapter, *map(list, columns))
+    examples = adapter.examples
+    answers, distractors = [e.answer for e in examples], [e.distractor for e in examples]
+    return ask(adapter, [e.prompt for e in examples], answers, distractors, [e.corrupted for e in examples])
 
 
 def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:

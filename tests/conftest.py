@@ -13,6 +13,8 @@ from hypothesis import settings
 # Before anything reads it, and in the environment, so that subprocesses use the same cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
 os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
+os.environ["HF_HOME"] = _CACHE.name
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402

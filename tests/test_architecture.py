@@ -25,6 +25,7 @@ ORDER = [
     "attribution",
     "circuit",
     "discovery",
+    "features",
     "evaluation",
     "viewer",
     "cli",

@@ -13,12 +13,14 @@ import dash_cytoscape as cyto
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
-from circuitlens.circuit import Circuit, Edge, Node
+from circuitlens.circuit import Circuit, Edge, Node, full_name
 from circuitlens.errors import CircuitError
-from circuitlens.viewer.elements import elements, stylesheet
+from circuitlens.viewer.elements import elements, stylesheet, visible
 
 DEFAULT_EDGES = 80
 """Edges shown at first: more than about a hundred are haze."""
+LISTED = 20
+"""Edges listed each way of a node."""
 
 KINDS = {
     "input": "input",
@@ -52,14 +54,16 @@ def _connect(app: Dash, circuits: Sequence[Circuit]) -> None:
         Output("graph", "elements"),
         Output("edges", "max"),
         Output("edges", "value"),
+        Output("stops", "data"),
         Output("about", "children"),
         Output("legend", "children"),
         Input("circuit", "value"),
     )
     def show(chosen: str) -> tuple[Any, ...]:
         circuit = circuits[int(chosen)]
-        count = len(circuit.edges)
-        return elements(circuit), count, min(count, DEFAULT_EDGES), _about(circuit), _legend(circuit)
+        stops = _stops(len(circuit.edges))
+        first = min(stops[-1], DEFAULT_EDGES)
+        return elements(circuit), len(stops) - 1, first, stops, _about(circuit), _legend(circuit)
 
     @app.callback(
         Output("detail", "children"),
@@ -80,7 +84,7 @@ def _connect(app: Dash, circuits: Sequence[Circuit]) -> None:
         ClientsideFunction(here, "threshold"),
         Output("edges-shown", "children"),
         Input("edges", "value"),
-        Input("edges", "max"),
+        Input("stops", "data"),
     )
     app.clientside_callback(
         ClientsideFunction(here, "stylesheet"),
@@ -138,6 +142,7 @@ def _layout(circuits: Sequence[Circuit]) -> Any:
     )
     stores = [
         dcc.Store(id="sheets", data={scheme: stylesheet(scheme) for scheme in ("light", "dark")}),
+        dcc.Store(id="stops", data=[0]),
         dcc.Store(id="drawn"),
     ]
     return dmc.MantineProvider(
@@ -155,20 +160,42 @@ def _names(circuits: Sequence[Circuit]) -> list[str]:
     return names
 
 
+def _stops(count: int) -> list[int]:
+    """How many edges each stop of the slider shows: one more each up to 100, 5 % more each from there."""
+    stops = list(range(min(count, 100) + 1))
+    while stops[-1] < count:
+        stops.append(min(stops[-1] * 21 // 20, count))
+    return stops
+
+
 def _about(circuit: Circuit) -> Any:
     metric = circuit.metric
-    against = f" − {metric.distractors[0].text}" if metric.distractors else ""
     source = "zero" if circuit.method == "gradient" else f"“{circuit.corrupted}”"
+    frozen = "; attention patterns and layer-norm scales held constant" if circuit.frozen else ""
+    options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
     rows = [
-        ("Metric", f"logit {metric.answers[0].text}{against} = {_signed(metric.value)}"),
+        ("Metric", f"{metric} = {_signed(metric.value)}"),
         *([("Corrupted", _signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
-        ("Method", f"{circuit.method}, change from {source}"),
+        ("Method", f"{circuit.method}, change from {source}{frozen}"),
         ("Strongest path", _path(circuit)),
-        ("Size", f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"),
+        ("Size", _size(circuit)),
         ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
-        ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}"),
+        ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
     return [html.H3("This circuit"), _terms(rows)]
+
+
+def _size(circuit: Circuit) -> str:
+    """How many nodes and edges there are, and how much of what was found they are where more was."""
+    nodes, edges = f"{_count(len(circuit.nodes))} nodes", f"{_count(len(circuit.edges))} edges"
+    if (found := circuit.found) is not None:
+        kept = [abs(node.attribution) for node in circuit.nodes if node.kind != "logit"]
+        if len(kept) < found.nodes:
+            share = 100 * sum(kept) / (found.attribution or 1)
+            nodes = f"{_count(len(kept))} of {_count(found.nodes)} nodes ({share:.0f} % of the attribution)"
+        if len(circuit.edges) < found.edges:
+            edges = f"{_count(len(circuit.edges))} of {_count(found.edges)} edges"
+    return f"{nodes}, {edges}"
 
 
 def _path(circuit: Circuit) -> str:
@@ -182,7 +209,7 @@ def _detail(circuit: Circuit, node: Node) -> Any:
     rows = [
         ("Kind", KINDS[node.kind]),
         ("Hook", node.hook),
-        ("Position", f"{node.pos}: “{circuit.tokens[node.pos]}”"),
+        ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
         *([("Index", str(node.index))] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
         ("Attribution", f"{_signed(node.attribution)} of {_signed(circuit.metric.value)}"),
@@ -194,34 +221,33 @@ def _detail(circuit: Circuit, node: Node) -> Any:
         _terms(rows),
         *page,
         html.H3("In-edges"),
-        _edge_table([(circuit.node(edge.source), edge) for edge in incoming]),
+        _edge_table(circuit, [(circuit.node(edge.source), edge) for edge in incoming]),
         html.H3("Out-edges"),
-        _edge_table([(circuit.node(edge.target), edge) for edge in outgoing]),
+        _edge_table(circuit, [(circuit.node(edge.target), edge) for edge in outgoing]),
     ]
 
 
-def _edge_table(edges: list[tuple[Node, Edge]]) -> Any:
+def _edge_table(circuit: Circuit, edges: list[tuple[Node, Edge]]) -> Any:
     if not edges:
         return dmc.Text("none", c="dimmed", size="sm")
     heaviest = abs(edges[0][1].weight) or 1.0
-    return html.Table(
-        html.Tbody(
+    rows = [
+        html.Tr(
             [
-                html.Tr(
-                    [
-                        html.Td(other.label),
-                        html.Td(
-                            html.Div(className="meter", style={"width": f"{100 * abs(edge.weight) / heaviest:.0f}%"}),
-                            className="bar",
-                        ),
-                        html.Td(_signed(edge.weight), className="weight"),
-                    ],
-                    className="positive" if edge.weight >= 0 else "negative",
-                )
-                for other, edge in edges
-            ]
+                html.Td(full_name(other, circuit.tokens), title=other.hook),
+                html.Td(
+                    html.Div(className="meter", style={"width": f"{100 * abs(edge.weight) / heaviest:.0f}%"}),
+                    className="bar",
+                ),
+                html.Td(_signed(edge.weight), className="weight"),
+            ],
+            className="positive" if edge.weight >= 0 else "negative",
         )
-    )
+        for other, edge in edges[:LISTED]
+    ]
+    more = len(edges) - LISTED
+    rest = [dmc.Text(f"and {_count(more)} weaker", c="dimmed", size="sm")] if more > 0 else []
+    return html.Div([html.Table(html.Tbody(rows)), *rest])
 
 
 def _legend(circuit: Circuit) -> Any:
@@ -240,6 +266,10 @@ def _terms(rows: list[tuple[str, str]]) -> Any:
 
 def _aria(**attributes: str) -> dict[str, Any]:
     return {f"aria-{name}": value for name, value in attributes.items()}
+
+
+def _count(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def _signed(value: float) -> str:

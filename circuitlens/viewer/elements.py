@@ -1,39 +1,62 @@
 """A circuit as Cytoscape elements and stylesheets: pure functions, no Dash.
 
-Layers run from the bottom to the top and positions from left to right; a column is as wide as its fullest cell.
-Places are fractions of the pane (`x`, `y` in 0..1, y downwards): the page's script multiplies them by the pane's size.
+Each hook has a row, from the bottom to the top, and positions run from left to right; a column is as wide as its
+fullest cell needs. Places are fractions of the pane (`x`, `y` in 0..1, y downwards), and so are the `room` across and
+the `high` of what is fitted to its place: the page's script multiplies them by the pane's size.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from math import sqrt
+from math import ceil, sqrt
 from typing import Any
 
 from circuitlens.circuit import Circuit, Node
 
-ROOMY = 12
-"""Up to so many nodes in the fullest layer each is drawn large, with its label inside."""
+ROOMY, ROOMY_ROWS = 12, 10
+"""With up to so many slots across and so many rows each node is drawn large, with its label inside."""
+LINES, LEGIBLE = 3, 36
+"""With more than so many slots across, the nodes of a cell stand in more than one line, up to three."""
+CHIP = 3
+"""Slots of a chip (an input, embedding or logit), and of a column at least."""
+CHIPS = ("input", "embedding", "logit")
 
 Element = dict[str, Any]
+Rows = Sequence[Sequence[Node]]
 
 
 def elements(circuit: Circuit) -> list[Element]:
     """Bands and axis labels, nodes, and edges from strongest to weakest.
 
     Node data: `node` is its id in the circuit, `size` 0..1 the root of its share of the largest |attribution|. Edge
-    data: `strength` likewise of |weight|, and `rank` from 0. Element ids begin with their kind, so that none collide.
+    data: `strength` likewise of |weight|, and `rank` from 0; each is off until the page's script shows it, as thousands
+    take a second to draw. Element ids begin with their kind, so that none collide.
     """
-    layers = sorted({node.layer for node in circuit.nodes})
-    height = {layer: 1 - (row + 0.5) / len(layers) for row, layer in enumerate(layers)}
-    spans = _column_spans(circuit)
-    drawn = [_band(layer, height[layer], len(layers)) for layer in layers]
-    drawn += [_axis(f"layer {layer}", _hooks_of(layer, circuit), 0.0, height[layer], "layer") for layer in layers]
-    for pos, (start, width) in spans.items():
-        drawn.append(_axis(f"column {pos}", circuit.tokens[pos], start + width / 2, 1.0, "column"))
-    return drawn + _nodes(circuit, height, spans) + _edges(circuit)
+    rows = _rows(circuit)
+    layouts = [_slots(rows, lines) for lines in range(1, LINES + 1)]
+    slots = next((one for one in layouts if sum(one.values()) <= LEGIBLE), layouts[-1])
+    roomy = sum(slots.values()) <= ROOMY and len(rows) <= ROOMY_ROWS
+    drawn = []
+    for k, row in enumerate(rows):
+        y, high = 1 - (k + 0.5) / len(rows), 1 / len(rows)
+        drawn.append(_inert("band", f"band {k}", x=0.5, y=y, high=high))
+        hooks = " · ".join(dict.fromkeys(node.hook for node in row))
+        drawn.append(_inert("axis row", f"axis row {k}", label=hooks, x=0.0, y=y, high=high))
+    for pos, (start, width) in _spans(slots).items():
+        token = visible(circuit.tokens[pos])
+        drawn.append(_inert("axis column", f"axis column {pos}", label=token, x=start + width / 2, y=1.0, room=width))
+    return drawn + _nodes(rows, slots, roomy) + _edges(circuit)
+
+
+def visible(token: str) -> str:
+    """A token with spaces at its ends and what can't be printed made visible."""
+    if not token.isprintable():
+        token = repr(token)[1:-1]
+    return re.sub(r"^ +| +$", lambda spaces: "␣" * len(spaces[0]), token)
 
 
 def stylesheet(scheme: str) -> list[dict[str, Any]]:
@@ -86,19 +109,16 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
             "style": {"shape": "diamond", "background-color": c["error"], "text-outline-width": 0},
         },
         {
-            "selector": ".input, .embedding, .logit",
+            "selector": ".chip[w]",
             "style": {
                 "shape": "round-rectangle",
                 "text-outline-width": 0,
-                "width": 84,
-                "height": 30,
-                "text-valign": "center",
-                "text-margin-y": 0,
-                "text-opacity": 1,
-                "text-max-width": "78px",
-                "text-wrap": "ellipsis",
+                "width": "data(w)",
+                "height": "data(h)",
+                "font-size": "data(font)",
             },
         },
+        {"selector": "node[text]", "style": {"text-max-width": "data(text)", "text-wrap": "ellipsis"}},
         {"selector": ".input, .embedding", "style": {"background-color": c["input"]}},
         {"selector": ".logit", "style": {"background-color": c["logit"], "font-weight": "bold"}},
         {
@@ -110,7 +130,7 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
             "style": {"shape": "rectangle", "background-color": c["band"], "width": "data(w)", "height": "data(h)"},
         },
         {"selector": ".axis", "style": {"width": 1, "height": 1, "background-opacity": 0, "color": c["faint"]}},
-        {"selector": ".axis.layer", "style": {"text-halign": "right", "font-size": 11}},
+        {"selector": ".axis.row[font]", "style": {"text-halign": "right", "font-size": "data(font)"}},
         {"selector": ".axis.column", "style": {"text-halign": "center", "font-weight": "bold"}},
         {
             "selector": "edge",
@@ -129,6 +149,7 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
             "style": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
         },
         {"selector": ".off", "style": {"display": "none"}},
+        {"selector": ".off.revealed", "style": {"display": "element"}},
         {"selector": ".faded", "style": {"opacity": 0.15}},
         {"selector": ".input.faded, .embedding.faded, .logit.faded", "style": {"opacity": 0.6}},
         {"selector": "node:selected", "style": {"border-width": 4, "border-color": c["focus"]}},
@@ -169,28 +190,70 @@ COLOURS = {
 }
 
 
-def _nodes(circuit: Circuit, height: dict[int, float], spans: dict[int, tuple[float, float]]) -> list[Element]:
-    largest = max((abs(node.attribution) for node in circuit.nodes if node.kind != "logit"), default=0.0)
-    fullest = max(Counter(node.layer for node in circuit.nodes).values(), default=0)
-    room = "roomy" if fullest <= ROOMY else "crowded"
-    cells: dict[tuple[int, int], list[Node]] = defaultdict(list)
+def _rows(circuit: Circuit) -> Rows:
+    """Nodes by their rows, bottom to top: one for each hook in the circuit's order, one for embeddings, logits last."""
+    rows: dict[str, list[Node]] = {}
     for node in circuit.nodes:
-        cells[node.pos, node.layer].append(node)
+        rows.setdefault(node.kind if node.kind in ("embedding", "logit") else f"hook {node.hook}", []).append(node)
+    logits = rows.pop("logit", None)
+    return [*rows.values(), *([logits] if logits else [])]
+
+
+def _cells(row: Sequence[Node]) -> Mapping[int, list[Node]]:
+    """A row's nodes by position, errors last and the rest as the circuit has them."""
+    cells: dict[int, list[Node]] = defaultdict(list)
+    for node in sorted(row, key=lambda node: node.kind == "error"):
+        cells[node.pos].append(node)
+    return cells
+
+
+def _slots(rows: Rows, lines: int) -> dict[int, int]:
+    """How many slots each position's column needs, left to right; positions without nodes have no column."""
+    slots: dict[int, int] = {}
+    for row in rows:
+        for pos, cell in _cells(row).items():
+            needed = CHIP * ceil(len(cell) / min(lines, 2)) if cell[0].kind in CHIPS else ceil(len(cell) / lines)
+            slots[pos] = max(needed, slots.get(pos, CHIP))
+    return dict(sorted(slots.items()))
+
+
+def _spans(slots: Mapping[int, int]) -> dict[int, tuple[float, float]]:
+    """Start and width of each column as fractions of the pane."""
+    ends = list(accumulate(slots.values()))
+    return {pos: ((end - n) / ends[-1], n / ends[-1]) for (pos, n), end in zip(slots.items(), ends, strict=True)}
+
+
+def _nodes(rows: Rows, slots: Mapping[int, int], roomy: bool) -> list[Element]:
+    largest = max((abs(node.attribution) for row in rows for node in row if node.kind != "logit"), default=0.0)
+    spans = _spans(slots)
     drawn = []
-    for (pos, layer), cell in cells.items():
-        start, width = spans[pos]
-        cell.sort(key=lambda node: node.kind == "error")  # errors last, the rest as the circuit has them
-        for k, node in enumerate(cell):
-            data = {
-                "id": f"node {node.id}",
-                "node": node.id,
-                "label": node.label,
-                "size": _share(node.attribution, largest) if node.kind != "logit" else 1.0,
-                "x": start + width * (k + 0.5) / len(cell),
-                "y": height[layer],
-            }
-            sign = "raises" if node.attribution > 0 else "lowers" if node.attribution < 0 else "neither"
-            drawn.append({"data": data, "classes": f"{node.kind} {room} {sign}", "grabbable": False})
+    for k, row in enumerate(rows):
+        cells = _cells(row)
+        chip = row[0].kind in CHIPS
+        stacked = max(ceil(CHIP * len(cell) / slots[pos]) for pos, cell in cells.items())
+        for pos, cell in cells.items():
+            start, width = spans[pos]
+            lines = stacked if chip else ceil(len(cell) / slots[pos])
+            across = ceil(len(cell) / lines) if chip else len(cell)
+            for i, node in enumerate(cell):
+                above = 0.84 / lines * (i % lines - (lines - 1) / 2)  # of the row's height
+                data = {
+                    "id": f"node {node.id}",
+                    "node": node.id,
+                    "label": node.label,
+                    "size": _share(node.attribution, largest) if node.kind != "logit" else 1.0,
+                    "x": start + width * ((i // lines if chip else i) + 0.5) / across,
+                    "y": 1 - (k + 0.5 + above) / len(rows),
+                    **({"room": width / across, "high": 0.7 / lines / len(rows)} if chip else {}),
+                }
+                sign = "raises" if node.attribution > 0 else "lowers" if node.attribution < 0 else "neither"
+                drawn.append(
+                    {
+                        "data": data,
+                        "classes": f"{node.kind} {'chip' if chip else 'roomy' if roomy else 'crowded'} {sign}",
+                        "grabbable": False,
+                    }
+                )
     return drawn
 
 
@@ -198,6 +261,7 @@ def _edges(circuit: Circuit) -> list[Element]:
     heaviest = max((abs(edge.weight) for edge in circuit.edges), default=0.0)
     drawn = []
     for rank, edge in enumerate(sorted(circuit.edges, key=lambda edge: -abs(edge.weight))):
+        sign = "positive" if edge.weight >= 0 else "negative"
         data = {
             # Cytoscape never moves an edge, so one between other nodes needs another id.
             "id": f"edge {json.dumps([edge.source, edge.target])}",
@@ -206,36 +270,13 @@ def _edges(circuit: Circuit) -> list[Element]:
             "strength": _share(edge.weight, heaviest),
             "rank": rank,
         }
-        drawn.append({"data": data, "classes": "positive" if edge.weight >= 0 else "negative", "selectable": False})
+        drawn.append({"data": data, "classes": f"{sign} off", "selectable": False})
     return drawn
 
 
-def _column_spans(circuit: Circuit) -> dict[int, tuple[float, float]]:
-    """Start and width of each position's column as fractions of the pane; positions without nodes have none."""
-    cells = Counter((node.pos, node.layer) for node in circuit.nodes)
-    fullest: dict[int, int] = {}
-    for (pos, _layer), count in sorted(cells.items()):
-        fullest[pos] = max(count, fullest.get(pos, 0))
-    ends = list(accumulate(fullest.values()))
-    return {
-        pos: ((end - size) / ends[-1], size / ends[-1]) for (pos, size), end in zip(fullest.items(), ends, strict=True)
-    }
-
-
-def _band(layer: int, y: float, layers: int) -> Element:
-    """The ground of a layer: as wide as the pane, and a share of its height."""
-    return {"data": {"id": f"band {layer}", "x": 0.5, "y": y, "high": 1 / layers}, "classes": "band", **_INERT}
-
-
-def _axis(name: str, text: str, x: float, y: float, which: str) -> Element:
-    return {"data": {"id": f"axis {name}", "label": text, "x": x, "y": y}, "classes": f"axis {which}", **_INERT}
-
-
-_INERT = {"selectable": False, "grabbable": False}
-
-
-def _hooks_of(layer: int, circuit: Circuit) -> str:
-    return " · ".join(dict.fromkeys(node.hook for node in circuit.nodes if node.layer == layer))
+def _inert(classes: str, name: str, **data: Any) -> Element:
+    """What is only looked at: the ground of a row, or a name on an axis."""
+    return {"data": {"id": name, **data}, "classes": classes, "selectable": False, "grabbable": False}
 
 
 def _share(value: float, largest: float) -> float:

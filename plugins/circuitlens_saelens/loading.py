@@ -34,6 +34,7 @@ from sae_lens.loading.pretrained_sae_loaders import (
 )
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors import safe_open
+from tqdm.auto import tqdm
 from transformer_lens.loading_from_pretrained import get_official_model_name
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.utils import logging as transformers_logging
@@ -127,7 +128,7 @@ def load(
         if any(processing.values()):
             loaded.enable_compatibility_mode(disable_warnings=True, **processing)
         parts = []
-        for source in sources:
+        for source in tqdm(sources, desc="SAEs", delay=1, disable=None, leave=False):
             try:
                 if source.release is None:
                     parts.append(SAE.load_from_disk(cast(Path, source.folder), device=where, dtype=dtype))

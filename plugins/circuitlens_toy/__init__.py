@@ -81,5 +81,8 @@ class ToyAdapter(Adapter):
     def output_label(self, index: int) -> str:
         return OUTPUTS[index]
 
+    def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
+        return None if site.kind == "input" else self.model.output.weight @ direction
+
     def label(self, site: Site, index: int) -> str:
         return INPUTS[index] if site.kind == "input" else f"{PREFIXES[site.name]}{index + 1}"

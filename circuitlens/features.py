@@ -1,0 +1,62 @@
+"""What can be said of a feature without a network: the outputs it speaks for, and where in the prompt it is active."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit, Node
+from circuitlens.errors import CircuitError
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature in one prompt.
+
+    `promoted` and `suppressed` are outputs with what one unit of the feature adds to their logits by itself, strongest
+    first (`Adapter.unembed` says how a final normalisation is treated); both are empty where the adapter can't tell.
+    `activations` has one value for each of the prompt's `tokens`.
+    """
+
+    node: Node
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    url: str | None
+
+
+def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10) -> Feature:
+    """Say what a feature (or neuron) of a circuit stands for, from the model's own weights and the prompt.
+
+    Raises:
+        CircuitError: the circuit was made by another adapter, or the node is not a feature.
+        PromptError: the circuit's prompt can't be read.
+    """
+    if circuit.adapter != adapter.name:
+        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+    node = circuit.node(node_id)
+    site = next((site for site in adapter.sites if site.write == node.hook), None)
+    if site is None or site.coder is None or node.index is None:
+        raise CircuitError(f"Node {node_id!r} is of kind {node.kind!r}; only features and neurons can be described.")
+    seen: list[Tensor] = []
+    inputs = adapter.inputs([circuit.prompt])
+    with torch.no_grad():
+        adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
+        x = seen[0]
+        f = site.coder.encode(x)
+        site.coder.decode(f)  # a coder may keep state from encode that its decode uses up
+        activations = f[0, inputs.mask[0], node.index]
+        at = x[0, inputs.mask[0]][node.pos]
+        direction = site.coder.decoder_rows(at[None], torch.tensor([node.index], device=x.device))[0]
+        logits = adapter.unembed(site, direction)
+    ends: list[tuple[tuple[str, float], ...]] = [(), ()]
+    if logits is not None:
+        for end, largest in enumerate((True, False)):
+            values, index = logits.topk(min(outputs, len(logits)), largest=largest)
+            texts = map(adapter.output_label, index.tolist())
+            ends[end] = tuple(zip(texts, values.tolist(), strict=True))
+    return Feature(node, ends[0], ends[1], circuit.tokens, tuple(activations.tolist()), node.url)
