@@ -32,7 +32,8 @@ ROWS = 64
 """Targets of one example to a batched vector-Jacobian product; more cost memory and save nothing."""
 
 POSITIONS = 4096
-"""Rows × examples × positions of a product, at most: its memory does not grow with the prompt."""
+"""Rows × examples × positions of a product, if more than one row: a long prompt takes fewer rows at a time instead of
+more memory."""
 
 FEATURES = 4096
 """Features whose decoder rows are held at a time when nodes are scored."""

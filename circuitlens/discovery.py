@@ -86,7 +86,7 @@ def find(
             metric,
         )
         nodes, edges, residual, values, kept = _score(adapter, question, method, frozen, max_nodes)
-    alive = ((nodes.activation != 0) | (nodes.delta != 0)) & (nodes.site < len(adapter.sites))
+    alive = (nodes.delta != 0) & (nodes.site < len(adapter.sites))
     chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
     try:
         plain = _nodes(adapter, nodes, edges, kept, offset=int(question.clean.first[0]))
@@ -181,11 +181,11 @@ def _outputs(texts: Outputs, index: Tensor) -> tuple[Output, ...]:
 
 
 def _nodes(adapter: Adapter, scores: NodeScores, edges: EdgeScores, kept: Tensor, offset: int) -> dict[int, Node]:
-    """Plain nodes by their rows: the kept ones, without those that are 0, change nothing and have no edge.
+    """Plain nodes by their rows: the kept ones, without those that do not change and have no edge.
 
     Positions count from the first token, not from the padding.
     """
-    alive = (scores.activation != 0) | (scores.delta != 0) | (scores.site == len(adapter.sites))
+    alive = (scores.delta != 0) | (scores.site == len(adapter.sites))
     alive[edges.source] = alive[edges.target] = True
     alive &= kept
     columns = (scores.site, scores.pos - offset, scores.index, scores.activation, scores.attribution)
@@ -202,7 +202,11 @@ def _node(adapter: Adapter, s: int, pos: int, index: int, activation: float, att
         site = adapter.sites[s]
         name, hook, layer = site.name, site.write, site.layer
         if index == VECTOR:
-            kind, label, url = ("embedding", name, None) if site.coder is None else ("error", "error", None)
+            beside = any(
+                other.layer == layer and other.coder is not None for other in adapter.sites if other is not site
+            )
+            what = f"{hook.rsplit('.', 1)[-1].removeprefix('hook_')} error" if beside else "error"
+            kind, label, url = ("embedding", name, None) if site.coder is None else ("error", what, None)
         else:
             kind, label, url = site.kind, adapter.label(site, index), adapter.url(site, index)
     return Node(

@@ -21,6 +21,9 @@ from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
 from tests.tiny_transformer import Layout, TinyTransformer  # noqa: E402
 
+# tests.saelens has them; it is imported by the tests that need it only, since it takes seconds.
+SAE_LENS_LAYOUTS = ["residual", "middle", "attn + mlp + resid", "heads", "layer norm", "transcoders"]
+
 # No test is a clock: a busy machine is no failure.
 settings.register_profile("circuitlens", deadline=None)
 settings.load_profile("circuitlens")
@@ -42,11 +45,18 @@ def toy64() -> Adapter:
     return circuitlens.load("toy", dtype="float64")
 
 
-@pytest.fixture(scope="session", params=["toy float32", "toy float64", *get_args(Layout)])
+@pytest.fixture(
+    scope="session",
+    params=["toy float32", "toy float64", *get_args(Layout), *(f"SAE-Lens {name}" for name in SAE_LENS_LAYOUTS)],
+)
 def model(request: pytest.FixtureRequest) -> Adapter:
     """Every kind of model and site layout the engine has to serve (the transformers' weights are random)."""
     if request.param.startswith("toy"):
         return circuitlens.load("toy", dtype=request.param.split()[1])
+    if request.param.startswith("SAE-Lens"):
+        from tests.saelens import wrapped
+
+        return wrapped(request.param.removeprefix("SAE-Lens "))
     return TinyTransformer(layout=request.param)
 
 

@@ -106,22 +106,26 @@ def test_all_kinds_of_nodes_are_on_the_canvas(page: Page, cat: Circuit) -> None:
     assert len({cy(page, f"cy.nodes('.{k}')[0].style('shape')") for k in ("neuron", "feature", "error", "logit")}) == 4
 
 
+def overlaps(page: Page, selector: str) -> list[list[str]]:
+    """Pairs of nodes that overlap with their labels."""
+    return cy(
+        page,
+        f"""(() => {{
+            const boxes = cy.nodes('{selector}').map(n => [n.id(), n.renderedBoundingBox()]), found = [];
+            boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {{
+                if (p.x1 < q.x2 && q.x1 < p.x2 && p.y1 < q.y2 && q.y1 < p.y2) found.push([a, b]);
+            }}));
+            return found;
+        }})()""",
+    )
+
+
 def test_nothing_overlaps_at_two_sizes(browser: Browser, url: str, faults: list[str]) -> None:
     for width, height in ((1280, 800), (1920, 1080)):
         for page in opened(browser, url, faults, viewport={"width": width, "height": height}):
             page.get_by_text("The cats → run", exact=True).click()
             expect(page.locator("#edges-shown")).to_have_text("23 of 23 edges")
-            overlaps = cy(
-                page,
-                """(() => {
-                    const boxes = cy.nodes().not('.band').map(n => [n.id(), n.renderedBoundingBox()]), found = [];
-                    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
-                        if (p.x1 < q.x2 && q.x1 < p.x2 && p.y1 < q.y2 && q.y1 < p.y2) found.push([a, b]);
-                    }));
-                    return found;
-                })()""",
-            )
-            assert overlaps == []
+            assert overlaps(page, ".feature, .neuron, .error, .chip, .axis") == []
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -246,11 +250,39 @@ def test_hostile_labels_are_text(browser: Browser, cats: Circuit, faults: list[s
         viewer.close()
 
 
+def test_a_circuit_of_many_positions(browser: Browser, faults: list[str]) -> None:
+    """Chips and names keep to their places, and a selected node shows its strongest edges whatever the threshold."""
+    found = circuitlens.find(TinyTransformer("components"), "a b c d e f g a b c d e f", "d", "e").prune(max_nodes=400)
+    fields = {name: getattr(found, name) for name in Circuit.model_fields}
+    tokens = ("<|endoftext|>", *(f" {token}xtraordinarily" for token in found.tokens[1:]))
+    circuit = Circuit(**{**fields, "tokens": tokens})
+    node = max(circuit.nodes, key=lambda n: len(circuit.in_edges(n.id)))
+    viewer = server.start([circuit])
+    try:
+        for width, height in ((1280, 800), (1920, 1080)):
+            for page in opened(browser, viewer.url, faults, viewport={"width": width, "height": height}):
+                assert cy(page, "cy.nodes('.column').length") == 13
+                assert overlaps(page, ".chip, .axis") == []
+                assert_in_pane(page, circuit)
+        for page in opened(browser, viewer.url, faults):
+            page.get_by_role("slider", name="Edges shown").press("Home")
+            settled(page, "cy.edges(':visible').length", 0)
+            page.mouse.click(*place(page, node.id))
+            expect(page.locator("#detail h2")).to_have_text(node.label)
+            strongest = [e.source for e in circuit.in_edges(node.id)[:10]]
+            settled(page, f"cy.edges(':visible[target = \"node {node.id}\"]').length", 10)
+            shown = cy(page, "cy.edges(':visible').sources().map(n => n.data('node'))")
+            assert set(shown) - {node.id} == set(strongest)
+            assert page.locator("#detail tr").count() == 20 + min(20, len(circuit.out_edges(node.id)))
+    finally:
+        viewer.close()
+
+
 def test_many_circuits_many_nodes_and_an_empty_one(browser: Browser, cats: Circuit, faults: list[str]) -> None:
     adapter = TinyTransformer("components")
     tall = circuitlens.find(adapter, "a b c", "d", "e", "a b f").prune(max_nodes=200, max_edges=600)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
-    empty = Circuit(**{**fields, "nodes": (), "edges": (), "prompt": "empty"})
+    empty = Circuit(**{**fields, "nodes": (), "edges": (), "found": None, "prompt": "empty"})
     viewer = server.start([tall, cats, tall, empty, cats])
     try:
         for page in opened(browser, viewer.url, faults):
@@ -260,7 +292,7 @@ def test_many_circuits_many_nodes_and_an_empty_one(browser: Browser, cats: Circu
             options = page.get_by_role("option")
             expect(options).to_have_count(5)
             options.filter(has_text="empty").click()
-            expect(page.locator("#about")).to_contain_text(re.compile("0 nodes, 0 edges"))
+            expect(page.locator("#about")).to_contain_text("0 nodes, 0 edges")
             settled(page, "cy.elements().length", 0)
     finally:
         viewer.close()

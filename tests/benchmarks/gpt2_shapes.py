@@ -108,7 +108,7 @@ def build() -> Any:
         model = TransformerBridge.boot_transformers(
             "gpt2", hf_model=GPT2LMHeadModel(GPT2Config()).eval(), tokenizer=tokenizer, device="cpu"
         )
-    tokens = torch.randint(0, 50_000, (1, 64))
+    tokens = _tokens(8)
     saes = []
     for layer in range(LAYERS):
         hook = f"blocks.{layer}.hook_resid_pre"
@@ -197,9 +197,12 @@ class Case:
 
 
 def _inputs(adapter: Any, length: int) -> Any:
-    values = torch.randint(0, 50_000, (1, length), generator=torch.Generator().manual_seed(length))
     inputs = adapter.inputs(["The"])
-    return type(inputs)(values, torch.ones(1, length, dtype=torch.bool), (("?",) * length,))
+    return type(inputs)(_tokens(length), torch.ones(1, length, dtype=torch.bool), (("?",) * length,))
+
+
+def _tokens(length: int) -> Tensor:
+    return torch.randint(0, 50_000, (1, length), generator=torch.Generator().manual_seed(length))
 
 
 def interleaved(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, float]:
