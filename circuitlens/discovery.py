@@ -87,6 +87,8 @@ def find(
         )
         nodes, edges, residual, values, kept = _score(adapter, question, method, frozen, max_nodes)
     alive = (nodes.delta != 0) & (nodes.site < len(adapter.sites))
+    coded = [s for s, site in enumerate(adapter.sites) if site.kind == "feature"]
+    features = alive & (nodes.index != VECTOR) & torch.isin(nodes.site, nodes.site.new_tensor(coded))
     chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
     try:
         plain = _nodes(adapter, nodes, edges, kept, offset=int(question.clean.first[0]))
@@ -108,7 +110,7 @@ def find(
             frozen=frozen,
             found=Found(
                 nodes=int(alive.sum()),
-                features=int((alive & (nodes.index != VECTOR)).sum()),
+                features=int(features.sum()),
                 attribution=nodes.attribution[alive].abs().sum().item(),
                 edges=len(edges.weight),
             ),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import chain, combinations
 from math import isclose
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.functional import gelu
 from torch.testing import assert_close
 
 import circuitlens
@@ -27,11 +29,12 @@ from circuitlens.attribution import (
     score_edges,
     score_nodes,
 )
-from circuitlens.prompts import ask
-from circuitlens.testing import question
+from circuitlens.errors import AdapterError, PromptError
+from circuitlens.prompts import MetricName, Question, Score, ask
+from circuitlens.testing import question, uncut_gradients
 from circuitlens.tracing import Decode, Edit, Trace, run_spliced, trace
 from tests.helpers import close
-from tests.tiny_transformer import TinyTransformer
+from tests.tiny_transformer import LAYERS, D, Layout, TinyTransformer
 
 
 def scored(adapter: Adapter, contrastive: bool) -> tuple[Trace, NodeScores, EdgeScores]:
@@ -75,35 +78,35 @@ def test_logit_attributions_sum_to_the_metric(model: Adapter, contrastive: bool)
     close(sums, expected)
 
 
+class Line(TinyTransformer):
+    """Two numbers x, at hooks "a" and "b" one after the other; the logits are ±3 (b1 + 2 b2)."""
+
+    def __init__(self) -> None:
+        coder = IdentityCoder(2)
+        sites = [Site("a", "input", "a", "a", 0, coder), Site("b", "neuron", "b", "b", 1, coder)]
+        Adapter.__init__(self, "line", "", sites, [Example("1 1", "+", "-", "0 0")])
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        values = torch.tensor([[[float(word) for word in prompt.split()]] for prompt in prompts])
+        return Inputs(values, torch.ones(len(prompts), 1).bool(), tuple((prompt,) for prompt in prompts))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        a = hooks["a"](inputs.values) if "a" in hooks else None
+        a = inputs.values if a is None else a
+        b = a - 1  # exactly 0 at an input of 1
+        c = hooks["b"](b) if "b" in hooks else None
+        m = 3 * ((b if c is None else c) @ torch.tensor([1.0, 2.0]))
+        return torch.stack([m, -m], -1)
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return "+-".index(answer)
+
+    def output_label(self, index: int) -> str:
+        return "+-"[index]
+
+
 def test_what_no_node_holds_still_counts() -> None:
     """Where a coder leaves nothing over, and a neuron is exactly 0, their shares of the gradient are not lost."""
-
-    class Line(TinyTransformer):
-        """Two numbers x, at hooks "a" and "b" one after the other; the logits are ±3 (b1 + 2 b2)."""
-
-        def __init__(self) -> None:
-            coder = IdentityCoder(2)
-            sites = [Site("a", "input", "a", "a", 0, coder), Site("b", "neuron", "b", "b", 1, coder)]
-            Adapter.__init__(self, "line", "", sites, [Example("1 1", "+", "-", "0 0")])
-
-        def inputs(self, prompts: Sequence[str]) -> Inputs:
-            values = torch.tensor([[[float(word) for word in prompt.split()]] for prompt in prompts])
-            return Inputs(values, torch.ones(len(prompts), 1).bool(), tuple((prompt,) for prompt in prompts))
-
-        def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
-            a = hooks["a"](inputs.values) if "a" in hooks else None
-            a = inputs.values if a is None else a
-            b = a - 1  # exactly 0 at an input of 1
-            c = hooks["b"](b) if "b" in hooks else None
-            m = 3 * ((b if c is None else c) @ torch.tensor([1.0, 2.0]))
-            return torch.stack([m, -m], -1)
-
-        def answer_index(self, answer: str, prompt: str) -> int:
-            return "+-".index(answer)
-
-        def output_label(self, index: int) -> str:
-            return "+-"[index]
-
     circuit = circuitlens.find(Line(), "1 5", "+", "-")
     assert circuit.conservation_residual == 0
     attribution = {node.id: node.attribution for node in circuit.nodes}
@@ -115,6 +118,15 @@ def test_what_no_node_holds_still_counts() -> None:
     weights = {(edge.source, edge.target): edge.weight for edge in circuit.edges}
     assert weights["a:0:0", "b:0:error"] == 6
     assert weights["a:0:1", "b:0:1"] == 60
+
+
+def test_what_holds_nothing_and_passes_a_share_on_is_counted_as_found() -> None:
+    """Inputs of 1 and 5, a neuron that is on, and the error that takes the other's share."""
+    circuit = circuitlens.find(Line(), "1 5", "+", "-")
+    assert circuit.found is not None
+    assert circuit.found.nodes == sum(node.kind != "logit" for node in circuit.nodes) == 4
+    assert circuit.found.features == 3
+    assert circuit.found.edges == len(circuit.edges)
 
 
 def test_the_residual_in_a_circuit_is_that_of_its_edges(model: Adapter) -> None:
@@ -184,17 +196,16 @@ def test_edges_run_forward_and_stay_in_their_example(model: Adapter) -> None:
 
 
 def test_gradient_times_activation_decomposes_at_every_site(model: Adapter) -> None:
-    """`⟨g, x⟩ = Σ f ∂m/∂f + ⟨g, b_dec⟩ + ⟨g, ε⟩`, for coders whose decoder has no state."""
+    """`⟨g, x⟩ = Σ f ∂m/∂f + ⟨g, dec(0)⟩ + ⟨g, ε⟩`."""
     clean, nodes, _ = scored(model, contrastive=False)
     checked = 0
     for s, site in enumerate(clean.sites):
         coder = site.site.coder
-        if coder is None or getattr(coder, "stateful", False):
+        if coder is None:
             continue
-        mask = clean.inputs.mask[..., None]
-        bias = coder.decode(torch.zeros(*site.write.shape[:2], coder.d_sae, dtype=site.write.dtype))
-        total = nodes.totals[s] * mask
-        expected = (total * site.write.detach()).sum()
+        bias = coder.decode(torch.zeros_like(coder.encode(site.read.detach())))  # with the coder's state as in this run
+        total = nodes.totals[s].flatten(2) * clean.inputs.mask[..., None]
+        bias, expected = bias.flatten(2), (total * site.write.detach().flatten(2)).sum()
         here = nodes.site == s
         close(nodes.attribution[here].sum() + (total * bias).sum(), expected)
         checked += 1
@@ -395,7 +406,8 @@ def tables(nodes: NodeScores, edges: EdgeScores, first: list[int]) -> list[Table
 def all_tables(
     adapter: Adapter, prompts: list[tuple[str, str, str, str]], padding: tuple[int, int] = (0, 0)
 ) -> list[Table]:
-    asked = ask(adapter, *[list(column) for column in zip(*prompts, strict=True)])
+    texts, answers, distractors, others = (list(column) for column in zip(*prompts, strict=True))
+    asked = ask(adapter, texts, answers, distractors, others)
     assert asked.corrupted is not None
     inputs, corrupted = (padded(batch, *padding) for batch in (asked.clean, asked.corrupted))
     clean = trace(adapter, inputs, asked.metric)
@@ -482,3 +494,303 @@ def test_fast_rows_equal_the_generic_path(toy64: Adapter) -> None:
             (coder.decoder_rows, SparseCoder.decoder_rows),
         ):
             assert_close(fast(at, index), slow(coder, at, index))
+
+
+# Metrics beside the logit difference, several answers and distractors, ragged
+
+
+def mixed(logits: Tensor) -> Tensor:
+    """A metric to which every output counts, and not by its logit alone."""
+    return logits[:, 2].tanh() * logits[:, 5] + 0.1 * logits.square().mean(1)
+
+
+METRICS: dict[str, MetricName | Score] = {
+    "custom": mixed,
+    **{name: name for name in get_args(MetricName)},
+}
+OF_ALL = ["custom", "log_probability", "probability_difference", "kl_divergence"]
+
+
+def ragged(adapter: Adapter, name: str) -> Question:
+    """Two prompts of two and one tokens; the first has two answers, the second two distractors (if any)."""
+    distractors = None if name in ("logit", "log_probability") else ["e", ["g", "f"]]
+    return ask(adapter, ["a b", "c"], [["d", "b"], "a"], distractors, ["a f", "e"], METRICS[name])
+
+
+def scored_on(adapter: Adapter, asked: Question, contrastive: bool) -> tuple[Trace, NodeScores]:
+    clean = trace(adapter, asked.clean, asked.metric)
+    assert asked.corrupted is not None
+    return clean, score_nodes(
+        clean, trace(adapter, asked.corrupted, asked.metric, graph=False) if contrastive else None
+    )
+
+
+def matrix(nodes: NodeScores, edges: EdgeScores) -> Tensor:
+    """Weights, `[source, target]`."""
+    weights = nodes.delta.new_zeros(len(nodes.site), len(nodes.site))
+    return weights.index_put((edges.source, edges.target), edges.weight)
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("name", METRICS)
+def test_conservation_and_the_models_gradient_hold_for_every_metric(
+    name: str, layout: Layout, contrastive: bool
+) -> None:
+    adapter = TinyTransformer(layout)
+    asked = ragged(adapter, name)
+    clean, nodes = scored_on(adapter, asked, contrastive)
+    for total, expected in zip(nodes.totals, uncut_gradients(adapter, asked), strict=True):
+        assert expected.abs().max() > 1e-3
+        close(total, expected)
+    inner = nodes.site < len(clean.sites)
+    edges = score_edges(clean, nodes)
+    close(matrix(nodes, edges).sum(1)[inner], nodes.attribution[inner])
+    assert nodes.attribution[inner].abs().max() > 1e-2
+    assert conservation_residual(nodes, edges) < 1e-11
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_logits_share_out_the_metrics_gradient(name: str, contrastive: bool) -> None:
+    """Answers and distractors each have gradient × Δ of their logit, and one node those of all other outputs."""
+    adapter = TinyTransformer()
+    asked = ragged(adapter, name)
+    assert asked.corrupted is not None
+    _, nodes = scored_on(adapter, asked, contrastive)
+    logits, corrupted = (inputs.at_last(adapter.run(inputs, {})) for inputs in (asked.clean, asked.corrupted))
+    leaf = logits.clone().requires_grad_()
+    gradient = torch.autograd.grad(asked.metric(leaf).sum(), leaf)[0]
+    effect = gradient * (logits - corrupted if contrastive else logits)
+    against = [[], []] if name in ("logit", "log_probability") else [[5], [7, 6]]
+    for b, ours in enumerate(([4, 2], [1])):
+        named = [*ours, *against[b]]
+        expected = {index: effect[b, index].item() for index in named}
+        if name not in ("logit", "logit_difference"):
+            expected[VECTOR] = sum(effect[b, j].item() for j in range(8) if j not in named)
+            assert abs(expected[VECTOR]) > 1e-3
+        here = (nodes.site == len(adapter.sites)) & (nodes.example == b)
+        assert (nodes.pos[here] == asked.clean.last[b]).all()
+        found = dict(zip(nodes.index[here].tolist(), nodes.attribution[here].tolist(), strict=True))
+        assert len(found) == here.sum()
+        assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("name", OF_ALL)
+def test_edges_into_the_rest_of_the_logits_sum_those_into_each(name: str, layout: Layout, contrastive: bool) -> None:
+    """Against a circuit of the same metric in which every output has a node, and that against the slow oracle."""
+    adapter = TinyTransformer(layout)
+    asked = ragged(adapter, name)
+    every = replace(asked.metric, answers=torch.arange(8).expand(2, 8), distractors=torch.full((2, 1), -1))
+    clean, nodes = scored_on(adapter, asked, contrastive)
+    apart, of_each = scored_on(adapter, replace(asked, metric=every), contrastive)
+    found, each = matrix(nodes, score_edges(clean, nodes)), matrix(of_each, score_edges(apart, of_each))
+    inner, last = nodes.site < len(clean.sites), len(clean.sites)
+    for b, named in enumerate((asked.metric.answers[0], asked.metric.answers[1])):
+        others = ((nodes.site == last) & (nodes.index == VECTOR) & (nodes.example == b)).nonzero()[:, 0]
+        assert len(others) == 1
+        unnamed = (of_each.site == last) & (of_each.example == b)
+        for index in (*named.tolist(), *asked.metric.distractors[b].tolist()):
+            unnamed &= of_each.index != index
+        rows = unnamed.nonzero()[:, 0].tolist()
+        assert 3 < len(rows) < 8
+        close(found[inner, others[0]], each[: int(inner.sum())][:, rows].sum(1))
+        strongest = found[:, others[0]].abs().argsort(descending=True)[:3].tolist()
+        for u in strongest:
+            unit = directions(clean, nodes, int(nodes.site[u]), torch.tensor([u]))[0]
+            measured = sum(direct_effect(adapter, apart, of_each, u, d, unit) for d in rows)
+            assert found[u, others[0]] == pytest.approx(measured, rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda logits: logits.argmax(1).double(), lambda logits: torch.ones(len(logits))],
+    ids=["argmax", "constant"],
+)
+def test_a_metric_without_a_gradient_is_refused(function: Score) -> None:
+    with pytest.raises(PromptError, match="gradient"):
+        circuitlens.find(TinyTransformer(), "a b", "d", metric=function)
+
+
+# Edges between some nodes only
+
+
+@cache
+def whole(layout: Layout, contrastive: bool) -> tuple[Trace, NodeScores, Tensor]:
+    """A trace of two prompts, its nodes and all their edges."""
+    adapter = TinyTransformer(layout)
+    clean, nodes = scored_on(adapter, ragged(adapter, "probability_difference"), contrastive)
+    return clean, nodes, matrix(nodes, score_edges(clean, nodes))
+
+
+def assert_restricted(nodes: NodeScores, every: Tensor, keep: Tensor, edges: EdgeScores) -> None:
+    """Edges are those of the full matrix between kept nodes, and the rest is what goes from them to the others."""
+    found = matrix(nodes, edges)
+    close(found[keep][:, keep], every[keep][:, keep])
+    assert (found[~keep] == 0).all()
+    assert (found[:, ~keep] == 0).all()
+    close(edges.rest[keep], every[keep][:, ~keep].sum(1))
+    pairs = torch.stack([edges.source, edges.target])
+    assert pairs.unique(dim=1).shape == pairs.shape
+    assert conservation_residual(nodes, edges, keep) < 1e-11
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("contrastive", [False, True], ids=["gradient", "contrastive"])
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1), share=st.floats(0, 1))
+def test_edges_between_kept_nodes_are_those_of_all(layout: Layout, contrastive: bool, seed: int, share: float) -> None:
+    clean, nodes, every = whole(layout, contrastive)
+    chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(seed))
+    keep = (chance < share) | (nodes.site == len(clean.sites))
+    assert_restricted(nodes, every, keep, score_edges(clean, nodes, keep))
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("site", ["resid1", "resid2"])
+def test_a_site_of_which_nothing_is_kept(layout: Layout, site: str) -> None:
+    clean, nodes, every = whole(layout, contrastive=True)
+    keep = nodes.site != [traced.site.name for traced in clean.sites].index(site)
+    edges = score_edges(clean, nodes, keep)
+    assert_restricted(nodes, every, keep, edges)
+    assert edges.rest.abs().max() > 1e-3
+
+
+def test_keeping_everything_leaves_no_rest() -> None:
+    clean, nodes, every = whole("components", contrastive=True)
+    edges = score_edges(clean, nodes, torch.ones_like(nodes.site, dtype=torch.bool))
+    assert torch.equal(matrix(nodes, edges), every)
+    assert (edges.rest == 0).all()
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize(
+    ("limit", "size"), [("ROWS", 1), ("ROWS", 5), ("POSITIONS", 1), ("POSITIONS", 13), ("FEATURES", 3)]
+)
+def test_small_parts_change_nothing(
+    layout: Layout, limit: str, size: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, expected, every = whole(layout, contrastive)
+    monkeypatch.setattr(f"circuitlens.attribution.{limit}", size)
+    adapter = TinyTransformer(layout)
+    clean, nodes = scored_on(adapter, ragged(adapter, "probability_difference"), contrastive)
+    assert torch.equal(nodes.index, expected.index)
+    close(nodes.attribution, expected.attribution)
+    close(matrix(nodes, score_edges(clean, nodes)), every)
+    keep = (torch.arange(len(nodes.site)) % 3 > 0) | (nodes.site == len(clean.sites))
+    assert_restricted(nodes, every, keep, score_edges(clean, nodes, keep))
+
+
+def test_each_site_is_reported_once() -> None:
+    clean, nodes, _ = whole("residual", contrastive=False)
+    calls: list[None] = []
+    score_edges(clean, nodes, on_site=lambda: calls.append(None))
+    assert len(calls) == len(clean.sites)
+
+
+# Frozen mode
+
+
+class Freezable(TinyTransformer):
+    """A tiny transformer with hooks at attention patterns and layer-norm scales; `held` values take their places."""
+
+    def __init__(self, layout: Layout = "residual") -> None:
+        super().__init__(layout)
+        generator = torch.Generator().manual_seed(1)
+        self.head = torch.randn(D, 8, generator=generator, dtype=torch.float64)
+        inner = (f"{n}.{name}" for n in range(LAYERS) for name in ("scale1", "pattern", "scale2"))
+        self.frozen = (*inner, "scale")
+        self.held: dict[str, Tensor] = {}
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        def at(name: str, x: Tensor) -> Tensor:
+            x = self.held.get(name, x)
+            y = hooks[name](x) if name in hooks else None
+            return x if y is None else y
+
+        def normed(name: str, x: Tensor) -> Tensor:
+            x = x - x.mean(-1, keepdim=True)
+            return x / at(name, (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+
+        mask = inputs.mask
+        seen = torch.ones(mask.shape[1], mask.shape[1]).tril().bool() & mask[:, None, :]
+        places = (mask.long().cumsum(1) - 1).clamp_min(0)
+        x = at("embed", self.embed[inputs.values]) + at("position", self.position[places])
+        for n, (q, k, v, o, up, down) in enumerate(self.blocks):
+            h = normed(f"{n}.scale1", x)
+            scores = ((h @ q) @ (h @ k).transpose(1, 2)).masked_fill(~seen, -1e9)
+            x = x + at(f"{n}.attn_out", at(f"{n}.pattern", scores.softmax(-1)) @ (h @ v) @ o)
+            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", normed(f"{n}.scale2", x)) @ up) @ down)
+            x = at(f"{n}.resid", x)
+        return normed("scale", x) @ self.head
+
+
+def held(adapter: Freezable, inputs: Inputs) -> Freezable:
+    """The same model with the frozen hooks' values in `inputs` for constants."""
+    values: dict[str, Tensor] = {}
+
+    def note(name: str) -> Hook:
+        return lambda x: values.update({name: x})
+
+    adapter.run(inputs, {name: note(name) for name in adapter.frozen})
+    assert len(values) == len(adapter.frozen) == 3 * LAYERS + 1
+    constant = copy(adapter)
+    constant.held = values
+    return constant
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_frozen_scores_are_those_of_a_model_with_constant_values(layout: Layout, contrastive: bool) -> None:
+    adapter = Freezable(layout)
+    asked = ragged(adapter, "log_probability")
+    assert asked.corrupted is not None
+    constant = held(adapter, asked.clean)
+    # What is compared with stays the model's own run.
+    other = trace(adapter, asked.corrupted, asked.metric, graph=False) if contrastive else None
+    frozen, expected = (
+        trace(adapter, asked.clean, asked.metric, frozen=True),
+        trace(constant, asked.clean, asked.metric),
+    )
+    close(frozen.logits.detach(), asked.clean.at_last(adapter.run(asked.clean, {})))
+    nodes, by_hand = score_nodes(frozen, other), score_nodes(expected, other)
+    edges = score_edges(frozen, nodes)
+    close(nodes.attribution, by_hand.attribution)
+    close(matrix(nodes, edges), matrix(by_hand, score_edges(expected, by_hand)))
+    assert conservation_residual(nodes, edges) < 1e-11
+    for total, gradient in zip(nodes.totals, uncut_gradients(constant, asked), strict=True):
+        close(total, gradient)
+    free = score_nodes(trace(adapter, asked.clean, asked.metric), other)
+    assert (free.attribution - nodes.attribution).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_frozen_gradients_by_finite_difference(layout: Layout) -> None:
+    """One node moved for real, while patterns and scales keep the values of the clean run."""
+    adapter = Freezable(layout)
+    asked = ragged(adapter, "log_probability")
+    constant, clean = held(adapter, asked.clean), trace(adapter, asked.clean, asked.metric, frozen=True)
+    nodes = score_nodes(clean)
+    inner = (nodes.site < len(clean.sites)).nonzero()[:, 0].tolist()
+    for n in inner[:: len(inner) // 20]:
+        s, b = int(nodes.site[n]), int(nodes.example[n])
+        direction = directions(clean, nodes, s, torch.tensor([n]))[0]
+        up, down = (
+            asked.metric(run_spliced(constant, asked.clean, {adapter.sites[s].name: edit}))[b]
+            for by in (1e-5, -1e-5)
+            for edit in [moved(int(nodes.index[n]), b, int(nodes.pos[n]), by, direction)]
+        )
+        assert_close(nodes.gradient[n], (up - down) / 2e-5, atol=1e-7, rtol=1e-5)
+
+
+def test_frozen_circuits_say_so() -> None:
+    adapter = Freezable("components")
+    frozen, free = (circuitlens.find(adapter, "a b c", "d", "e", "a b f", frozen=mode) for mode in (True, False))
+    assert (frozen.frozen, free.frozen) == (True, False)
+    assert frozen.metric == free.metric
+    ours, theirs = ({n.id: n.attribution for n in c.nodes} for c in (frozen, free))
+    assert max(abs(ours[name] - theirs.get(name, 0.0)) for name in ours) > 0.1
+    assert frozen.conservation_residual < 1e-11
+
+
+def test_an_adapter_without_frozen_hooks_has_no_frozen_mode() -> None:
+    with pytest.raises(AdapterError, match="'tiny' names no hooks to freeze, so it has no frozen mode"):
+        circuitlens.find(TinyTransformer(), "a b c", "d", "e", frozen=True)

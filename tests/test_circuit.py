@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import networkx
@@ -22,8 +23,10 @@ from torch import Tensor
 import circuitlens
 from circuitlens import circuit as module
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
-from circuitlens.circuit import Circuit, Edge, Metric, Node, Output, open_circuit, schema
+from circuitlens.circuit import Circuit, Edge, Metric, Node, Output, full_name, open_circuit, schema
 from circuitlens.errors import AdapterError, CircuitError, CircuitLensError, PromptError
+from circuitlens.prompts import MetricName
+from tests.tiny_transformer import TinyTransformer
 
 
 def node(name: str, layer: int, attribution: float = 1.0, kind: str = "feature") -> Node:
@@ -380,3 +383,192 @@ def test_a_circuit_too_large_to_open_is_not_saved(
 def test_every_error_is_of_one_family() -> None:
     assert issubclass(CircuitError, CircuitLensError)
     assert issubclass(PromptError, CircuitLensError)
+
+
+def as_version_1(circuit: Circuit) -> dict[str, Any]:
+    """The document that version 1 had for a circuit."""
+    document = json.loads(circuit.model_dump_json())
+    for added in ("options", "frozen", "found"):
+        del document[added]
+    return {**document, "version": 1}
+
+
+def test_a_file_of_version_1_opens_as_what_it_meant(cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(as_version_1(cats)))
+    opened = circuitlens.open(path)
+    assert (opened.version, opened.options, opened.frozen, opened.found) == (2, {}, False, None)
+    fields = {name: getattr(cats, name) for name in Circuit.model_fields}
+    assert opened == Circuit(**{**fields, "found": None})
+    opened.save(path)
+    document = json.loads(path.read_text())
+    assert document["version"] == 2
+    jsonschema.validate(document, schema())
+    assert circuitlens.open(path) == opened
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layered())
+def test_any_circuit_of_version_1_opens(tmp_path: Path, drawn: Drawn) -> None:
+    made = built(drawn)
+    (tmp_path / "old.json").write_text(json.dumps(as_version_1(made)))
+    assert circuitlens.open(tmp_path / "old.json") == made
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, 1.5])
+def test_a_version_that_never_was_is_refused(version: object, cats: Circuit, tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_bytes(edited(cats, version=version))
+    with pytest.raises(CircuitError, match="damaged circuit file: version"):
+        open_circuit(tmp_path / "odd.json")
+
+
+def test_what_the_adapter_was_loaded_with_is_kept(tmp_path: Path) -> None:
+    adapter = TinyTransformer()
+    adapter.options = {"layout": "residual", "width": 0, "scale": 0.5, "cut": True, "release": None}
+    made = circuitlens.find(adapter, "a b", "d", "e")
+    made.save(tmp_path / "c.json")
+    assert circuitlens.open(tmp_path / "c.json").options == made.options == adapter.options
+
+
+# Names
+
+OUTPUTS = [Output(text=text, index=i) for i, text in enumerate(("run", "runs", "it's"))]
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "distractors", "text"),
+    [
+        ("logit_difference", 1, 1, "logit 'run' − 'runs'"),
+        ("logit_difference", 2, 1, "mean logit 'run', 'runs' − \"it's\""),
+        ("logit_difference", 1, 2, "mean logit 'run' − 'runs', \"it's\""),
+        ("logit", 1, 0, "logit 'run'"),
+        ("logit", 2, 0, "mean logit 'run', 'runs'"),
+        ("log_probability", 1, 0, "log P('run')"),
+        ("log_probability", 3, 0, "log P('run', 'runs', \"it's\")"),
+        ("probability_difference", 1, 1, "P('run') − P('runs')"),
+        ("probability_difference", 1, 2, "P('run') − P('runs', \"it's\")"),
+        ("kl_divergence", 1, 0, "KL from the corrupted prompt's outputs"),
+        ("kl_divergence", 1, 1, "KL from the corrupted prompt's outputs"),
+        ("custom", 1, 1, "a function of the logits"),
+    ],
+)
+def test_metrics_in_words(name: str, answers: int, distractors: int, text: str) -> None:
+    theirs = tuple(OUTPUTS[answers : answers + distractors])
+    assert str(Metric(name=name, answers=tuple(OUTPUTS[:answers]), distractors=theirs, value=1.0)) == text
+
+
+def test_every_metric_has_words_of_its_own() -> None:
+    metrics = [
+        Metric(name=n, answers=(OUTPUTS[0],), distractors=(OUTPUTS[1],), value=0.0) for n in get_args(MetricName)
+    ]
+    assert len({str(metric) for metric in metrics} | {"a function of the logits"}) == len(metrics) + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "index", "alone", "among"),
+    [
+        ("feature", 0, "a", "a L1 ' cats'"),
+        ("error", None, "a", "a L1 ' cats'"),
+        ("logit", 0, "a", "'a'"),
+        ("logit", None, "a", "a"),
+    ],
+)
+def test_full_names_say_where_a_node_is(kind: str, index: int | None, alone: str, among: str) -> None:
+    one = node("a", 1, kind=kind).model_copy(update={"index": index})
+    assert full_name(one, ("The cats",)) == alone
+    assert full_name(one.model_copy(update={"pos": 1}), ("The", " cats")) == among
+
+
+def test_paths_say_where_their_nodes_are() -> None:
+    nodes = [node("a", 0), node("b", 1).model_copy(update={"pos": 1}), node("yes", 2, kind="logit")]
+    edges = {("a", "b"): 2.0, ("b", "yes"): 1.0}
+    assert str(circuit(nodes, edges, tokens=("The", " cats")).strongest_path()) == "a L0 'The' → b L1 ' cats' → 'yes'"
+    assert str(circuit([n.model_copy(update={"pos": 0}) for n in nodes], edges).strongest_path()) == "a → b → yes"
+
+
+# The strongest nodes and edges
+
+
+SEARCHES: dict[str, Callable[..., Circuit]] = {
+    "contrastive": partial(circuitlens.find, TinyTransformer("components"), "a b c", "d", "e", "a b f"),
+    "gradient": partial(circuitlens.find, TinyTransformer("normalised"), "a b c", ["d", "b"], metric="log_probability"),
+}
+either = pytest.mark.parametrize("method", SEARCHES)
+
+
+@cache
+def complete(method: str) -> Circuit:
+    return SEARCHES[method](max_nodes=None, max_edges=None)
+
+
+def inner(circuit: Circuit) -> list[Node]:
+    return [node for node in circuit.nodes if node.kind != "logit"]
+
+
+@either
+def test_what_was_found_is_what_a_complete_circuit_has(method: str) -> None:
+    whole = complete(method)
+    assert whole.found is not None
+    assert whole.found.nodes == len(inner(whole)) > 100
+    assert whole.found.features == sum(n.kind == "feature" for n in inner(whole))
+    assert whole.found.attribution == pytest.approx(sum(abs(n.attribution) for n in inner(whole)), rel=1e-9)
+    assert whole.found.edges == len(whole.edges) > 1000
+    assert whole.conservation_residual < 1e-11
+
+
+@either
+@given(max_nodes=st.none() | st.integers(0, 500), max_edges=st.none() | st.integers(0, 4000))
+@settings(max_examples=12)
+def test_the_strongest_are_kept_and_the_rest_is_counted(
+    method: str, max_nodes: int | None, max_edges: int | None
+) -> None:
+    whole, made = complete(method), SEARCHES[method](max_nodes=max_nodes, max_edges=max_edges)
+    expected = whole.prune(max_nodes=max_nodes)
+    assert made.nodes == expected.nodes
+    weights = {(e.source, e.target): e.weight for e in expected.edges}
+    kept = {(e.source, e.target): e.weight for e in made.edges}
+    assert kept == pytest.approx({pair: weights.get(pair, 0.0) for pair in kept}, rel=1e-9, abs=1e-12)
+    assert [abs(w) for w in kept.values()] == sorted((abs(w) for w in kept.values()), reverse=True)
+    left_out = [abs(weight) for pair, weight in weights.items() if pair not in kept]
+    assert made.found is not None
+    assert whole.found is not None
+    if max_edges is None or made.found.edges <= max_edges:
+        assert max(left_out, default=0.0) < 1e-12
+        assert made.found.edges == len(made.edges)
+    else:
+        assert len(made.edges) == max_edges
+        assert max(left_out) <= min(map(abs, kept.values()), default=float("inf")) + 1e-12
+    same = {"nodes", "features", "attribution"}
+    assert made.found.model_dump(include=same) == whole.found.model_dump(include=same)
+    assert made.found.edges == pytest.approx(len(expected.edges), abs=3)  # rounding decides whether 1e-17 is an edge
+    assert made.conservation_residual < 1e-11
+
+
+@either
+def test_nothing_but_the_logits(method: str) -> None:
+    made = SEARCHES[method](max_nodes=0)
+    assert made.nodes == tuple(n for n in complete(method).nodes if n.kind == "logit")
+    assert len(made.nodes) >= 2
+    assert made.edges == ()
+    assert made.found is not None
+    assert made.found.edges == 0
+    assert made.conservation_residual == 0
+    no_edges = SEARCHES[method](max_nodes=5, max_edges=0)
+    assert (len(inner(no_edges)), no_edges.edges) == (5, ())
+    assert no_edges.found is not None
+    assert no_edges.found.edges > 0
+
+
+@either
+def test_limits_there_are_by_default(method: str) -> None:
+    signature = inspect.signature(circuitlens.find)
+    defaults = {name: signature.parameters[name].default for name in ("max_nodes", "max_edges")}
+    assert defaults == {"max_nodes": 500, "max_edges": 10_000}
+    assert SEARCHES[method]() == SEARCHES[method](**defaults)
+
+
+@either
+def test_negative_limits_are_refused(method: str) -> None:
+    for limit in ("max_nodes", "max_edges"):
+        with pytest.raises(PromptError, match=rf"{limit} is -1: give a count of 0 or more, or None for all"):
+            SEARCHES[method](**{limit: -1})

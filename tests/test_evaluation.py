@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from math import log, tanh
+from typing import Any, get_args
+
 import pytest
+from torch import Tensor
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Method
 from circuitlens.errors import CircuitError
-from tests.tiny_transformer import Layout, TinyTransformer
+from circuitlens.prompts import MetricName
+from tests.tiny_transformer import VOCABULARY, Layout, TinyTransformer
 
 
 @pytest.mark.parametrize(("prompt", "answer", "distractor"), [("The cats", "run", "runs"), ("The cat", "runs", "run")])
@@ -111,3 +116,110 @@ def test_what_cannot_be_ablated_is_refused(toy: Adapter, cats: Circuit) -> None:
         circuitlens.ablate(toy, cats, [cats.answer().id])
     with pytest.raises(CircuitError, match="made with 'toy'"):
         circuitlens.ablate(TinyTransformer(), cats, [])
+
+
+# Metrics beside the difference of two logits
+
+ANSWERS, DISTRACTORS = ["d", "b"], ["e", "g"]
+OURS, THEIRS = [4, 2], [5, 7]
+
+
+def mixed(logits: Tensor) -> Tensor:
+    """A metric of one's own."""
+    return logits[:, 3].tanh() * logits[:, 5]
+
+
+def value_by_hand(name: str, logits: Tensor, corrupted: Tensor) -> float:
+    """The metric of one example from its logits, in plain Python."""
+    probability, reference = logits.softmax(0).tolist(), corrupted.softmax(0).tolist()
+    ours, theirs = ([probability[i] for i in indices] for indices in (OURS, THEIRS))
+    return {
+        "logit_difference": sum(logits[i].item() for i in OURS) / 2 - sum(logits[i].item() for i in THEIRS) / 2,
+        "logit": sum(logits[i].item() for i in OURS) / 2,
+        "log_probability": log(sum(ours)),
+        "probability_difference": sum(ours) - sum(theirs),
+        "kl_divergence": sum(q * log(q / p) for p, q in zip(probability, reference, strict=True)),
+        "custom": tanh(logits[3].item()) * logits[5].item(),
+    }[name]
+
+
+def asked_of(name: str) -> dict[str, Any]:
+    """Answers, distractors where the metric takes them, and the metric of that name."""
+    distractors = None if name in ("logit", "log_probability") else DISTRACTORS
+    return {"answer": ANSWERS, "distractor": distractors, "metric": mixed if name == "custom" else name}
+
+
+METRICS = [*get_args(MetricName), "custom"]
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("method", get_args(Method))
+def test_ablation_is_the_metric_of_a_changed_stream(name: str, method: Method) -> None:
+    """Two features of the last residual stream, moved by hand along their decoder rows."""
+    adapter = TinyTransformer("components")
+    circuit = circuitlens.find(adapter, "a b c", corrupted="a b f", method=method, **asked_of(name))
+    features = [n for n in circuit.nodes if n.hook == "2.resid" and n.kind == "feature" and n.pos == 2]
+    chosen = sorted(features, key=lambda n: -abs(n.attribution))[:2]
+    coder: Any = adapter.sites[-1].coder
+    streams: list[Tensor] = []
+    clean, corrupted = (
+        adapter.run(adapter.inputs([prompt]), {"2.resid": streams.append})[0, -1] for prompt in ("a b c", "a b f")
+    )
+    f, other = (coder.encode(x)[0, 2] for x in streams)
+    moved = streams[0].clone()
+    for node in chosen:
+        assert node.index is not None
+        to = other[node.index] if method == "contrastive" else 0
+        moved[0, 2] += (to - f[node.index]) * coder.decoder[node.index]
+    changed = adapter.run(adapter.inputs(["a b c"]), {"2.resid": lambda _: moved})[0, -1]
+
+    result = circuitlens.ablate(adapter, circuit, [n.id for n in chosen], mixed if name == "custom" else None)
+    before = value_by_hand(name, clean, corrupted)
+    assert circuit.metric.value == pytest.approx(before, rel=1e-9)
+    assert result.before == pytest.approx(before, rel=1e-9)
+    assert result.after == pytest.approx(value_by_hand(name, changed, corrupted), rel=1e-9)
+    assert abs(result.measured) > 1e-4
+    assert result.predicted == pytest.approx(sum(n.attribution for n in chosen), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_small_change_of_every_metric_is_what_attribution_says(name: str) -> None:
+    """Corrupted by next to nothing, the last cut ablated whole does what its nodes' attributions sum to."""
+    near = Nearby("components")
+    circuit = circuitlens.find(near, "a b c", corrupted="a b f", max_nodes=None, **asked_of(name))
+    cut = [n.id for n in circuit.nodes if n.hook == "2.resid"]
+    result = circuitlens.ablate(near, circuit, cut, mixed if name == "custom" else None)
+    assert result.after == pytest.approx(circuit.metric.corrupted_value, abs=1e-12)
+    # The divergence has its minimum at the corrupted prompt: its change is of second order.
+    size = 1e-10 if name == "kl_divergence" else 1e-6
+    assert abs(result.predicted) > size
+    ratio = result.measured / result.predicted
+    assert ratio == pytest.approx(0.5 if name == "kl_divergence" else 1, rel=1e-2)
+
+
+class Nearby(TinyTransformer):
+    """A tiny transformer to which "f" is nearly "c"."""
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__(layout)
+        c, f = (VOCABULARY.index(word) for word in "cf")
+        self.embed[f] = self.embed[c] + 1e-4 * self.embed[f]
+
+
+def test_a_function_has_to_be_given_again(toy64: Adapter) -> None:
+    circuit = circuitlens.find(toy64, "The cats", "run", "runs", metric=lambda logits: 3 * logits[:, 1])
+    feature = next(n for n in circuit.nodes if n.kind == "feature")
+    with pytest.raises(CircuitError, match=r"was a function, which no file keeps: give it again as metric="):
+        circuitlens.ablate(toy64, circuit, [feature.id])
+    result = circuitlens.ablate(toy64, circuit, [feature.id], metric=lambda logits: 3 * logits[:, 1])
+    assert result.before == pytest.approx(circuit.metric.value, rel=1e-12)
+    assert result.measured == pytest.approx(feature.attribution, rel=1e-9)  # feature → logits is linear
+
+
+def test_another_metric_can_be_measured() -> None:
+    adapter = TinyTransformer()
+    circuit = circuitlens.find(adapter, "a b c", ANSWERS, DISTRACTORS, "a b f")
+    clean, corrupted = (adapter.run(adapter.inputs([prompt]), {})[0, -1] for prompt in ("a b c", "a b f"))
+    result = circuitlens.ablate(adapter, circuit, [], "probability_difference")
+    assert result.before == result.after
+    assert result.before == pytest.approx(value_by_hand("probability_difference", clean, corrupted), rel=1e-9)

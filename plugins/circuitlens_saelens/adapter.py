@@ -246,7 +246,7 @@ def _check_processing(saes: Sequence[tuple[str, SAE[Any]]], seen: Mapping[str, T
             continue
         x = seen[read].float()
         off = (x.mean(-1).abs() / x.square().mean(-1).sqrt().clamp_min(1e-12)).max().item()
-        if (off < CENTRED) != expected:
+        if (off < max(CENTRED, torch.finfo(seen[read].dtype).eps)) != expected:
             wanted, is_now = ("centred", "is not") if expected else ("not centred", "is")
             bridge = (
                 "fold_ln=False, center_unembed=False, fold_value_biases=False" if expected else "no_processing=True"

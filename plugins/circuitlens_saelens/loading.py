@@ -106,8 +106,8 @@ def load(
     model_name = model or _model_of(sources)
     folder = Path(model_name).expanduser()
     local = folder if folder.is_dir() else None
-    if local is None and (model_name.startswith((".", "/", "~")) or model_name.count("/") > 1):
-        raise AdapterError(f"There is no model folder {model_name!r}.")
+    if local is None and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_name):
+        raise AdapterError(f"There is no model folder {model_name!r}, and it is no name of a model on the hub.")
 
     files = _fetch(sources, None if local else model_name)
     size = {"float64": 8, "float32": 4}.get(dtype, 2)

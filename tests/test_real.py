@@ -1,0 +1,111 @@
+"""SmolLM2-135M, a real language model, with three real SAEs: what random weights can not show.
+
+Set CIRCUITLENS_SMOLLM2 to the model's folder and CIRCUITLENS_SMOLLM2_SAES to that of its SAEs; CI does where it can.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.cli import main
+from circuitlens.prompts import ask
+from circuitlens.testing import uncut_gradients
+from circuitlens.tracing import run_spliced, total_gradients, trace
+
+MODEL, SAES = (os.environ.get(name, "") for name in ("CIRCUITLENS_SMOLLM2", "CIRCUITLENS_SMOLLM2_SAES"))
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        not (MODEL and SAES and Path(MODEL).is_dir() and Path(SAES).is_dir()),
+        reason="CIRCUITLENS_SMOLLM2 and CIRCUITLENS_SMOLLM2_SAES name no folders with SmolLM2-135M and its SAEs",
+    ),
+]
+NOUNS = "cat dog boy girl king car tree book house bird horse player student teacher doctor song river star door table"
+PLURAL: dict[str, Any] = {"answer": " are", "distractor": " is"}
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    return circuitlens.load("gpt2", model=MODEL, saes=SAES)
+
+
+@pytest.mark.parametrize("noun", NOUNS.split())
+def test_agreement_circuits_of_twenty_nouns(adapter: Adapter, noun: str) -> None:
+    """The model decides rightly, all of it is in the circuit, and attribution is conserved."""
+    for method in ("contrastive", "gradient"):
+        circuit = circuitlens.find(adapter, f"The {noun}s", **PLURAL, corrupted=f"The {noun}", method=method)
+        metric = circuit.metric
+        assert metric.corrupted_value is not None
+        assert metric.corrupted_value < 0 < metric.value
+        assert circuit.conservation_residual < 1e-4 * metric.value
+        sites = {site.write for site in adapter.sites if site.kind == "feature"}
+        assert {node.hook for node in circuit.nodes if node.kind == "error"} == sites
+        assert {node.hook for node in circuit.nodes if node.kind == "feature"} == sites
+        logits = [node.attribution for node in circuit.nodes if node.kind == "logit"]
+        change = metric.value - (metric.corrupted_value if method == "contrastive" else 0)
+        assert sum(logits) == pytest.approx(change, rel=1e-4)
+
+
+def test_a_whole_cut_set_to_its_corrupted_values_gives_the_corrupted_answer(adapter: Adapter) -> None:
+    circuit = circuitlens.find(adapter, "The cats", **PLURAL, corrupted="The cat", max_nodes=None)
+    for site in adapter.sites[1:]:
+        result = circuitlens.ablate(adapter, circuit, [node.id for node in circuit.nodes if node.hook == site.write])
+        assert result.after == pytest.approx(circuit.metric.corrupted_value, abs=2e-3)
+
+
+def test_splice_and_gradient_are_the_models(adapter: Adapter) -> None:
+    asked = ask(adapter, ["The cats", "The keys to the cabinet"], [" are"] * 2, [" is"] * 2)
+    plain = asked.clean.at_last(adapter.run(asked.clean, {}))
+    spliced = run_spliced(adapter, asked.clean, {s.name: lambda f, error, decode: (f, error) for s in adapter.sites})
+    assert_close(spliced, plain, rtol=1e-4, atol=1e-3)
+    totals = total_gradients(trace(adapter, asked.clean, asked.metric))
+    for total, expected in zip(totals, uncut_gradients(adapter, asked), strict=True):
+        assert_close(total, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Adapter) -> None:
+    """Found by attribution, named by its own decoder row, and switched off for real."""
+    circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat")
+    middle = [n for n in circuit.nodes if n.hook == "blocks.15.hook_resid_pre" and n.kind == "feature"]
+    strongest = max(middle, key=lambda node: abs(node.attribution))
+    told = circuitlens.describe(adapter, circuit, strongest.id)
+    assert {" are", " were"} <= {text for text, _ in told.promoted}
+    assert told.activations[2] > 0
+    assert circuitlens.ablate(adapter, circuit, [strongest.id]).measured > 3
+
+
+def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> None:
+    from sae_lens import SAE, SAETransformerBridge
+
+    model = SAETransformerBridge.boot_transformers(MODEL, device="cpu", dtype=torch.float32)
+    saes = [SAE.load_from_disk(folder) for folder in sorted(Path(SAES).iterdir())]
+    wrapped = circuitlens.wrap(model, saes, name=adapter.name)
+    ours, theirs = (circuitlens.find(a, "The dog", " runs", " run", "The dogs") for a in (wrapped, adapter))
+    assert (ours.nodes, ours.edges) == (theirs.nodes, theirs.edges)
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "cats.json"
+    words = ["--answer", " run", "--distractor", " runs", "--corrupted", "The cat", "-o", str(out)]
+    monkeypatch.setattr(
+        sys, "argv", ["circuitlens", "find", "gpt2", "The cats", "--model", MODEL, "--sae", SAES, *words]
+    )
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    assert circuitlens.open(out).conservation_residual < 1e-4
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    (shown,) = re.findall(r"^(The cats\nmetric +logit ' run'.*?)\n```", readme, re.DOTALL | re.MULTILINE)
+    machine = re.compile(r"(residual|time) .*")
+    assert machine.sub("", shown) in machine.sub("", printed)
