@@ -326,7 +326,7 @@ def _cotangents(
     beside = torch.zeros(read.shape[:2], dtype=torch.bool, device=read.device)
     beside[nodes.example[vectors], nodes.pos[vectors]] = True
     wanted = live[beside[nodes.example[live], nodes.pos[live]] | (slot[live] >= 0)]
-    for some in wanted.split(FEATURES):
+    for some in wanted.split(FEATURES) if len(wanted) else ():
         places = nodes.example[some], nodes.pos[some]
         rows = _scaled(coder.encoder_rows(read[places], nodes.index[some]), nodes.gradient[some])
         remainder = _added(remainder, places, -rows)

@@ -86,7 +86,7 @@ def find(
             metric,
         )
         nodes, edges, residual, values, kept = _score(adapter, question, method, frozen, max_nodes)
-    alive = (nodes.delta != 0) & (nodes.site < len(adapter.sites))
+    alive = _alive(nodes, edges) & (nodes.site < len(adapter.sites))
     coded = [s for s, site in enumerate(adapter.sites) if site.kind == "feature"]
     features = alive & (nodes.index != VECTOR) & torch.isin(nodes.site, nodes.site.new_tensor(coded))
     chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
@@ -149,6 +149,11 @@ def _score(
                     f"The metric {question.metric.name!r} is not finite ({value.item()}), so nothing can be attributed "
                     "to it. The model's logits overflow, or the metric divides by 0."
                 )
+        if not clean.metric.requires_grad:
+            raise PromptError(
+                f"The metric {question.metric.name!r} has no gradient in the logits, so nothing can be attributed to "
+                "it: give a differentiable function, without argmax, rounding or constants."
+            )
         nodes = score_nodes(clean, other if method == "contrastive" else None)
         kept = strongest(nodes, max_nodes)
         stage("nodes")
@@ -187,12 +192,17 @@ def _nodes(adapter: Adapter, scores: NodeScores, edges: EdgeScores, kept: Tensor
 
     Positions count from the first token, not from the padding.
     """
-    alive = (scores.delta != 0) | (scores.site == len(adapter.sites))
-    alive[edges.source] = alive[edges.target] = True
-    alive &= kept
+    alive = (_alive(scores, edges) | (scores.site == len(adapter.sites))) & kept
     columns = (scores.site, scores.pos - offset, scores.index, scores.activation, scores.attribution)
     rows = zip(alive.nonzero()[:, 0].tolist(), *(column[alive].tolist() for column in columns), strict=True)
     return {row: _node(adapter, *values) for row, *values in rows}
+
+
+def _alive(scores: NodeScores, edges: EdgeScores) -> Tensor:
+    """Marks what changes, or passes on what does."""
+    alive = scores.delta != 0
+    alive[edges.source] = alive[edges.target] = True
+    return alive
 
 
 def _node(adapter: Adapter, s: int, pos: int, index: int, activation: float, attribution: float) -> Node:

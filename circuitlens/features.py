@@ -40,11 +40,15 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
         raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
     node = circuit.node(node_id)
     site = next((site for site in adapter.sites if site.write == node.hook), None)
-    if site is None or site.coder is None or node.index is None:
-        raise CircuitError(f"Node {node_id!r} is of kind {node.kind!r}; only features and neurons can be described.")
+    if site is None or site.coder is None or node.index is None or node.index >= site.coder.d_sae:
+        raise CircuitError(
+            f"Node {node_id!r} is of kind {node.kind!r}; only features and neurons of {adapter.name!r} can be "
+            "described."
+        )
     seen: list[Tensor] = []
-    inputs = adapter.inputs([circuit.prompt])
-    with torch.no_grad():
+    with torch.inference_mode(False):
+        inputs = adapter.inputs([circuit.prompt])
+    with torch.inference_mode(False), torch.no_grad():
         adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
         x = seen[0]
         f = site.coder.encode(x)

@@ -110,7 +110,7 @@ def _score(
     name = metric or ("logit_difference" if against else "logit")
     if not isinstance(name, str):
         return CUSTOM, _checked(name)
-    if name in ("logit_difference", "probability_difference") and not against:
+    if name in ("logit_difference", "probability_difference") and not (distractors >= 0).any(1).all():
         raise PromptError(f"The metric {name!r} is a difference: give a distractor, or take 'logit'.")
     if name in ("logit", "log_probability") and against and metric is not None:
         raise PromptError(f"The metric {name!r} takes no distractor: leave it out, or take 'logit_difference'.")

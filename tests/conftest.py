@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -68,3 +69,15 @@ def cats(toy: Adapter) -> Circuit:
 @pytest.fixture(scope="session")
 def cat(toy: Adapter) -> Circuit:
     return circuitlens.find(toy, prompt="The cat", answer="runs", distractor="run")
+
+
+@pytest.fixture(scope="session")
+def gpt2_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a shrunken GPT-2 of twelve layers and its SAEs."""
+    from tests.hub import write_gpt2, write_release
+
+    home = tmp_path_factory.mktemp("gpt2")
+    write_gpt2(home, layers=12)
+    layers = [f"blocks.{n}.hook_resid_pre" for n in range(12)]
+    write_release(home, "gpt2-small-res-jb", [*layers, "blocks.11.hook_resid_post"])
+    return home

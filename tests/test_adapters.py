@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +25,10 @@ ADAPTERS: dict[str, Callable[[], Adapter]] = {
 
 
 @pytest.fixture(scope="module", params=list(ADAPTERS))
-def adapter(request: pytest.FixtureRequest) -> Adapter:
-    return ADAPTERS[request.param]()
+def adapter(request: pytest.FixtureRequest, gpt2_cache: Path) -> Adapter:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(gpt2_cache / "hub"))
+        return ADAPTERS[request.param]()
 
 
 @pytest.mark.parametrize("check", CONTRACT, ids=lambda check: check.__name__)

@@ -125,7 +125,7 @@ def test_what_holds_nothing_and_passes_a_share_on_is_counted_as_found() -> None:
     circuit = circuitlens.find(Line(), "1 5", "+", "-")
     assert circuit.found is not None
     assert circuit.found.nodes == sum(node.kind != "logit" for node in circuit.nodes) == 4
-    assert circuit.found.features == 3
+    assert circuit.found.features == 0  # inputs and neurons are none
     assert circuit.found.edges == len(circuit.edges)
 
 

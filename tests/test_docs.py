@@ -27,7 +27,7 @@ def test_the_readmes_python_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     monkeypatch.setattr(server, "open_page", lambda url: None)
-    (code,) = [text for language, text in BLOCKS if language == "python"]
+    code = next(text for language, text in BLOCKS if language == "python")
     names: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), names)
     viewer = names["viewer"]
@@ -43,7 +43,7 @@ def test_the_readmes_python_runs(
 def test_the_readmes_output_is_what_is_printed(cats: circuitlens.Circuit, capsys: pytest.CaptureFixture[str]) -> None:
     _print_summary(cats)
     _print_evidence(circuitlens.load("toy"), cats)
-    (shown,) = [text for language, text in BLOCKS if text.startswith("The cats\n")]
+    shown = next(text for language, text in BLOCKS if text.startswith("The cats\n"))  # the toy's comes first
     printed = capsys.readouterr().out.strip()
     # Training rounds differently from machine to machine: the words have to agree, and the numbers nearly.
     number = re.compile(r"[+-]\d+\.\d{3,}")
@@ -54,10 +54,25 @@ def test_the_readmes_output_is_what_is_printed(cats: circuitlens.Circuit, capsys
     assert ours == pytest.approx(theirs, rel=0.05)
 
 
+@pytest.mark.filterwarnings(r"ignore:\nThis SAE has non-empty model_from_pretrained_kwargs:UserWarning")
+def test_the_readmes_notebook_runs(
+    gpt2_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(gpt2_cache / "hub"))
+    (code,) = [text for language, text in BLOCKS if language == "python"][1:]
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    circuit = names["circuit"]
+    assert isinstance(circuit, circuitlens.Circuit)
+    assert circuit.conservation_residual < 1e-4
+    assert "https://www.neuronpedia.org/gpt2-small/" in capsys.readouterr().out
+
+
 def test_the_readmes_commands_run(
-    toy: Adapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    toy: Adapter, gpt2_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(gpt2_cache / "hub"))
     commands = [line for _, text in BLOCKS for line in text.splitlines() if line.startswith("circuitlens ")]
     assert len(commands) >= 4
     for command in commands:

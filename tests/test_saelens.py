@@ -86,7 +86,7 @@ def test_coders_say_what_the_sae_says(architecture: str) -> None:
 
 
 def test_an_sae_that_reads_other_positions_is_refused() -> None:
-    class Looks(type(made("standard", 1))):  # pyright: ignore[reportUntypedBaseClass]
+    class Looks(type(made("standard", 1))):
         def encode(self, x: Tensor) -> Tensor:
             return super().encode(x.cumsum(1))
 

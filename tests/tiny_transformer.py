@@ -65,7 +65,7 @@ class TinyTransformer(Adapter):
         def random(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64) / shape[0] ** 0.5
 
-        self.embed, self.position, self.unembed = random(8, D) * 2, random(16, D), random(D, 8) * 3
+        self.embed, self.position, self.head = random(8, D) * 2, random(16, D), random(D, 8) * 3
         self.blocks = [[random(D, D) for _ in range(4)] + [random(D, 2 * D), random(2 * D, D)] for _ in range(LAYERS)]
         sites = []
         if layout == "components":
@@ -128,7 +128,7 @@ class TinyTransformer(Adapter):
             x = at(f"{n}.resid", x)
         if unused:
             raise AdapterError(f"there are no hooks {sorted(unused)}")
-        return layer_norm(x, [D]) @ self.unembed
+        return layer_norm(x, [D]) @ self.head
 
     def answer_index(self, answer: str, prompt: str) -> int:
         if answer not in VOCABULARY[1:]:
