@@ -9,6 +9,7 @@ itself. With `Δ` the change asked about (from zero, or from a corrupted run) an
 Edges into a site come from vector-Jacobian products that stop at the cuts, with the cotangent `∂m/∂d · ∂d/∂x` of a
 target feature. An error `ε = x − dec(enc(x))` gets `∂m/∂ε` less what its position's features take, so the targets of a
 site share out exactly `∂m/∂x` and a node's outgoing edges sum to its attribution (conservation, checked every time).
+What a coder passes on beside its features (a skip connection, a layer norm's mean and scale) counts among the error's.
 Where edges between some nodes only are asked for, one more product a site carries all that the others take, so that
 the sum stays whole.
 

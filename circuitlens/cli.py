@@ -123,6 +123,10 @@ def find(
     dtype: Annotated[
         Literal["float32", "float64", "bfloat16", "float16"] | None, typer.Option(help="Numbers to compute in.")
     ] = None,
+    bos: Annotated[
+        bool | None,
+        typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token; by default as the SAEs ask."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, print a summary and write it to a file."""
@@ -131,7 +135,14 @@ def find(
     known = [installed.name for installed in installed_adapters()]
     if adapter not in known:
         raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
-    given = {"saes": sae or None, "layers": layers, "model": model, "device": device, "dtype": dtype}
+    given = {
+        "saes": sae or None,
+        "layers": layers,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "prepend_bos": bos,
+    }
     if sys.stderr.isatty():
         typer.echo(f"Loading {adapter} …", err=True)
     from circuitlens.discovery import MAX_EDGES, MAX_NODES

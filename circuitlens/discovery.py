@@ -27,6 +27,9 @@ MAX_NODES, MAX_EDGES = 500, 10_000
 ROUNDING = 1e4
 """How many units of rounding (eps of the dtype, relative to the largest attribution) conservation may be off by."""
 
+COARSE = 0.05
+"""The share of the largest attribution that it may be off by in any dtype."""
+
 
 def find(
     adapter: Adapter,
@@ -162,7 +165,7 @@ def _score(
         raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
     residual = conservation_residual(nodes, edges, kept)
     largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
-    if residual > ROUNDING * torch.finfo(nodes.delta.dtype).eps * largest:
+    if residual > min(ROUNDING * torch.finfo(nodes.delta.dtype).eps, COARSE) * largest:
         log.warning(
             "Attributions are not conserved: a node and its edges differ by %.1e, with attributions up to %.1e."
             " A coder's rows may not be its derivatives, or %s is too coarse.",

@@ -16,6 +16,7 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Site
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
+from circuitlens.features import check_made_by, check_tokens
 from circuitlens.prompts import CUSTOM, MetricName, Score, ask
 from circuitlens.tracing import Decode, Edit, run_spliced
 
@@ -47,8 +48,7 @@ def ablate(
             metric is not known.
         PromptError: the circuit's prompts can't be read.
     """
-    if circuit.adapter != adapter.name:
-        raise CircuitError(f"The circuit was made with {circuit.adapter!r} and can't be ablated in {adapter.name!r}.")
+    check_made_by(adapter, circuit)
     nodes = tuple(circuit.node(node_id) for node_id in dict.fromkeys(node_ids))
     if metric is None and circuit.metric.name == CUSTOM:
         raise CircuitError("The circuit's metric was a function, which no file keeps: give it again as metric=.")
@@ -60,6 +60,7 @@ def ablate(
         None if circuit.corrupted is None else [circuit.corrupted],
         metric or cast(MetricName, circuit.metric.name),
     )
+    check_tokens(circuit, question.clean)
     offset = int(question.clean.first[0])
 
     sites = {site.write: site for site in adapter.sites}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import Adapter, Inputs
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 
@@ -29,6 +29,35 @@ class Feature:
     url: str | None
 
 
+def check_made_by(adapter: Adapter, circuit: Circuit) -> None:
+    """Refuse an adapter that the circuit was not made by: its features are others, though their numbers may be alike.
+
+    Raises:
+        CircuitError: it has another name, or was loaded with other options.
+    """
+    if circuit.adapter != adapter.name:
+        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+    for name in circuit.options.keys() - {"device", "dtype", "layers"}:
+        if (ours := adapter.options.get(name)) != circuit.options[name]:
+            raise CircuitError(
+                f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "
+                "load it alike."
+            )
+
+
+def check_tokens(circuit: Circuit, inputs: Inputs) -> None:
+    """Refuse a tokenizer that reads the circuit's prompt otherwise.
+
+    Raises:
+        CircuitError: the tokens differ.
+    """
+    if inputs.tokens[0] != circuit.tokens:
+        raise CircuitError(
+            f"The circuit's prompt has the tokens {list(circuit.tokens)}, and this adapter reads "
+            f"{list(inputs.tokens[0])}."
+        )
+
+
 def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10) -> Feature:
     """Say what a feature (or neuron) of a circuit stands for, from the model's own weights and the prompt.
 
@@ -36,8 +65,9 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
         CircuitError: the circuit was made by another adapter, or the node is not a feature.
         PromptError: the circuit's prompt can't be read.
     """
-    if circuit.adapter != adapter.name:
-        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+    check_made_by(adapter, circuit)
+    if outputs < 0:
+        raise CircuitError(f"outputs is {outputs}: give a count of 0 or more.")
     node = circuit.node(node_id)
     site = next((site for site in adapter.sites if site.write == node.hook), None)
     if site is None or site.coder is None or node.index is None or node.index >= site.coder.d_sae:
@@ -48,6 +78,7 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
     seen: list[Tensor] = []
     with torch.inference_mode(False):
         inputs = adapter.inputs([circuit.prompt])
+    check_tokens(circuit, inputs)
     with torch.inference_mode(False), torch.no_grad():
         adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
         x = seen[0]

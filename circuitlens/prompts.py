@@ -79,6 +79,8 @@ def ask(
         PromptError: a prompt, answer or distractor can't be read, an answer is its own distractor, a corrupted prompt
             has another number of tokens than its prompt, or the metric needs what is not there.
     """
+    if not prompts:
+        raise PromptError("There is no prompt: give at least one.")
     clean = adapter.inputs(prompts)
     ours = _indices(adapter, answers, prompts, clean, "answer")
     theirs = _indices(adapter, distractors or [()] * len(prompts), prompts, clean, "distractor")

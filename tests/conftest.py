@@ -16,6 +16,8 @@ _CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
 os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Small matrices gain nothing from a second thread, and two that wait for each other on a busy machine lose minutes.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402

@@ -99,14 +99,14 @@ def test_activations_are_the_coders_at_every_token(layout: Layout, padding: str)
 
 @pytest.mark.parametrize("layout", get_args(Layout))
 def test_outputs_of_a_decoder_row_strongest_first(layout: Layout) -> None:
-    """One unit writes the decoder row, times the spread where a layer norm was undone."""
-    adapter = Speaking(layout)
+    """One unit writes the decoder row, times the node's own spread where a layer norm was undone."""
+    adapter = Speaking(layout, "left", width=6)
     circuit = found(adapter)
     asked = ask(adapter, [circuit.prompt], ["d"])
     traced = {s.site.name: s for s in trace(adapter, asked.clean, asked.metric, graph=False).sites}
     for site, node in coded(circuit, adapter):
         coder: Any = site.coder
-        spread = traced[site.name].read[0, node.pos].std() if coder.stateful else 1
+        spread = traced[site.name].read[0, asked.clean.mask[0]][node.pos].std() if coder.stateful else 1
         logits = (spread * coder.decoder[node.index] @ HEAD).tolist()
         ranked = sorted(zip(VOCABULARY, logits, strict=True), key=lambda pair: pair[1])
         feature = circuitlens.describe(adapter, circuit, node.id, outputs=3)

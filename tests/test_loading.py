@@ -116,7 +116,8 @@ def test_folders_of_saes_and_models(cache: Path, tmp_path: Path) -> None:
     one = load(str(tmp_path / "layer 3"), None, model=str(model))
     assert [site.layer for site in one.sites if site.kind == "feature"] == [3]
     assert [site.layer for site in load(str(tmp_path), 1).sites if site.kind == "feature"] == [1]
-    assert both.options == {"model": str(model), "saes": str(tmp_path), "device": "cpu", "dtype": "float32"}
+    options = {"model": str(model), "saes": str(tmp_path), "device": "cpu", "dtype": "float32", "prepend_bos": True}
+    assert both.options == options
 
 
 def test_lower_precision(cache: Path) -> None:
@@ -147,7 +148,7 @@ def test_lower_precision(cache: Path) -> None:
             r"some without: give prepend_bos",
         ),
         ({"saes": ["gpt2-small-res-jb", "gpt2-small-res_sce-ajt"], "layers": 2}, r"need differently processed models"),
-        ({"saes": ["gpt2-small-res-jb", "gemma-2b-res-jb"], "layers": 0}, r"different models, gpt2-small .*gemma-2b"),
+        ({"saes": ["gpt2-small-res-jb", "gemma-2b-res-jb"], "layers": 0}, r"different models, gpt2 .*google/gemma-2b"),
         (
             {"saes": ["gpt2-small-mlp-tm", "gpt2-small-mlp-tm"], "layers": 0},
             r"2 SAEs on the hook 'blocks.0.hook_mlp_out'",
@@ -155,6 +156,10 @@ def test_lower_precision(cache: Path) -> None:
         ({"saes": "gpt2-small-res-jb"}, r"Not in the cache .* HF_HUB_OFFLINE is set: jbloom/.*blocks.4"),
         ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "gpt2-large"}, r"Not in the cache .*: gpt2-large"),
         ({"saes": "tests"}, r"folder 'tests' holds no SAE"),
+        ({"saes": "gemma-scope-2b-pt-res"}, r"a format of its own: load its SAEs with SAE.from_pretrained"),
+        ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "tests"}, r"'tests' holds no weights in safetensors"),
+        ({"saes": "gpt2-small-res-jb", "layers": []}, r"no SAE at layer \[\]"),
+        ({"saes": []}, r"There are no SAEs in \[\]"),
     ],
     ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
@@ -162,6 +167,20 @@ def test_what_can_not_be_loaded_is_said(cache: Path, options: dict[str, Any], wh
     with pytest.raises(AdapterError, match=why) as error:
         circuitlens.load("gpt2", **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_of_which_a_part_is_missing_is_not_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gpt2(tmp_path)
+    write_release(tmp_path, "gpt2-small-res-jb", ["blocks.1.hook_resid_pre"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (weights,) = tmp_path.glob("hub/models--gpt2/snapshots/*/model.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    weights.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    weights.rename(weights.with_name(parts["a"]))
+    with pytest.raises(AdapterError, match=r"Not in the cache .*: gpt2 \(model\*.safetensors"):
+        load("gpt2-small-res-jb", 1)
 
 
 def test_too_little_memory_is_said_before_anything_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,4 +360,5 @@ def test_circuits_say_what_was_loaded(cache: Path, tmp_path: Path) -> None:
     circuit = circuitlens.find(load("gpt2-small-res-jb", 1), **ASK)
     circuit.save(tmp_path / "c.json")
     options = json.loads((tmp_path / "c.json").read_text())["options"]
-    assert options == {"model": "gpt2", "saes": "gpt2-small-res-jb", "device": "cpu", "dtype": "float32", "layers": "1"}
+    expected = {"model": "gpt2", "saes": "gpt2-small-res-jb", "device": "cpu", "dtype": "float32"}
+    assert options == expected | {"layers": "1", "prepend_bos": True}

@@ -16,7 +16,7 @@ import circuitlens
 from circuitlens.adapter import Adapter, SparseCoder
 from circuitlens.attribution import VECTOR, directions, score_edges, score_nodes
 from circuitlens.circuit import Circuit
-from circuitlens.errors import AdapterError, PromptError
+from circuitlens.errors import AdapterError, CircuitError, PromptError
 from circuitlens.evaluation import ablate
 from circuitlens.prompts import ask
 from circuitlens.testing import CONTRACT, question
@@ -401,6 +401,43 @@ def test_attached_saes_are_refused() -> None:
         circuitlens.wrap(mine, [made("standard", 2, "float32")])
     mine.reset_saes()
     circuitlens.find(circuitlens.wrap(mine, [made("standard", 2, "float32")]), **ASK)
+
+
+def test_a_model_that_drops_at_random_is_refused() -> None:
+    mine = model()
+    mine.train()
+    try:
+        with pytest.raises(AdapterError, match=r"training mode .*model.eval\(\)"):
+            circuitlens.wrap(mine, [made("standard", 1)])
+    finally:
+        mine.eval()
+
+
+def test_one_place_under_two_names_is_one_place() -> None:
+    sae, other = made("standard", 1), made("topk", 1)
+    with pytest.raises(AdapterError, match="is the same place as that of another SAE"):
+        circuitlens.wrap(model(), {"blocks.1.hook_resid_pre": sae, "blocks.1.hook_in": other})
+    names = ("blocks.1.hook_resid_mid", "blocks.1.ln2.hook_in")
+    circuits = [circuitlens.find(circuitlens.wrap(model(), {name: sae}), **ASK) for name in names]
+    assert [n.attribution for n in circuits[0].nodes] == [n.attribution for n in circuits[1].nodes]
+
+
+def test_another_adapter_of_the_same_name_is_refused() -> None:
+    circuit = circuitlens.find(circuitlens.wrap(model(), [made("standard", 1)]), **ASK)
+    for other in (
+        circuitlens.wrap(model(), [made("topk", 1)]),
+        circuitlens.wrap(model(), [made("standard", 1)], prepend_bos=False),
+    ):
+        with pytest.raises(CircuitError, match=r"The circuit was made with .*load it alike"):
+            ablate(other, circuit, [circuit.nodes[0].id])
+        with pytest.raises(CircuitError, match=r"The circuit was made with .*load it alike"):
+            circuitlens.describe(other, circuit, circuit.nodes[-3].id)
+
+
+def test_text_that_is_no_unicode_is_refused(adapter: Adapter) -> None:
+    with pytest.raises(PromptError, match="no valid Unicode"):
+        adapter.inputs(["\udcff cats"])
+    assert adapter.output_label(10**6) == "[1000000]"
 
 
 def test_files_keep_a_language_models_circuit(adapter: SAELensAdapter, tmp_path: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -16,6 +18,8 @@ from circuitlens.errors import AdapterError
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
 from circuitlens_saelens.text import Text
+
+log = logging.getLogger(__name__)
 
 EXAMPLES = [Example("The cats", " run", " runs", "The cat"), Example("The cat", " runs", " run", "The cats")]
 CENTRED = 1e-3
@@ -60,10 +64,18 @@ class SAELensAdapter(Adapter):
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
         reads = {_write_hook(read, sae): read for read, sae in saes}
+        places = {id(model.hook_point(hook)): hook for hook in reads}
+        if twice := [hook for hook in reads if hook not in places.values()]:
+            raise AdapterError(
+                f"The hook {twice[0]!r} is the same place as that of another SAE: choose one of the two."
+            )
         embeddings = {hook: kind for hook, kind in self._embeddings().items() if hook not in reads}
-        scales = [hook for hook in model.names if hook.endswith(("hook_pattern", "hook_scale"))]
+        scales = [hook for hook in model.names if hook.endswith(("hook_pattern", "hook_scale"))]  # held when frozen
         seen = self._probe([*embeddings, *reads, *reads.values(), *scales])
-        _check_processing(saes, seen)
+        if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
+            _check_processing(saes, seen)
+        if len(missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]):
+            log.warning("%d attention patterns, such as %s, can't be held in frozen mode.", len(missing), missing[0])
         sites = []
         for hook in seen:  # in the order of the forward
             if hook in embeddings:
@@ -79,7 +91,7 @@ class SAELensAdapter(Adapter):
             sites,
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
-            options=options or {"model": model_name, "saes": ", ".join(reads.values()), "prepend_bos": bos},
+            options={**(options or {"model": model_name, "saes": _told(saes)}), "prepend_bos": bos},
         )
         self._kinds = {site.write: _hook_kind(site.write) for site in self.sites if site.kind == "feature"}
 
@@ -180,8 +192,14 @@ class SAELensAdapter(Adapter):
         return seen
 
 
+def _told(saes: Sequence[tuple[str, SAE[Any]]]) -> str:
+    return ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
+
+
 def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     """SAEs with the hooks they read."""
+    if not isinstance(saes, Iterable | SAE):
+        raise AdapterError(f"SAEs are to be a list, or a mapping from hooks, and not {saes!r:.80}.")
     pairs: list[tuple[str, Any]]
     if isinstance(saes, Mapping):
         pairs = list(cast(Mapping[str, SAE[Any]], saes).items())
@@ -192,8 +210,10 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
             raise AdapterError(
                 f"{sae!r:.80} is no SAE-Lens SAE; load one with SAE.from_pretrained or SAE.load_from_disk."
             )
-        if not hook:
-            raise AdapterError("An SAE's metadata names no hook: give the SAEs as a mapping {hook: sae}.")
+        if not hook or not isinstance(hook, str):
+            raise AdapterError(
+                "An SAE has no hook's name: give the SAEs as a mapping {hook: sae}, as its metadata has none."
+            )
     writes = [_write_hook(*pair) for pair in pairs]
     for hook in writes:
         if writes.count(hook) > 1:
@@ -219,6 +239,9 @@ def _agree(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
     if len(names) > 1:
         told = " and ".join(f"{name} (at {hook})" for name, hook in names.items())
         raise AdapterError(f"The SAEs are for different models, {told}: give SAEs of one model.")
+    model_name = str(model.cfg.model_name)
+    if names and next(iter(names)) != _short(model_name) and not Path(model_name).exists():
+        log.warning("The SAEs are for %s and the model is %s.", next(iter(names)), model_name)
     for read, sae in saes:
         weights = sae.W_dec
         if weights.dtype != model.dtype or weights.device != model.device:
@@ -233,7 +256,7 @@ def _prepend_bos(saes: Sequence[SAE[Any]]) -> bool:
     if len(says) > 1:
         raise AdapterError(
             "Some of the SAEs were trained with a BOS token before each prompt and some without: "
-            "give prepend_bos=True or prepend_bos=False, and expect the others to do worse."
+            "give prepend_bos=True or prepend_bos=False (--bos, --no-bos), and expect the others to do worse."
         )
     return says.pop() if says else True
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -50,8 +51,8 @@ PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value
 """What SAEs may ask of their model's weights (TransformerLens' names)."""
 SECONDS = 4
 """How long the hub may take to say what a repository holds."""
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
-"""What a model is loaded from; weights in pickles are left where they are."""
+MODEL_FILES = ("*.json", "*.txt", "*.model", "model*.safetensors", "*.jinja")
+"""What of a model is downloaded; weights in pickles are left where they are."""
 
 Layers = int | str | Iterable[int] | None
 
@@ -101,11 +102,15 @@ def load(
             f"There is no {wrong}: choose one of {', '.join(DTYPES if dtype not in DTYPES else DEVICES)}."
         )
     where = _device(device)
-    names = [saes] if isinstance(saes, str) else list(saes)
+    names = [saes] if isinstance(saes, str) else list(saes) if isinstance(saes, Iterable) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise AdapterError(f"There are no SAEs in {saes!r:.80}: name releases, RELEASE/SAE_ID or folders.")
     sources = _at_layers([source for name in names for source in _sources(name)], layers)
     model_name = model or _model_of(sources)
     folder = Path(model_name).expanduser()
-    local = folder if folder.is_dir() else None
+    local = folder if model is not None and folder.is_dir() else None
+    if local and not any(local.glob("*.safetensors")):
+        raise AdapterError(f"The folder {model_name!r} holds no weights in safetensors; pickled ones are not read.")
     if local is None and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_name):
         raise AdapterError(f"There is no model folder {model_name!r}, and it is no name of a model on the hub.")
 
@@ -162,6 +167,11 @@ def _sources(name: str) -> list[Source]:
     directory = get_pretrained_saes_directory()
     release, _, sae_id = name.partition("/")
     if release in directory:
+        if directory[release].conversion_func not in (None, "connor_rob_hook_z"):
+            raise AdapterError(
+                f"The release {release!r} is kept in a format of its own: load its SAEs with SAE.from_pretrained and "
+                "give them to circuitlens.wrap(model, saes)."
+            )
         ids = list(directory[release].saes_map)
         if sae_id and sae_id not in ids:
             near = get_close_matches(sae_id, ids, n=3) or ids[:3]
@@ -190,9 +200,10 @@ def _at_layers(sources: list[Source], layers: Layers) -> list[Source]:
         return sources
     wanted = _numbers(layers)
     there = {source: _layer(source) for source in sources}
-    if missing := sorted(set(wanted) - set(there.values())):
-        has = ", ".join(map(str, sorted({layer for layer in there.values() if layer is not None})))
-        raise AdapterError(f"There is no SAE at layer {', '.join(map(str, missing))}; there are at {has}.")
+    if (missing := sorted(set(wanted) - set(there.values()))) or not wanted:
+        has = ", ".join(map(str, sorted({layer for layer in there.values() if layer is not None}))) or "none that tells"
+        few = ", ".join(map(str, missing[:3])) + ("" if len(missing) <= 3 else ", …")
+        raise AdapterError(f"There is no SAE at layer {few or layers}; there are at {has}.")
     return [source for source in sources if there[source] in wanted]
 
 
@@ -200,7 +211,10 @@ def _numbers(layers: Layers) -> list[int]:
     if isinstance(layers, int):
         return [layers]
     if not isinstance(layers, str):
-        return sorted(cast(Iterable[int], layers))
+        given = list(layers) if isinstance(layers, Iterable) else [layers]
+        if not all(isinstance(number, int) for number in given):
+            raise AdapterError(f"The layers {layers!r} can't be read: give them as 8, 0-11 or 0,4,8-10.")
+        return sorted(cast(list[int], given))
     numbers: set[int] = set()
     for part in layers.split(","):
         found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
@@ -223,7 +237,7 @@ def _model_of(sources: Sequence[Source]) -> str:
     """The name of the model that the SAEs are for."""
     directory = get_pretrained_saes_directory()
     found = {
-        directory[s.release].model if s.release else str(_config(s).get("metadata", {}).get("model_name")): s
+        _official(directory[s.release].model if s.release else str(_config(s).get("metadata", {}).get("model_name"))): s
         for s in sources
     }
     if len(found) > 1:
@@ -232,6 +246,11 @@ def _model_of(sources: Sequence[Source]) -> str:
     name = next(iter(found))
     if name == "None":
         raise AdapterError("The SAEs do not say which model they are for: name it.")
+    return name
+
+
+def _official(name: str) -> str:
+    """A model's name as the hub has it, for names TransformerLens knows."""
     try:
         return get_official_model_name(name)
     except ValueError:
@@ -316,11 +335,22 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
     config = _cached(repo, "config.json")
     if config is None:
         return dict.fromkeys(MODEL_FILES)
-    weights = sorted(config.parent.glob("*.safetensors"))
-    tokenizer = any((config.parent / name).exists() for name in ("tokenizer.json", "vocab.json", "tokenizer.model"))
-    found: dict[str, Path | None] = {"config.json": config, **{path.name: path for path in weights}}
+    index = config.parent / "model.safetensors.index.json"
+    if index.exists():
+        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    else:
+        parts = ["model.safetensors"]
+    weights = all((config.parent / name).exists() for name in parts)
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+    has = {name for name in names if (config.parent / name).exists()}
+    tokenizer = has & {"tokenizer.json", "tokenizer.model"} or has >= {"vocab.json", "merges.txt"}
+    found: dict[str, Path | None] = {"config.json": config}
+    if weights:
+        found |= {name: config.parent / name for name in parts}
     if not weights or not tokenizer:
-        found |= dict.fromkeys(["*.safetensors"] * (not weights) + ["*.json", "*.txt", "*.model"] * (not tokenizer))
+        found |= dict.fromkeys(
+            ["model*.safetensors"] * (not weights) + ["*.json", "*.txt", "*.model"] * (not tokenizer)
+        )
     return found
 
 
@@ -330,7 +360,8 @@ def _download(missing: dict[str, list[str]]) -> None:
     if constants.HF_HUB_OFFLINE:
         raise AdapterError(
             f"Not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: {what}. Unset it to download, "
-            f"or run `hf download {next(iter(missing))}` where there is a network and bring the cache."
+            f"or run `hf download {next(iter(missing))} {' '.join(next(iter(missing.values())))[:200]}` where there is "
+            "a network and bring the cache."
         )
     sizes: dict[tuple[str, str], int] = {}
     for repo, patterns in missing.items():

@@ -49,6 +49,8 @@ class HookedModel:
             )
         if model.tokenizer is None:
             raise AdapterError("The model has no tokenizer, so it can't read a prompt: set model.tokenizer.")
+        if any(isinstance(m, torch.nn.Dropout) and m.training and m.p for m in model.modules()):
+            raise AdapterError("The model is in training mode and drops activations at random: call model.eval().")
         self.model = model
         self.cfg: Any = model.cfg
         self._points = _points(model)
@@ -86,9 +88,10 @@ class HookedModel:
         planned: list[tuple[HookPoint, Hook]] = []
         for name, hook in hooks.items():
             point = self.hook_point(name)
-            if self._bridge and name.endswith(".hook_resid_mid"):
+            block = name.rsplit(".", 2)[0] if name.endswith(".ln2.hook_in") else name.rsplit(".", 1)[0]
+            if self._bridge and point is self._points.get(f"{block}.hook_resid_mid"):
                 hook, after = _through_the_stream(hook)
-                end = self.hook_point(name.removesuffix("hook_resid_mid") + "hook_resid_post")
+                end = self.hook_point(f"{block}.hook_resid_post")
                 planned.insert(0, (end, after))  # before what reads or writes the stream there
             planned.append((point, hook))
         if not mask[:, 0].all():

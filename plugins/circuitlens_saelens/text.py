@@ -17,8 +17,8 @@ class Text:
     def __init__(self, tokenizer: Any, prepend_bos: bool, longest: int):
         if prepend_bos and tokenizer.bos_token_id is None:
             raise AdapterError(
-                "The SAEs were trained with a beginning-of-sequence token and the tokenizer has none: "
-                "set tokenizer.bos_token, or give prepend_bos=False."
+                "Prompts are to begin with a beginning-of-sequence token and the tokenizer has none: "
+                "set tokenizer.bos_token, or give prepend_bos=False (--no-bos)."
             )
         self.tokenizer, self.prepend_bos, self.longest = tokenizer, prepend_bos, longest
 
@@ -31,6 +31,8 @@ class Text:
         text = self._plain(prompt)
         if not text:
             raise PromptError("The prompt is empty: give the words that the model is to continue.")
+        if self.prepend_bos and text[0] == self.tokenizer.bos_token_id:
+            log.warning("The prompt %r begins with the BOS token, and another is put before it.", prompt)
         ids = [self.tokenizer.bos_token_id] * self.prepend_bos + text
         if len(ids) > self.longest:
             raise PromptError(f"The prompt has {len(ids)} tokens and the model reads {self.longest}: shorten it.")
@@ -38,6 +40,8 @@ class Text:
 
     def token(self, index: int) -> str:
         """One token as text, its leading space kept; what is no whole character stays as the tokenizer spells it."""
+        if index >= len(self.tokenizer):  # vocabularies are padded to a round number
+            return f"[{index}]"
         spelled = str(self.tokenizer.convert_ids_to_tokens(index))
         if "▁" in spelled:  # SentencePiece, whose decoding drops a leading space
             return spelled.replace("▁", " ")
@@ -69,6 +73,10 @@ class Text:
         return both[-1] if both[:-1] == before and len(both) == len(before) + 1 else None
 
     def _plain(self, text: str) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PromptError(f"{text!r} is no valid Unicode text: give it in UTF-8.") from None
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _tokens(self, ids: Sequence[int]) -> list[str]:

@@ -130,7 +130,7 @@ class Case:
         self.adapter = adapter
         self.inputs = _inputs(adapter, length)
         answer, distractor = torch.tensor([[100]]), torch.tensor([[200]])
-        self.metric = Metric("logit", answer, distractor, lambda logits: logits[:, 100] - logits[:, 200])
+        self.metric = Metric("logit_difference", answer, distractor, lambda logits: logits[:, 100] - logits[:, 200])
         self.trace, self.scores = self._scored()
         self.kept = self._strongest()
         features = (self.scores.index != VECTOR) & (self.scores.site < LAYERS)
