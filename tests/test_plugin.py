@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def test_it_finds_a_circuit_from_the_command_line(environment: dict[str, str], t
     words = ("find", "counter", "3 5", "--answer", "second", "--distractor", "first", "-o", str(file))
     done = circuitlens(environment, *words)
     assert done.returncode == 0, done.stderr
-    assert "number → smaller → second" in done.stdout
+    assert re.search(r"number L0 .* → smaller L1 .* → .second.", done.stdout), done.stdout
     assert file.exists()
 
 
