@@ -26,7 +26,7 @@ from tests.tiny_transformer import TinyTransformer
 @pytest.fixture(scope="module")
 def tall() -> Circuit:
     """Three positions, eleven rows, hundreds of nodes."""
-    return circuitlens.find(TinyTransformer("components"), "a b c", "d", "e", "a b f")
+    return circuitlens.find(TinyTransformer("components"), "a b c", "d", "e", "a b f", method="gradient")
 
 
 def of(circuit: Circuit, prefix: str) -> list[dict]:
@@ -229,11 +229,11 @@ def test_the_slider_reaches_every_count() -> None:
 
 
 def test_the_page_says_how_much_of_what_was_found_is_there(tall: Circuit) -> None:
-    assert _size(tall) == "414 nodes, 3\u202f841 edges"
+    assert _size(tall) == "383 nodes, 7\u202f394 edges"
     some = tall.prune(max_nodes=60, max_edges=100)
     kept = sum(abs(n.attribution) for n in some.nodes if n.kind != "logit")
     share = 100 * kept / sum(abs(n.attribution) for n in tall.nodes if n.kind != "logit")
-    assert _size(some) == f"60 of 412 nodes ({share:.0f} % of the attribution), 100 of 3\u202f841 edges"
+    assert _size(some) == f"60 of 381 nodes ({share:.0f} % of the attribution), 100 of 7\u202f394 edges"
     assert _size(some.model_copy(update={"found": None})) == "62 nodes, 100 edges"
 
 
