@@ -309,10 +309,9 @@ def _fetch(sources: Sequence[Source], model: str | None) -> dict[str, list[Path]
         if source.release is not None:
             known = directory[source.release]
             path = known.saes_map[source.sae_id]
-            pickled = path.endswith(".pt") and known.conversion_func == "connor_rob_hook_z"
-            named = [f"{path.removesuffix('.pt')}_cfg.json", path] if pickled else [f"{path}/cfg.json"]
-            weights = [] if pickled or known.conversion_func else [f"{path}/sae_weights.safetensors"]
-            needs.setdefault(known.repo_id, []).extend([*named, *weights])
+            own = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
+            hook_z = [f"{path.removesuffix('.pt')}_cfg.json", path]
+            needs.setdefault(known.repo_id, []).extend(hook_z if known.conversion_func else own)
     found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needs.items()}
     if model is not None:
         found[model] = _cached_model(model)
