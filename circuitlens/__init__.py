@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from circuitlens_saelens import wrap as wrap
 
     from circuitlens.adapter import Adapter as Adapter
+    from circuitlens.aggregation import aggregate as aggregate
     from circuitlens.circuit import Circuit as Circuit
     from circuitlens.circuit import CircuitPath as CircuitPath
     from circuitlens.circuit import Edge as Edge
@@ -28,6 +29,7 @@ _PUBLIC = {
     "CircuitPath": ("circuitlens.circuit", "CircuitPath"),
     "Edge": ("circuitlens.circuit", "Edge"),
     "Node": ("circuitlens.circuit", "Node"),
+    "aggregate": ("circuitlens.aggregation", "aggregate"),
     "ablate": ("circuitlens.evaluation", "ablate"),
     "describe": ("circuitlens.features", "describe"),
     "find": ("circuitlens.discovery", "find"),

@@ -153,6 +153,11 @@ class Inputs:
         """The last unpadded position of each example, where the model's decision is read."""
         return self.mask.shape[1] - 1 - self.mask.flip(1).int().argmax(dim=1)
 
+    def repeated(self, times: int) -> Inputs:
+        """The whole batch several times over."""
+        values = self.values.repeat(times, *[1] * (self.values.dim() - 1))
+        return Inputs(values, self.mask.repeat(times, 1), self.tokens * times)
+
     def at_last(self, values: Float[Tensor, "batch pos output"]) -> Float[Tensor, "batch output"]:
         """The values at each example's last unpadded position."""
         return values[torch.arange(len(values), device=values.device), self.last]
@@ -179,6 +184,7 @@ class Adapter(ABC):
         frozen: hooks whose values count as constants in frozen mode (attention patterns, layer-norm scales): what is
             left between two sites is linear then, but for nonlinearities that no site cuts.
         options: what it was loaded with, for the record.
+        bos: whether `inputs` puts a token of its own before each prompt.
     """
 
     def __init__(
@@ -190,6 +196,7 @@ class Adapter(ABC):
         *,
         frozen: Sequence[str] = (),
         options: Mapping[str, Option] | None = None,
+        bos: bool = False,
     ):
         for what, values in (("name", [s.name for s in sites]), ("write hook", [s.write for s in sites])):
             twice = sorted({value for value in values if values.count(value) > 1})
@@ -208,6 +215,7 @@ class Adapter(ABC):
         self.examples = tuple(examples)
         self.frozen = tuple(frozen)
         self.options = dict(options or {})
+        self.bos = bos
 
     @classmethod
     @abstractmethod

@@ -20,7 +20,7 @@ needed and never kept for all features at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -86,12 +86,15 @@ class EdgeScores:
     rest: Float[Tensor, " node"]
 
 
-def score_nodes(clean: Trace, corrupted: Trace | None = None) -> NodeScores:
+def score_nodes(
+    clean: Trace, corrupted: Trace | None = None, totals: Sequence[Float[Tensor, "batch pos ..."]] | None = None
+) -> NodeScores:
     """Attribution of every node of `clean`: from zero, or contrastive where a `corrupted` trace is given.
 
-    Nodes are what is active in either run. Gradients are taken at the clean run.
+    Nodes are what is active in either run. `totals` are the gradients `∂m/∂x` to take at each site's output, by default
+    those at the clean run.
     """
-    totals = total_gradients(clean)
+    totals = total_gradients(clean) if totals is None else totals
     columns, units = [], []
     for s, total in enumerate(totals):
         table, unit = _site_nodes(clean.sites[s], None if corrupted is None else corrupted.sites[s], clean, total)
@@ -352,6 +355,11 @@ class _Sources:
     def __init__(self, clean: Trace, nodes: NodeScores, keep: Tensor):
         self.clean, self.nodes, self.keep = clean, nodes, keep
         self._of: dict[int, tuple[Tensor, Tensor, list[tuple[int, int, slice]]]] = {}
+        self._sites = nodes.site[keep & (nodes.delta != 0)].unique().tolist()
+
+    def before(self, s: int) -> list[int]:
+        """The sites before site `s` that have sources."""
+        return [t for t in self._sites if t < s]
 
     def of(self, s: int) -> tuple[Tensor, Tensor, list[tuple[int, int, slice]]]:
         """Rows of site `s`, their directions times `Δ`, and for each (example, position) the slice of them there."""
@@ -378,12 +386,15 @@ def _pull(
     joined = [(o, c) for o, c in zip(outputs, cotangents, strict=True) if o.requires_grad]
     if not joined or not len(targets):
         return
-    leaves = [site.leaf for site in clean.sites[:s]]
+    source_sites = sources.before(s)
+    if not source_sites:
+        return
+    leaves = [clean.sites[t].leaf for t in source_sites]
     outputs, cotangents = (list(column) for column in zip(*joined, strict=True))
     pulled = torch.autograd.grad(
         outputs, leaves, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
     )
-    for source_site, gradient in enumerate(pulled):
+    for source_site, gradient in zip(source_sites, pulled, strict=True):
         if gradient is None:  # another cut lies between: no direct effect
             continue
         rows, moved, cells = sources.of(source_site)

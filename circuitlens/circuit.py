@@ -5,6 +5,7 @@ The file is one JSON document (`circuit.schema.json` beside this module describe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from circuitlens.errors import CircuitError
+from circuitlens.evidence import Evidence
 from circuitlens.files import write_atomically
+from circuitlens.pairs import Pair
 
 if TYPE_CHECKING:
     import networkx
@@ -26,14 +29,22 @@ if TYPE_CHECKING:
     from circuitlens.viewer import Viewer
 
 FORMAT = "circuitlens.circuit"
-VERSION = 2
-"""What is written; files of version 1 are still read."""
+VERSION = 3
+"""What is written; files of versions 1 and 2 are still read."""
 MAX_BYTES = 100_000_000
 """Largest circuit file that is written or read: about half a million edges, far above what can be looked at."""
 
+ANSWER, DISTRACTOR = "answer", "distractor"
+"""Labels of the logit nodes of a circuit over many prompts, which have answers of their own each."""
+
 NodeKind = Literal["input", "embedding", "neuron", "feature", "error", "logit"]
-Method = Literal["gradient", "contrastive"]
+Method = Literal["gradient", "contrastive", "ig", "exact"]
+By = Literal["position", "role", "sum"]
 Number = Annotated[float, Field(allow_inf_nan=False)]
+StandardError = Annotated[
+    float | None,
+    Field(ge=0, allow_inf_nan=False, exclude_if=lambda value: value is None, description="of a mean over prompts"),
+]
 
 
 class _Value(BaseModel):
@@ -55,6 +66,7 @@ class Node(_Value):
     label: str
     activation: Number
     attribution: Number
+    standard_error: StandardError = None
     url: str | None = Field(default=None, pattern=r"^https?://", description="a page about the feature")
 
 
@@ -64,6 +76,7 @@ class Edge(_Value):
     source: str
     target: str
     weight: Number
+    standard_error: StandardError = None
 
 
 class Output(_Value):
@@ -76,18 +89,21 @@ class Output(_Value):
 class Metric(_Value):
     """What the circuit explains, and its value on the prompt (and on the corrupted one), in the metric's own units.
 
-    `name` is one of `circuitlens.find`'s metrics, or "custom" for a function of the user's own.
+    `name` is one of `circuitlens.find`'s metrics, or "custom" for a function of the user's own. Of a circuit over many
+    prompts the values are means, and the outputs stand with each prompt in the circuit's `pairs`.
     """
 
     name: str
-    answers: tuple[Output, ...] = Field(min_length=1)
+    answers: tuple[Output, ...]
     distractors: tuple[Output, ...]
     value: Number
     corrupted_value: Number | None = None
 
     def __str__(self) -> str:
         ours, theirs = (", ".join(repr(o.text) for o in outputs) for outputs in (self.answers, self.distractors))
-        mean = "logit" if len(self.answers) == 1 and len(self.distractors) <= 1 else "mean logit"
+        if not self.answers:  # over many prompts
+            ours, theirs = ANSWER, DISTRACTOR
+        mean = "logit" if len(self.answers) <= 1 and len(self.distractors) <= 1 else "mean logit"
         return {
             "logit_difference": f"{mean} {ours} − {theirs}",
             "logit": f"{mean} {ours}",
@@ -129,15 +145,18 @@ class Found(_Value):
 
 
 class Circuit(_Value):
-    """A feature circuit: the nodes and edges by which a model came to one decision.
+    """A feature circuit: the nodes and edges by which a model came to one decision, or to the decisions of many prompts.
 
     Nodes are ordered bottom to top and edges by falling |weight|. `conservation_residual` is the largest gap between a
     node's attribution and the sum of its outgoing edges before any were left out, in units of the metric: 0 to
     rounding. A node's attribution less its edges that are here is what it does through nodes that are not.
+
+    A circuit over many prompts has them as `pairs`; attributions and weights are means over them, `prompt` says what
+    they are, and `tokens` names what their positions have in common (see `by`).
     """
 
     format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[1, 2] = VERSION
+    version: Literal[1, 2, 3] = VERSION
     created_by: str
     adapter: str
     options: dict[str, str | int | float | bool | None] = Field(
@@ -145,26 +164,39 @@ class Circuit(_Value):
     )
     prompt: str
     corrupted: str | None
+    pairs: tuple[Pair, ...] = Field(default=(), description="the prompts of a circuit over many")
+    by: By | None = Field(default=None, description="how positions of many prompts were brought together")
     tokens: tuple[str, ...] = Field(min_length=1)
     metric: Metric
-    method: Method = Field(description="gradient: change from zero; contrastive: change from the corrupted prompt")
+    method: Method = Field(
+        description="gradient: change from zero; contrastive: change from the corrupted prompt; ig: integrated "
+        "gradients; exact: measured effect of each node (edges as in ig); the last two from the corrupted prompt where "
+        "there is one, else from zero"
+    )
     frozen: bool = Field(default=False, description="attention patterns and layer-norm scales were held constant")
     found: Found | None = Field(default=None, description="null where it is not known")
+    completeness_gaps: dict[str, Number] = Field(
+        default={}, description="ig and exact: what a site's integrated gradients miss of the metric's change, by site"
+    )
     conservation_residual: float = Field(ge=0, allow_inf_nan=False)
     # The first fault is enough: a message on each of a million would not fit in memory.
     nodes: Annotated[tuple[Node, ...], Field(fail_fast=True)]
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
+    digest: str | None = Field(default=None, description="SHA-256 of all but this, the evidence and the program")
+    evidence: Evidence | None = None
 
     @field_validator("version")
     @classmethod
     def _current(cls, _version: int) -> int:
-        """Version 2 only added fields, each with the value that version 1 meant by not having it."""
+        """Later versions only added fields, each with the value that earlier ones meant by not having it."""
         return VERSION
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
-        if self.method == "contrastive" and self.corrupted is None:
+        if self.method == "contrastive" and any(pair.corrupted is None for pair in self.questions):
             raise ValueError("the method is contrastive and there is no corrupted prompt")
+        if not self.metric.answers and not self.pairs:
+            raise ValueError("the metric has no answer")
         if len(self._by_id) < len(self.nodes):
             raise ValueError("two nodes have one id")
         for node in self.nodes:
@@ -181,6 +213,31 @@ class Circuit(_Value):
         except CycleError:
             raise ValueError("the edges run in a circle") from None
         return self
+
+    @property
+    def questions(self) -> tuple[Pair, ...]:
+        """The prompts that the circuit explains with their answers, one or many."""
+        if self.pairs:
+            return self.pairs
+        ours, theirs = (tuple(o.text for o in outputs) for outputs in (self.metric.answers, self.metric.distractors))
+        # Not validated: what was asked is already known to be a question.
+        return (Pair.model_construct(prompt=self.prompt, corrupted=self.corrupted, answer=ours, distractor=theirs),)
+
+    @property
+    def from_corrupted(self) -> bool:
+        """Whether attribution measures the change from the corrupted prompts, and not from zero."""
+        return self.method != "gradient" and all(pair.corrupted is not None for pair in self.questions)
+
+    @cached_property
+    def content_digest(self) -> str:
+        """The SHA-256 of what the circuit says, without its evidence."""
+        content = self.model_dump(mode="json", exclude={"version", "created_by", "digest", "evidence"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def edited(self) -> bool:
+        """Whether the file that the circuit was read from was changed after it was written."""
+        return self.digest is not None and self.digest != self.content_digest
 
     @cached_property
     def _by_id(self) -> dict[str, Node]:
@@ -219,10 +276,11 @@ class Circuit(_Value):
         Raises:
             CircuitError: the circuit was made or edited without it.
         """
+        wanted = self.metric.answers[0] if self.metric.answers else None
         for node in self.nodes:
-            if node.kind == "logit" and node.index == self.metric.answers[0].index:
+            if node.kind == "logit" and (node.label == ANSWER if wanted is None else node.index == wanted.index):
                 return node
-        raise CircuitError(f"This circuit has no logit node for its answer {self.metric.answers[0].text!r}.")
+        raise CircuitError(f"This circuit has no logit node for its answer {wanted.text if wanted else ANSWER!r}.")
 
     def strongest_path(self, target: str | None = None) -> CircuitPath:
         """The widest path to `target` (a node's id; the answer by default): of all paths from the lowest layer that
@@ -292,6 +350,8 @@ class Circuit(_Value):
         edges = _strongest_first(edge for edge in self.edges if edge.source in kept and edge.target in kept)
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
+        # Evidence is of the circuit it was measured on; only a digest that does not fit stays, so that an edit shows.
+        fields |= {"evidence": None, "digest": self.digest if self.edited else None}
         return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})
 
     def to_networkx(self) -> networkx.DiGraph:
@@ -309,7 +369,8 @@ class Circuit(_Value):
         Raises:
             CircuitError: the file can't be written, or would be larger than can be opened again.
         """
-        data = (self.model_dump_json(indent=1) + "\n").encode()
+        written = self.model_copy(update={"digest": self.digest or self.content_digest})
+        data = (written.model_dump_json(indent=1) + "\n").encode()
         if len(data) > MAX_BYTES:
             raise CircuitError(
                 f"The circuit needs {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: prune it first."

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version
-from typing import get_args
 
 import torch
-from jaxtyping import Bool
 from pydantic import ValidationError
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuitlens.adapter import LOGITS, Adapter
-from circuitlens.attribution import VECTOR, EdgeScores, NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
 from circuitlens.circuit import Circuit, Edge, Found, Method, Metric, Node, Output
 from circuitlens.errors import AdapterError, PromptError
-from circuitlens.prompts import MetricName, Outputs, Question, Score, ask
-from circuitlens.tracing import trace
-
-log = logging.getLogger(__name__)
+from circuitlens.prompts import MetricName, Outputs, Score, ask
+from circuitlens.scoring import check_method, connect, measured, score, stages, strongest
 
 MAX_NODES, MAX_EDGES = 500, 10_000
 """What is kept of a circuit unless one asks for more: what a page can show and a person can search."""
-
-ROUNDING = 1e4
-"""How many units of rounding (eps of the dtype, relative to the largest attribution) conservation may be off by."""
-
-COARSE = 0.05
-"""The share of the largest attribution that it may be off by in any dtype."""
 
 
 def find(
@@ -52,8 +41,10 @@ def find(
         answer: the output to explain, or several that count together.
         distractor: the output or outputs it is set against.
         corrupted: a prompt that differs in what matters, token by token as long as `prompt`.
-        method: "gradient" scores the change from zero, "contrastive" that from the corrupted prompt; by default the
-            second where there is a corrupted prompt, else the first.
+        method: "gradient" scores the change from zero and "contrastive" that from the corrupted prompt, both by the
+            gradient at the prompt; "ig" integrates the gradient on the way between the two; "exact" sets each of the
+            kept nodes back for real. By default "ig" where there is a corrupted prompt ("contrastive" if frozen), else
+            "gradient".
         metric: what is explained, by name (`circuitlens.prompts.ask` lists them) or as a function of the logits at the
             last position, `[batch, output]` to `[batch]`; by default the logit difference where there is a distractor,
             else the answer's logit.
@@ -69,11 +60,7 @@ def find(
         PromptError: a prompt or answer can't be read, or the method or metric does not fit what is given.
         AdapterError: the adapter does not keep its contract, or its model's numbers are not finite.
     """
-    method = method or ("gradient" if corrupted is None else "contrastive")
-    if method not in get_args(Method):
-        raise PromptError(f"There is no method {method!r}: choose one of {', '.join(get_args(Method))}.")
-    if method == "contrastive" and corrupted is None:
-        raise PromptError("The method 'contrastive' compares with a corrupted prompt: give one, or use 'gradient'.")
+    method = check_method(method, corrupted is not None, frozen)
     for name, count in (("max_nodes", max_nodes), ("max_edges", max_edges)):
         if count is not None and count < 0:
             raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
@@ -88,13 +75,27 @@ def find(
             None if corrupted is None else [corrupted],
             metric,
         )
-        nodes, edges, residual, values, kept = _score(adapter, question, method, frozen, max_nodes)
+        # Shown on a terminal or in a notebook, and only where it takes a while.
+        with tqdm(total=stages(adapter, method), delay=1, disable=None, leave=False, unit="step") as bar:
+
+            def progress(name: str) -> None:
+                bar.set_description_str(name, refresh=False)
+                bar.update()
+
+            scored = score(adapter, question, method, frozen, progress)
+            nodes, attribution = scored.nodes, scored.attribution
+            kept = strongest(nodes, attribution, max_nodes)
+            if method == "exact":
+                bar.set_description_str("patching")
+                attribution = measured(adapter, scored, kept)
+            edges, residual = connect(adapter, scored, method, kept, progress)
+    other = scored.corrupted
     alive = _alive(nodes, edges) & (nodes.site < len(adapter.sites))
     coded = [s for s, site in enumerate(adapter.sites) if site.kind == "feature"]
     features = alive & (nodes.index != VECTOR) & torch.isin(nodes.site, nodes.site.new_tensor(coded))
     chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
     try:
-        plain = _nodes(adapter, nodes, edges, kept, offset=int(question.clean.first[0]))
+        plain = _nodes(adapter, nodes, attribution, edges, kept, offset=int(question.clean.first[0]))
         return Circuit(
             created_by=f"circuitlens {version('circuitlens')}",
             adapter=adapter.name,
@@ -106,17 +107,18 @@ def find(
                 name=question.metric.name,
                 answers=_outputs(answer, question.metric.answers),
                 distractors=_outputs(distractor or (), question.metric.distractors),
-                value=values[0],
-                corrupted_value=values[1],
+                value=scored.clean.metric.item(),
+                corrupted_value=None if other is None else other.metric.item(),
             ),
             method=method,
             frozen=frozen,
             found=Found(
                 nodes=int(alive.sum()),
                 features=int(features.sum()),
-                attribution=nodes.attribution[alive].abs().sum().item(),
+                attribution=attribution[alive].abs().sum().item(),
                 edges=len(edges.weight),
             ),
+            completeness_gaps=completeness_gaps(adapter, method, scored.gaps[0].tolist()),
             conservation_residual=residual,
             nodes=tuple(plain.values()),
             edges=_edges(plain, edges, chosen),
@@ -129,76 +131,22 @@ def find(
         ) from error
 
 
-def _score(
-    adapter: Adapter, question: Question, method: Method, frozen: bool, max_nodes: int | None
-) -> tuple[NodeScores, EdgeScores, float, tuple[float, float | None], Tensor]:
-    """Nodes, edges between the kept ones, the conservation residual, the metric (clean, corrupted), and who is kept."""
-    # Shown on a terminal or in a notebook, and only where it takes a while.
-    with tqdm(total=len(adapter.sites) + 3, delay=1, disable=None, leave=False, unit="step") as bar:
-
-        def stage(name: str) -> None:
-            bar.set_description_str(name, refresh=False)
-            bar.update()
-
-        clean = trace(adapter, question.clean, question.metric, frozen=frozen)
-        stage("clean run")
-        other = None
-        if question.corrupted is not None:
-            other = trace(adapter, question.corrupted, question.metric, graph=False)
-        stage("corrupted run")
-        for value in (clean.metric, clean.metric if other is None else other.metric):
-            if not torch.isfinite(value).all():
-                raise AdapterError(
-                    f"The metric {question.metric.name!r} is not finite ({value.item()}), so nothing can be attributed "
-                    "to it. The model's logits overflow, or the metric divides by 0."
-                )
-        if not clean.metric.requires_grad:
-            raise PromptError(
-                f"The metric {question.metric.name!r} has no gradient in the logits, so nothing can be attributed to "
-                "it: give a differentiable function, without argmax, rounding or constants."
-            )
-        nodes = score_nodes(clean, other if method == "contrastive" else None)
-        kept = strongest(nodes, max_nodes)
-        stage("nodes")
-        edges = score_edges(clean, nodes, kept, on_site=lambda: stage("edges"))
-    if not (torch.isfinite(nodes.attribution).all() and torch.isfinite(edges.weight).all()):
-        raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
-    residual = conservation_residual(nodes, edges, kept)
-    largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
-    if residual > min(ROUNDING * torch.finfo(nodes.delta.dtype).eps, COARSE) * largest:
-        log.warning(
-            "Attributions are not conserved: a node and its edges differ by %.1e, with attributions up to %.1e."
-            " A coder's rows may not be its derivatives, or %s is too coarse.",
-            residual,
-            largest,
-            nodes.delta.dtype,
-        )
-    return nodes, edges, residual, (clean.metric.item(), None if other is None else other.metric.item()), kept
-
-
-def strongest(nodes: NodeScores, count: int | None) -> Bool[Tensor, " node"]:
-    """Marks the `count` nodes of largest |attribution|, and all logit nodes; every node for None."""
-    logits = nodes.site == len(nodes.totals)
-    if count is None or count >= int((~logits).sum()):
-        return torch.ones_like(logits)
-    order = nodes.attribution.abs().masked_fill(logits, -1).argsort(descending=True, stable=True)[:count]
-    return logits.index_put((order,), torch.ones_like(order, dtype=torch.bool))
-
-
 def _outputs(texts: Outputs, index: Tensor) -> tuple[Output, ...]:
     texts = (texts,) if isinstance(texts, str) else texts
     return tuple(Output(text=text, index=i) for text, i in zip(texts, index[0].tolist(), strict=True))
 
 
-def _nodes(adapter: Adapter, scores: NodeScores, edges: EdgeScores, kept: Tensor, offset: int) -> dict[int, Node]:
+def _nodes(
+    adapter: Adapter, scores: NodeScores, attribution: Tensor, edges: EdgeScores, kept: Tensor, offset: int
+) -> dict[int, Node]:
     """Plain nodes by their rows: the kept ones, without those that do not change and have no edge.
 
     Positions count from the first token, not from the padding.
     """
     alive = (_alive(scores, edges) | (scores.site == len(adapter.sites))) & kept
-    columns = (scores.site, scores.pos - offset, scores.index, scores.activation, scores.attribution)
+    columns = (scores.site, scores.pos - offset, scores.index, scores.activation, attribution)
     rows = zip(alive.nonzero()[:, 0].tolist(), *(column[alive].tolist() for column in columns), strict=True)
-    return {row: _node(adapter, *values) for row, *values in rows}
+    return {row: node(adapter, *values) for row, *values in rows}
 
 
 def _alive(scores: NodeScores, edges: EdgeScores) -> Tensor:
@@ -208,15 +156,28 @@ def _alive(scores: NodeScores, edges: EdgeScores) -> Tensor:
     return alive
 
 
-def _node(adapter: Adapter, s: int, pos: int, index: int, activation: float, attribution: float) -> Node:
+def node(
+    adapter: Adapter,
+    s: int,
+    pos: int,
+    index: int,
+    activation: float,
+    attribution: float,
+    *,
+    standard_error: float | None = None,
+    logit: str | None = None,
+) -> Node:
+    """A plain node by its site's number, position and index (or `VECTOR`); `logit` names a logit that is many."""
+    number: int | None = index if index != VECTOR else None
     if s == len(adapter.sites):
         name, kind, hook, url = LOGITS, "logit", LOGITS, None
-        label = "all other outputs" if index == VECTOR else adapter.output_label(index)
+        label = logit or ("all other outputs" if number is None else adapter.output_label(index))
         layer = max(site.layer for site in adapter.sites) + 1
+        number = None if logit else number
     else:
         site = adapter.sites[s]
         name, hook, layer = site.name, site.write, site.layer
-        if index == VECTOR:
+        if number is None:
             beside = any(
                 other.layer == layer and other.coder is not None for other in adapter.sites if other is not site
             )
@@ -224,17 +185,26 @@ def _node(adapter: Adapter, s: int, pos: int, index: int, activation: float, att
             kind, label, url = ("embedding", name, None) if site.coder is None else ("error", what, None)
         else:
             kind, label, url = site.kind, adapter.label(site, index), adapter.url(site, index)
+    which = logit or ("other" if kind == "logit" else kind)
     return Node(
-        id=f"{name}:{pos}:{index if index != VECTOR else 'other' if kind == 'logit' else kind}",
+        id=f"{name}:{pos}:{which if number is None else number}",
         kind=kind,
         hook=hook,
         layer=layer,
         pos=pos,
-        index=None if index == VECTOR else index,
+        index=number,
         label=label,
         activation=activation,
         attribution=attribution,
+        standard_error=standard_error,
         url=url,
+    )
+
+
+def completeness_gaps(adapter: Adapter, method: Method, gaps: list[float]) -> dict[str, float]:
+    """The gaps by site, of the methods that have any."""
+    return (
+        {} if method in ("gradient", "contrastive") else {s.name: g for s, g in zip(adapter.sites, gaps, strict=True)}
     )
 
 

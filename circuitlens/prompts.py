@@ -37,6 +37,14 @@ class Metric:
         """The metric of each example, in the metric's own units."""
         return self.score(logits)
 
+    def repeated(self, times: int) -> Metric:
+        """The metric of the whole batch several times over."""
+
+        def score(logits: Tensor) -> Tensor:
+            return torch.cat([self.score(batch) for batch in logits.chunk(times)])
+
+        return Metric(self.name, self.answers.repeat(times, 1), self.distractors.repeat(times, 1), score)
+
 
 @dataclass(frozen=True)
 class Question:

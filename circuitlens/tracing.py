@@ -47,7 +47,7 @@ class SiteTrace:
     """One site in one run.
 
     `read` and `write` flowed into the site's hooks and have their graph; the model went on with `leaf`, of the same
-    value as `write`. `error` is ε, the part of `write` that the features do not write (all of it without a coder).
+    value as `write` unless it was replaced. `error` is ε, the part of `write` that the features do not write (all of it without a coder).
     """
 
     site: Site
@@ -69,10 +69,19 @@ class Trace:
     metric: Float[Tensor, " batch"]
 
 
-def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = True, frozen: bool = False) -> Trace:
+def trace(
+    adapter: Adapter,
+    inputs: Inputs,
+    metric: Metric,
+    *,
+    graph: bool = True,
+    frozen: bool = False,
+    replaced: Mapping[str, Tensor] | None = None,
+) -> Trace:
     """Run the model once, cut at its sites; without `graph` only values are kept.
 
-    `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative.
+    `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. After a site that
+    is `replaced` the model goes on with that value, and the site's own trace says what was there before.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
@@ -87,7 +96,7 @@ def trace(adapter: Adapter, inputs: Inputs, metric: Metric, *, graph: bool = Tru
             raise AdapterError(_order_message(adapter, site))
         features, error = _encode(site, read.detach(), write.detach(), inputs)
         # A copy: a model that edits an activation in place must not reach what was recorded.
-        leaf = write.detach().clone().requires_grad_()
+        leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
         return leaf
 
@@ -124,6 +133,13 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
     for s in reversed(range(len(leaves))):
         carry(traced.sites[s].write, totals[s], s)
     return totals
+
+
+def run_patched(
+    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch output"]:
+    """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph."""
+    return inputs.at_last(adapter.run(inputs, {site.write: patch}))
 
 
 def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:

@@ -18,15 +18,19 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     "errors",
     "files",
+    "pairs",
+    "tasks",
     "adapter",
     "registry",
     "prompts",
     "tracing",
     "attribution",
+    "evidence",
     "circuit",
     "discovery",
     "features",
     "evaluation",
+    "plots",
     "viewer",
     "cli",
 ]
@@ -64,7 +68,7 @@ def test_plugins_are_packed_and_declared() -> None:
 
 def test_plugins_use_the_contract_only() -> None:
     for path in (ROOT / "plugins").rglob("*.py"):
-        assert imports(path) <= {"adapter", "errors", "files"}, path
+        assert imports(path) <= {"adapter", "errors", "files", "tasks"}, path
 
 
 @pytest.mark.parametrize("what", ["circuitlens", "circuitlens.cli", "circuitlens.circuit", "circuitlens.registry"])

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from circuitlens_toy import ToyAdapter, training
-from circuitlens_toy.grammar import NOUNS, VERBS, evidence, noun_number, plural_of, sentences
+from circuitlens_toy.grammar import VERBS, evidence, noun_number, sentences
 from circuitlens_toy.training import Config, load_or_train
 
 import circuitlens
 from circuitlens.errors import AdapterError, PromptError
+from circuitlens.tasks import NOUNS, plural_of
 
 QUICK = Config(model_steps=3, sae_steps=3)
 

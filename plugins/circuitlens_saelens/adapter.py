@@ -92,6 +92,7 @@ class SAELensAdapter(Adapter):
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
             options={**(options or {"model": model_name, "saes": _told(saes)}), "prepend_bos": bos},
+            bos=bos,
         )
         self._kinds = {site.write: _hook_kind(site.write) for site in self.sites if site.kind == "feature"}
 

@@ -17,75 +17,8 @@ from functools import cache
 from lemminflect import getAllInflections, getAllLemmas
 
 from circuitlens.errors import PromptError
+from circuitlens.tasks import plural_of
 
-NOUNS = [
-    "cat",
-    "dog",
-    "bird",
-    "horse",
-    "boy",
-    "girl",
-    "child",
-    "man",
-    "woman",
-    "baby",
-    "lady",
-    "king",
-    "queen",
-    "teacher",
-    "doctor",
-    "farmer",
-    "nurse",
-    "student",
-    "painter",
-    "writer",
-    "singer",
-    "dancer",
-    "driver",
-    "sailor",
-    "soldier",
-    "pilot",
-    "lawyer",
-    "judge",
-    "player",
-    "runner",
-    "mouse",
-    "goose",
-    "wolf",
-    "fox",
-    "bear",
-    "lion",
-    "tiger",
-    "rabbit",
-    "monkey",
-    "pony",
-    "puppy",
-    "kitten",
-    "cow",
-    "pig",
-    "duck",
-    "chicken",
-    "turkey",
-    "spider",
-    "ant",
-    "bee",
-    "fly",
-    "butterfly",
-    "witch",
-    "boss",
-    "princess",
-    "actress",
-    "waitress",
-    "hero",
-    "thief",
-    "wife",
-    "uncle",
-    "aunt",
-    "cousin",
-    "neighbour",
-    "friend",
-    "visitor",
-]
 VERBS = [
     "run",
     "walk",
@@ -165,11 +98,6 @@ def noun_number(noun: str) -> tuple[float, float]:
 @cache
 def _is_verb(word: str) -> bool:
     return bool(getAllLemmas(word, upos="VERB"))
-
-
-def plural_of(noun: str) -> str:
-    """The plural of a singular noun ("children")."""
-    return getAllInflections(noun, upos="NOUN")["NNS"][0]
 
 
 def sentences(nouns: list[str]) -> list[Sentence]:

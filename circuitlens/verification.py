@@ -1,0 +1,486 @@
+"""Does a circuit really form? The checks that answer it, and the verdict they add up to.
+
+What is judged is the circuit's *core*: the fewest of its strongest nodes that reach the wanted faithfulness (all of them,
+if none do). Of it is asked, on the circuit's own prompts and on others:
+
+- intact, reproduced: is the file as it was written, and do its attributions come out again?
+- task, contrast: does the model do the task at all, and does what is ablated decide it?
+- faithfulness, features, necessity: does the core carry the decision; do its features without the errors; is it lost when
+  the core alone is taken out?
+- random: do the strongest nodes, at some number up to the core's, do better than random active nodes, as many of each
+  site and kind?
+- held out, paraphrase: does it carry the decision on prompts it was not found on?
+- estimate: do attributions order the nodes as their measured effects do, and with the same signs?
+- stability: do resampled prompts give the same core?
+
+`THRESHOLDS` says what each has to reach. Failing one of `DECISIVE` is "not supported"; else everything has to pass for
+"supported", and what fails, or can't be tested, makes it "weak".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from importlib.metadata import version
+from typing import cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from circuitlens.adapter import Adapter
+from circuitlens.aggregation import Keys, Piece, Table, effect_sums, node_sums
+from circuitlens.alignment import Aligned, align, question
+from circuitlens.attribution import VECTOR
+from circuitlens.circuit import Circuit, Node
+from circuitlens.discovery import node
+from circuitlens.errors import CircuitError, PromptError
+from circuitlens.evaluation import INPUTS, Runs, curve, fitting, interval, named_metric, node_counts, sub_circuits
+from circuitlens.evidence import Ablate, Check, Curve, Effect, Evidence, Interval, Status, Verdict
+from circuitlens.features import check_made_by
+from circuitlens.pairs import Pair
+from circuitlens.prompts import MetricName, Score
+from circuitlens.scoring import score
+from circuitlens.tasks import other_nouns, paraphrases
+
+THRESHOLDS: Mapping[str, tuple[float, float]] = {
+    "reproduced": (0.99, 0.999),
+    "task": (0.7, 0.9),
+    "contrast": (0.25, 0.5),
+    "faithfulness": (0.5, 0.8),
+    "features": (0.3, 0.5),
+    "necessity": (0.2, 0.5),
+    "random": (0.1, 0.25),
+    "held out": (0.3, 0.5),
+    "paraphrase": (0.3, 0.5),
+    "estimate": (0.3, 0.6),
+    "stability": (0.3, 0.5),
+}
+"""From which figure on each check is weak, and from which it passes."""
+
+DECISIVE = ("intact", "reproduced", "task", "contrast", "faithfulness", "features", "random")
+"""Checks without which there is no evidence at all."""
+
+OPTIONAL = ("paraphrase", "stability")
+"""Checks that not every circuit can be put to: a circuit of one prompt has no prompts to resample."""
+
+DRAWS, TOP, PROMPTS, SEED = 20, 100, 100, 0
+"""Random circuits, nodes patched for real, prompts of each kind, and the seed, unless one asks for others."""
+
+
+def verify(
+    adapter: Adapter,
+    circuit: Circuit,
+    held_out: Sequence[Pair] | None = None,
+    *,
+    ablation: Ablate | None = None,
+    thresholds: Mapping[str, tuple[float, float]] | None = None,
+    draws: int = DRAWS,
+    top: int = TOP,
+    prompts: int = PROMPTS,
+    seed: int = SEED,
+    metric: MetricName | Score | None = None,
+) -> Circuit:
+    """Measure the evidence for a circuit and return the circuit with it.
+
+    Args:
+        adapter: the model it was found in.
+        circuit: the circuit.
+        held_out: prompts of the same task that it was not found on; by default its own prompts with other nouns, where
+            what they differ in is the number of a noun.
+        ablation: what nodes outside a circuit are set to; by default what attribution measured from.
+        thresholds: other thresholds, by check: from where on it is weak, and from where on it passes.
+        draws: random circuits to compare with.
+        top: how many of the strongest nodes are patched for real.
+        prompts: how many prompts of each kind to use, at most.
+        seed: of draws and resampling.
+        metric: where the circuit's was a function, the same again.
+
+    Raises:
+        CircuitError: the circuit was made by another adapter, or a threshold is not one.
+        PromptError: the prompts can't be read, or the ablation needs corrupted prompts that are not there.
+    """
+    check_made_by(adapter, circuit)
+    ablation = ablation or ("corrupted" if circuit.from_corrupted else "zero")
+    wanted = {**THRESHOLDS, **(thresholds or {})}
+    for name, (weak, passes) in wanted.items():
+        if name not in THRESHOLDS or not weak <= passes:
+            raise CircuitError(
+                f"There is no threshold {name!r} of {weak} and {passes}: the checks are {', '.join(THRESHOLDS)}, and weak "
+                "evidence begins at or below what passes."
+            )
+    for name, count in (("draws", draws), ("top", top), ("prompts", prompts)):
+        if count < 1:
+            raise CircuitError(f"{name} is {count}: give a count of 1 or more.")
+    with torch.inference_mode(False), torch.enable_grad(), tqdm(delay=1, disable=None, leave=False, unit="run") as bar:
+        return _Verification(adapter, circuit, ablation, wanted, draws, top, prompts, seed, metric, bar).result(
+            held_out
+        )
+
+
+class _Verification:
+    """The state that checks share: the prompts, their scores, and the runs on them."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        circuit: Circuit,
+        ablation: Ablate,
+        wanted: Mapping[str, tuple[float, float]],
+        draws: int,
+        top: int,
+        prompts: int,
+        seed: int,
+        metric: MetricName | Score | None,
+        bar: tqdm,
+    ):
+        self.adapter, self.circuit, self.ablation, self.wanted = adapter, circuit, ablation, wanted
+        self.draws, self.top, self.prompts, self.seed = draws, top, prompts, seed
+        self.metric = named_metric(circuit, metric)
+        self.bar = bar
+        self.random = torch.Generator().manual_seed(seed)
+        self.checks: list[Check] = []
+        kinds = {site.write: site.kind for site in adapter.sites}
+        self.ranked = sorted(
+            (n for n in circuit.nodes if n.kind != "logit" and kinds.get(n.hook) not in INPUTS and self._free(n.pos)),
+            key=lambda n: -abs(n.attribution),
+        )
+
+    def result(self, held_out: Sequence[Pair] | None) -> Circuit:
+        """Put every check and sum them up."""
+        core: tuple[str, ...] = ()
+        curves: list[Curve] = []
+        effects: list[Effect] = []
+        self._intact()
+        own = fitting(self.adapter, self.circuit)
+        all_own, own = own, _some(own, self.prompts, self.seed)
+        self.bar.set_description_str("attribution and effects")
+        tables, measured = self._scores(own)
+        total = reduce(Piece.merged, tables)
+        self._reproduced(total, measured, complete=len(own) == len(all_own))
+        nodes = [*self.ranked, *self._others(total)]
+        self.bar.set_description_str("sub-circuits")
+        runs = self._runs(own, nodes)
+        if self._task(runs, own) and self.ranked:
+            count = self._core(runs)
+            core = tuple(each.id for each in self.ranked[:count])
+            counts = sorted({*node_counts(len(self.ranked)), count})
+            controls = {n: self._controls(nodes, n) for n in counts}
+            curves.append(curve(runs, self.ranked, counts, "found on", controls, self.bar.update))
+            self._sufficient(curves[0], count)
+            name, others = "held out", held_out
+            if others is None:
+                name, others = "other nouns", self._other_nouns(own)
+            self._elsewhere("held out", name, others, nodes, counts, count, controls, curves)
+            paraphrased = [each for pair in own.pairs for each in paraphrases(pair)[:1]]
+            self._elsewhere("paraphrase", "paraphrase", paraphrased, nodes, [count], count, {}, curves)
+            effects = self._estimate(measured, total.prompts)
+            self._stability(tables, count)
+        else:
+            for name in self.wanted:
+                if name not in {check.name for check in self.checks}:
+                    self._not_tested(name, "there is no decision to explain" if self.ranked else "there is no node")
+        order = ["intact", *self.wanted]
+        checks = tuple(sorted(self.checks, key=lambda check: order.index(check.name)))
+        verdict, reasons = judge(checks)
+        evidence = Evidence(
+            verdict=verdict,
+            reasons=reasons,
+            digest=self.circuit.content_digest,
+            created_by=f"circuitlens {version('circuitlens')}",
+            ablation=self.ablation,
+            core=core,
+            checks=checks,
+            curves=tuple(curves),
+            effects=tuple(effects),
+            seed=self.seed,
+            draws=self.draws,
+        )
+        return self.circuit.model_copy(update={"evidence": evidence})
+
+    def _free(self, group: int) -> bool:
+        """Whether nodes there are ever ablated: with zero ablation the adapter's own first token is not."""
+        return not (self.ablation == "zero" and self.adapter.bos and self.circuit.by != "sum" and group == 0)
+
+    def _runs(self, aligned: Aligned, nodes: Sequence[Node]) -> Runs:
+        return Runs(self.adapter, self.circuit, aligned, self.ablation, nodes, self.metric)
+
+    def _scores(self, own: Aligned) -> tuple[list[Piece], Table]:
+        """The node sums of up to 16 parts of the prompts, and the exact effects of the strongest nodes."""
+        keys = Keys.of(self.adapter, own.labels)
+        kept = torch.tensor(sorted(self._numbers(keys, self.ranked[: self.top])), dtype=torch.long)
+        pieces, effects = [], []
+        for batch in own.batches(max(1, -(-len(own) // 16))):
+            asked = question(self.adapter, batch.pairs, self.metric)
+            method = "ig" if self.circuit.method == "exact" else self.circuit.method
+            scored = score(self.adapter, asked, method, self.circuit.frozen)
+            pieces.append(node_sums(keys, batch, scored))
+            effects.append(effect_sums(self.adapter, keys, batch, scored, kept))
+            self.bar.update()
+        return pieces, reduce(Table.merged, effects)
+
+    def _numbers(self, keys: Keys, nodes: Sequence[Node]) -> list[int]:
+        site = {each.write: s for s, each in enumerate(self.adapter.sites)}
+        for each in nodes:
+            if each.hook not in site:
+                raise CircuitError(
+                    f"Node {each.id!r} is at the hook {each.hook!r}, which {self.adapter.name!r} has not."
+                )
+        columns = (
+            [site[each.hook] for each in nodes],
+            [each.pos for each in nodes],
+            [VECTOR if each.index is None else each.index for each in nodes],
+        )
+        return keys.number(*(torch.tensor(column, dtype=torch.long) for column in columns)).tolist()
+
+    def _others(self, total: Piece) -> list[Node]:
+        """Nodes that are active on the prompts and not in the circuit."""
+        keys = Keys.of(self.adapter, self.circuit.tokens)
+        known = set(self._numbers(keys, [n for n in self.circuit.nodes if n.kind != "logit"]))
+        parts = zip(total.nodes.keys.tolist(), *(part.tolist() for part in keys.parts(total.nodes.keys)), strict=True)
+        return [
+            node(self.adapter, s, group, index, 0.0, 0.0)
+            for key, s, group, index in parts
+            if key not in known and s < keys.sites and self.adapter.sites[s].kind not in INPUTS and self._free(group)
+        ]
+
+    def _intact(self) -> None:
+        if self.circuit.digest is None:
+            status, reason = "passed", "the circuit comes from this program, not from a file"
+            if self.circuit.version != self.circuit.model_fields["version"].default:
+                reason = "the file is of an older version, which kept no digest"
+        elif self.circuit.edited:
+            status, reason = "failed", "the file was edited after it was written: its digest does not fit"
+        else:
+            status, reason = "passed", "the file is as it was written"
+        self.checks.append(Check(name="intact", status=cast(Status, status), reason=reason))
+
+    def _reproduced(self, total: Piece, measured: Table, complete: bool) -> None:
+        """Compare the file's attributions with those found again."""
+        if not complete:
+            self._not_tested("reproduced", f"the circuit has more than the {self.prompts} prompts that were used")
+            return
+        keys = Keys.of(self.adapter, self.circuit.tokens)
+        nodes = self.ranked[: self.top] if self.circuit.method == "exact" else self.ranked
+        table = measured if self.circuit.method == "exact" else total.nodes
+        again = table.at(torch.tensor(self._numbers(keys, nodes), dtype=torch.long))[:, 0] / total.prompts
+        said = torch.tensor([each.attribution for each in nodes], dtype=torch.double)
+        largest = max([1e-12, *said.abs().tolist(), *again.abs().tolist()])
+        off = (said - again).abs() / largest
+        worst = int(off.argmax()) if len(off) else 0
+        value = 1 - (off[worst].item() if len(off) else 0.0)
+        reason = f"attributions come out again, to {1 - value:.0e} of the largest"
+        if value < self.wanted["reproduced"][1]:
+            reason = (
+                f"{nodes[worst].id} has attribution {said[worst]:+.3f} in the file and {again[worst]:+.3f} in the model"
+            )
+        self._check("reproduced", value, reason)
+
+    def _task(self, runs: Runs, own: Aligned) -> bool:
+        """Whether there is a decision to explain: the model makes it, and what is ablated matters to it."""
+        whole, none = runs.whole.mean().item(), runs.none.mean().item()
+        metric = self.circuit.metric
+        if metric.name in ("logit_difference", "probability_difference"):
+            right = (runs.whole > 0).float().mean().item()
+            said = f"{metric} is {whole:+.3f}"
+            reason = f"the model decides {right:.0%} of {len(own)} prompts right; {said}"
+            if right < self.wanted["task"][1]:
+                reason = f"the model fails the task: it decides {right:.0%} of {len(own)} prompts right; {said}"
+            self._check("task", right, reason)
+        else:
+            self._not_tested("task", f"the metric {metric.name!r} does not say whether an answer is right")
+        change = whole - none
+        value = change / max(abs(whole), 1e-12)
+        what = {"corrupted": "the corrupted prompts", "mean": "all nodes at their mean", "zero": "all nodes at zero"}
+        reason = f"the metric is {whole:+.3f}, and {none:+.3f} with {what[self.ablation]}"
+        if value < self.wanted["contrast"][1]:
+            reason += (
+                ": they hardly differ in what it measures" if abs(value) < 0.25 else ": a small part of it changes"
+            )
+            if value <= -0.25:
+                reason = f"{reason.split(':')[0]}: what is ablated speaks against the answer"
+        self._check("contrast", value, reason)
+        return value >= self.wanted["contrast"][0]
+
+    def _core(self, runs: Runs) -> int:
+        """The fewest of the strongest nodes that reach the wanted faithfulness, or all."""
+        goal, low = self.wanted["faithfulness"][1], 0
+        for count in node_counts(len(self.ranked)):
+            counts = sorted({int(n) for n in np.linspace(low + 1, count, 16)})
+            keep, _ = sub_circuits(runs, self.ranked, counts)
+            reached = [
+                n
+                for n, f in zip(counts, runs.faithfulness(runs(keep, False, self.bar.update)), strict=True)
+                if f >= goal
+            ]
+            if reached:
+                return reached[0]
+            low = count
+        return len(self.ranked)
+
+    def _controls(self, nodes: Sequence[Node], count: int) -> Bool[Tensor, "draw node"]:
+        """Random circuits with as many nodes of each site and kind as the first `count` have, among active nodes."""
+        groups: dict[tuple[str, str], list[int]] = {}
+        for number, each in enumerate(nodes):
+            groups.setdefault((each.hook, each.kind), []).append(number)
+        keep = torch.zeros(self.draws, len(nodes), dtype=torch.bool)
+        for (hook, kind), members in sorted(groups.items()):
+            size = sum(each.hook == hook and each.kind == kind for each in self.ranked[:count])
+            for row in keep:
+                row[torch.tensor(members)[torch.randperm(len(members), generator=self.random)[:size]]] = True
+        return keep
+
+    def _sufficient(self, found_on: Curve, count: int) -> None:
+        point = next(p for p in found_on.points if p.nodes == count)
+        of = f"{count} of {len(self.ranked)} nodes"
+        self._check("faithfulness", point.faithfulness, f"{of} alone give {point.faithfulness:.2f} of the decision")
+        self._check(
+            "features",
+            point.errors_removed,
+            f"without their errors, the SAEs' features give {point.errors_removed:.2f}",
+        )
+        self._check(
+            "necessity",
+            1 - point.completeness,
+            f"with them ablated and all others kept, {1 - point.completeness:.2f} of the decision is lost",
+        )
+        # Near all nodes every circuit does well: what counts is the size up to the core where chance does least beside it.
+        best, gap = point, -1.0
+        for each in found_on.points:
+            if each.nodes <= count and each.random is not None and each.faithfulness - max(each.random.mean, 0) > gap:
+                best, gap = each, each.faithfulness - max(each.random.mean, 0)
+        random = best.random
+        assert random is not None, "every point has controls"
+        if best.faithfulness <= random.high:  # no better than some of the draws
+            gap = min(gap, self.wanted["random"][0])
+        self._check(
+            "random",
+            gap,
+            f"at {best.nodes} nodes it gives {best.faithfulness:.2f}, and random active nodes, as many of each site and "
+            f"kind, give {random.mean:.2f} ({random.low:.2f} to {random.high:.2f} in 95 % of {self.draws} draws)",
+        )
+
+    def _elsewhere(
+        self,
+        check: str,
+        prompts: str,
+        pairs: Sequence[Pair],
+        nodes: Sequence[Node],
+        counts: Sequence[int],
+        count: int,
+        controls: dict[int, Tensor],
+        curves: list[Curve],
+    ) -> None:
+        """The same circuit on other prompts."""
+        if not pairs:
+            self._not_tested(check, "no such prompts were given, and none can be made of the circuit's own")
+            return
+        try:
+            aligned = align(self.adapter, pairs, self.circuit.by or "position", self.circuit.tokens)
+            aligned = _some(aligned, self.prompts, self.seed)
+            self.bar.set_description_str(prompts)
+            found = curve(self._runs(aligned, nodes), self.ranked, counts, prompts, controls, self.bar.update)
+        except PromptError as error:
+            self._not_tested(check, str(error)[0].lower() + str(error)[1:].rstrip("."))
+            return
+        curves.append(found)
+        point = next(p for p in found.points if p.nodes == count)
+        self._check(
+            check,
+            point.faithfulness,
+            f"on {found.pairs} prompts ({prompts}) they give {point.faithfulness:.2f} of the decision",
+        )
+
+    def _other_nouns(self, own: Aligned) -> list[Pair]:
+        words = {word for pair in own.pairs for word in pair.prompt.split()}
+        each = max(1, -(-min(32, self.prompts) // len(own)))
+        return [
+            new
+            for n, pair in enumerate(own.pairs)
+            for new in other_nouns(pair, each, seed=self.seed + n, exclude=words)
+        ]
+
+    def _estimate(self, measured: Table, prompts: int) -> list[Effect]:
+        """Attributions against exact effects."""
+        nodes = self.ranked[: self.top]
+        keys = Keys.of(self.adapter, self.circuit.tokens)
+        real = (measured.at(torch.tensor(self._numbers(keys, nodes)))[:, 0] / prompts).tolist()
+        said = [each.attribution for each in nodes]
+        effects = [Effect(node=each.id, predicted=p, measured=m) for each, p, m in zip(nodes, said, real, strict=True)]
+        if len(set(said)) < 3 or len(set(real)) < 3:
+            self._not_tested("estimate", "there are fewer than three different effects to order")
+            return effects
+        rank = float(spearmanr(said, real).statistic)
+        strong = [(p, m) for p, m in zip(said, real, strict=True) if abs(m) >= 0.01 * max(map(abs, real))]
+        signs = sum(p * m > 0 for p, m in strong) / len(strong)
+        self._check(
+            "estimate",
+            min(rank, 2 * signs - 1),
+            f"attribution and measured effect of the {len(nodes)} strongest nodes: Spearman {rank:.2f}, same sign in "
+            f"{signs:.0%} of those that matter",
+        )
+        return effects
+
+    def _stability(self, tables: Sequence[Piece], count: int) -> None:
+        """How much of the core the same number of strongest nodes of resampled prompts share."""
+        if len(tables) < 4:
+            self._not_tested("stability", "a circuit of fewer than four prompts has nothing to resample")
+            return
+        keys = Keys.of(self.adapter, self.circuit.tokens)
+        inputs = torch.tensor([s for s, site in enumerate(self.adapter.sites) if site.kind in INPUTS] + [keys.sites])
+
+        def strongest(piece: Piece) -> set[int]:
+            site, group, _ = keys.parts(piece.nodes.keys)
+            inner = ~torch.isin(site, inputs) & torch.tensor([self._free(g) for g in group.tolist()], dtype=torch.bool)
+            order = piece.nodes.sums[inner, 0].abs().argsort(descending=True, stable=True)[:count]
+            return set(piece.nodes.keys[inner][order].tolist())
+
+        whole = strongest(reduce(Piece.merged, tables))
+        shares = []
+        for _ in range(self.draws):
+            draw = torch.randint(len(tables), (len(tables),), generator=self.random).tolist()
+            again = strongest(reduce(Piece.merged, [tables[number] for number in draw]))
+            shares.append(len(whole & again) / max(len(whole | again), 1))
+        spread: Interval = interval(shares)
+        self._check(
+            "stability",
+            spread.mean,
+            f"resampled prompts give cores that share {spread.mean:.0%} with it ({spread.low:.0%} to {spread.high:.0%})",
+        )
+
+    def _check(self, name: str, value: float, reason: str) -> None:
+        weak, passes = self.wanted[name]
+        status: Status = "passed" if value >= passes else "weak" if value >= weak else "failed"
+        self.checks.append(Check(name=name, status=status, value=value, weak=weak, supported=passes, reason=reason))
+
+    def _not_tested(self, name: str, why: str) -> None:
+        self.checks.append(Check(name=name, status="not tested", reason=f"not tested: {why}"))
+
+
+def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
+    """The verdict of some checks, and the reasons for it: what failed, what is weak, or else what speaks for it."""
+    failed = [check for check in checks if check.status == "failed"]
+    decisive = [check for check in failed if check.name in DECISIVE]
+    weak = [check for check in checks if check.status == "weak"]
+    untested = [c for c in checks if c.status == "not tested" and c.name not in OPTIONAL and c.name != "task"]
+    if decisive:
+        return "not supported", tuple(check.reason for check in decisive)
+    if failed or weak or untested:
+        return "weak", tuple(check.reason for check in [*failed, *weak, *untested])
+    return "supported", tuple(check.reason for check in checks if check.name in ("faithfulness", "features", "random"))
+
+
+def _some(aligned: Aligned, count: int, seed: int) -> Aligned:
+    """At most `count` of the prompts, drawn by seed, in their order."""
+    if len(aligned) <= count:
+        return aligned
+    chosen = sorted(np.random.default_rng(seed).choice(len(aligned), count, replace=False).tolist())
+    return Aligned(
+        tuple(aligned.pairs[n] for n in chosen),
+        tuple(aligned.groups[n] for n in chosen),
+        aligned.labels,
+        aligned.skipped,
+    )
