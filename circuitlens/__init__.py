@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation import ablate as ablate
     from circuitlens.features import describe as describe
+    from circuitlens.pairs import Pair as Pair
+    from circuitlens.pairs import read_pairs as read_pairs
     from circuitlens.registry import load as load
+    from circuitlens.verification import verify as verify
     from circuitlens.viewer import view as view
 
 _PUBLIC = {
@@ -30,11 +33,14 @@ _PUBLIC = {
     "Edge": ("circuitlens.circuit", "Edge"),
     "Node": ("circuitlens.circuit", "Node"),
     "aggregate": ("circuitlens.aggregation", "aggregate"),
+    "Pair": ("circuitlens.pairs", "Pair"),
     "ablate": ("circuitlens.evaluation", "ablate"),
     "describe": ("circuitlens.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
+    "read_pairs": ("circuitlens.pairs", "read_pairs"),
+    "verify": ("circuitlens.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
     "wrap": ("circuitlens_saelens", "wrap"),
 }

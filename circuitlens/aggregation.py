@@ -1,7 +1,7 @@
 """Circuits over many prompts: mean attributions and edges with their standard errors, batch by batch.
 
-1. Each batch is scored by itself into a `Table` of sums by node; tables are joined by `merged`, which is associative and
-   commutative, so batches may run in any order and anywhere.
+1. Each batch is scored by itself into a `Table` of sums by node; tables are joined by `merged`, which is associative
+   and commutative, so batches may run in any order and anywhere.
 2. The strongest nodes by |mean| are kept.
 3. Each batch is scored again for the edges between those (and, for `exact`, their measured effects). Every prompt gives
    every kept edge what it is there, small or 0, so that a mean has no threshold in it.
@@ -28,7 +28,7 @@ from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
 from circuitlens.circuit import ANSWER, DISTRACTOR, By, Circuit, Edge, Found, Method, Metric, Node
 from circuitlens.discovery import MAX_EDGES, completeness_gaps, node
 from circuitlens.pairs import Pair
-from circuitlens.prompts import CUSTOM, MetricName, Score
+from circuitlens.prompts import MetricName, Score
 from circuitlens.scoring import Scored, check_method, connect, measured, score
 
 T = TypeVar("T")
@@ -179,8 +179,8 @@ def edge_pieces(
     batch_size: int = BATCH,
 ) -> Iterable[tuple[Table, Table, float]]:
     """Of each batch the sums of edges between the kept nodes (sorted numbers), of the nodes' exact effects (`exact`
-    only), and the conservation residual. An edge's number is its source's place among `kept` times their count, plus its
-    target's.
+    only), and the conservation residual. An edge's number is its source's place among `kept` times their count,
+    plus its target's.
     """
     keys = Keys.of(adapter, aligned.labels)
     for batch in aligned.batches(batch_size):

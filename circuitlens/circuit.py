@@ -145,7 +145,7 @@ class Found(_Value):
 
 
 class Circuit(_Value):
-    """A feature circuit: the nodes and edges by which a model came to one decision, or to the decisions of many prompts.
+    """A feature circuit: the nodes and edges by which a model came to one decision, or to those of many prompts.
 
     Nodes are ordered bottom to top and edges by falling |weight|. `conservation_residual` is the largest gap between a
     node's attribution and the sum of its outgoing edges before any were left out, in units of the metric: 0 to

@@ -1,15 +1,17 @@
 """The command line. torch, Dash and the adapters are imported where they are needed, so that help is quick.
 
-Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong. Errors go to stderr as one sentence.
+Exit codes: 0 done, 1 it could not be done, 2 the command line is wrong, 3 the verdict is not the required one.
+Errors go to stderr as one sentence.
 """
 
 from __future__ import annotations
 
 import io
 import logging
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,9 +22,20 @@ from circuitlens.errors import CircuitLensError, ViewerError
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
+    from circuitlens.evidence import Evidence
+    from circuitlens.pairs import Pair, Skipped
     from circuitlens.viewer import Viewer
 
 DEFAULT_PORT = 8050
+SKIPPED = 10
+"""How many skipped rows are listed one by one."""
+METHODS = {
+    "gradient": "gradient: change",
+    "contrastive": "contrastive: change",
+    "ig": "ig: gradients integrated on the way",
+    "exact": "exact: measured change",
+}
+MARKS = {"passed": "yes", "weak": "weak", "failed": "no", "not tested": "–"}
 
 app = typer.Typer(
     name="circuitlens",
@@ -96,79 +109,225 @@ def adapters() -> None:
     _print_table([("Adapter", "Package", "Version"), *((a.name, a.package, a.version) for a in installed_adapters())])
 
 
+Saes = Annotated[
+    list[str] | None, typer.Option("--sae", help="A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.")
+]
+Layers = Annotated[str | None, typer.Option(help="Layers whose SAEs are taken: 8, 0-11 or 0,4,8-10.")]
+Model = Annotated[str | None, typer.Option(help="The model's name on the hub, or its folder.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute.")]
+Dtype = Annotated[
+    Literal["float32", "float64", "bfloat16", "float16"] | None, typer.Option(help="Numbers to compute in.")
+]
+Bos = Annotated[
+    bool | None, typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token; by default as the SAEs ask.")
+]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(help="A file of prompts of the same task that the circuit was not found on; by default other nouns."),
+]
+Ablation = Annotated[
+    Literal["corrupted", "mean", "zero"] | None,
+    typer.Option(help="What nodes outside a circuit are set to; by default what attribution measures from."),
+]
+Require = Annotated[
+    Literal["supported", "weak"] | None,
+    typer.Option(help="Exit with 3 if the verdict is not this one or a better one."),
+]
+Plot = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Save the curve of faithfulness to a file: .html, .png or .svg; attribution against effect is put "
+        "beside it, as NAME-effects. Several if you like."
+    ),
+]
+
+
 @app.command()
 def find(
     adapter: Annotated[str, typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.")],
-    prompt: Annotated[str, typer.Argument(help="What the model reads.")],
-    answer: Annotated[list[str], typer.Option(help="The output to explain; several count together.")],
+    prompt: Annotated[str | None, typer.Argument(help="What the model reads.")] = None,
+    answer: Annotated[list[str] | None, typer.Option(help="The output to explain; several count together.")] = None,
     distractor: Annotated[list[str] | None, typer.Option(help="The output it is set against, or several.")] = None,
     corrupted: Annotated[str | None, typer.Option(help="A prompt that differs from PROMPT in what matters.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common."),
+    ] = None,
+    by: Annotated[
+        Literal["position", "role", "sum"],
+        typer.Option(
+            help="How positions of many prompts are brought together: from the first token, by role, or summed."
+        ),
+    ] = "position",
     metric: Annotated[
         Literal["logit_difference", "logit", "log_probability", "probability_difference", "kl_divergence"] | None,
         typer.Option(help="What is explained; by default the logit difference, or the logit without a distractor."),
     ] = None,
     method: Annotated[
-        Literal["gradient", "contrastive"] | None,
-        typer.Option(help="Change from zero, or from the corrupted prompt (the default where one is given)."),
+        Literal["gradient", "contrastive", "ig", "exact"] | None,
+        typer.Option(
+            help="Gradient at the prompt (change from zero, or from the corrupted prompt), integrated gradients (the "
+            "default where there is a corrupted prompt), or each node's measured effect."
+        ),
     ] = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Hold attention patterns and layer-norm scales.")] = False,
     max_nodes: Annotated[int | None, typer.Option(min=0, help="How many nodes to keep beside the logits.")] = None,
     max_edges: Annotated[int | None, typer.Option(min=0, help="How many edges to keep.")] = None,
-    sae: Annotated[
-        list[str] | None, typer.Option(help="A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.")
-    ] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers whose SAEs are taken: 8, 0-11 or 0,4,8-10.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model's name on the hub, or its folder.")] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"] | None, typer.Option(help="Where to compute.")] = None,
-    dtype: Annotated[
-        Literal["float32", "float64", "bfloat16", "float16"] | None, typer.Option(help="Numbers to compute in.")
-    ] = None,
-    bos: Annotated[
-        bool | None,
-        typer.Option("--bos/--no-bos", help="Begin prompts with the BOS token; by default as the SAEs ask."),
-    ] = None,
+    sae: Saes = None,
+    layers: Layers = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")
+    ] = False,
+    held_out: HeldOut = None,
+    require: Require = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
-    """Find the circuit of a prompt, print a summary and write it to a file."""
-    from circuitlens.registry import installed_adapters, load
+    """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
+    from circuitlens.registry import installed_adapters
 
     known = [installed.name for installed in installed_adapters()]
     if adapter not in known:
         raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
-    given = {
-        "saes": sae or None,
-        "layers": layers,
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "prepend_bos": bos,
-    }
-    if sys.stderr.isatty():
-        typer.echo(f"Loading {adapter} …", err=True)
-    from circuitlens.discovery import MAX_EDGES, MAX_NODES
-    from circuitlens.discovery import find as find_circuit
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give a prompt, or a file of them with --prompts.", param_hint="PROMPT")
+    if prompts is None and not answer:
+        raise typer.BadParameter("give at least one.", param_hint="--answer")
+    if prompts is not None and (answer or distractor or corrupted):
+        raise typer.BadParameter("the file has these itself.", param_hint="--answer, --distractor, --corrupted")
+    if (held_out or require) and not verify:
+        raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
+    pairs = None if prompts is None else _read(prompts)
+    others = None if held_out is None else _read(held_out)
+    loaded = _load(adapter, _given(sae, layers, model, device, dtype, bos))
+    from circuitlens import aggregation, alignment, discovery
 
-    loaded = load(adapter, **{name: value for name, value in given.items() if value is not None})
     start = time.perf_counter()
-    circuit = find_circuit(
-        loaded,
-        prompt,
-        answer,
-        distractor or None,
-        corrupted,
-        method,
-        metric=metric,
-        frozen=frozen,
-        max_nodes=MAX_NODES if max_nodes is None else max_nodes,
-        max_edges=MAX_EDGES if max_edges is None else max_edges,
-    )
+    limits = {"max_edges": discovery.MAX_EDGES if max_edges is None else max_edges, "metric": metric, "frozen": frozen}
+    if pairs is None:
+        assert prompt is not None, "checked above"
+        assert answer, "checked above"
+        nodes = discovery.MAX_NODES if max_nodes is None else max_nodes
+        circuit = discovery.find(
+            loaded, prompt, answer, distractor or None, corrupted, method, max_nodes=nodes, **limits
+        )
+    else:
+        aligned = alignment.align(loaded, pairs, by)
+        _print_skipped(str(prompts), aligned.skipped, len(pairs))
+        nodes = aggregation.MAX_NODES if max_nodes is None else max_nodes
+        circuit = aggregation.aggregate(loaded, aligned, method, by=by, max_nodes=nodes, **limits)
     seconds = time.perf_counter() - start
     if output is not None:
-        circuit.save(output)
+        circuit.save(output)  # before the evidence, which may take a while
     _print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
-    _print_evidence(loaded, circuit)
+    if verify:
+        from circuitlens.verification import verify as verified
+
+        circuit = verified(loaded, circuit, others)
+        assert circuit.evidence is not None, "that is what verify adds"
+        _print_verdict(circuit.evidence)
+        if output is not None:
+            circuit.save(output)
+    else:
+        _print_evidence(loaded, circuit)
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
+    _end_with(circuit.evidence, require)
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A circuit file; its evidence is written into it.")],
+    held_out: HeldOut = None,
+    ablation: Ablation = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random circuits to compare with.")] = 20,
+    top: Annotated[int, typer.Option(min=1, help="How many of the strongest nodes are patched for real.")] = 100,
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts of each kind are run, at most.")] = 32,
+    seed: Annotated[int, typer.Option(help="Of random circuits and resampling.")] = 0,
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="CHECK=PASSES or CHECK=WEAK:PASSES, e.g. faithfulness=0.7: from when on a check passes."),
+    ] = None,
+    require: Require = None,
+    plot: Plot = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the circuit with its evidence here instead.")
+    ] = None,
+    sae: Saes = None,
+    layers: Layers = None,
+    model: Model = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    bos: Bos = None,
+) -> None:
+    """Measure whether a circuit really forms: print the evidence and one verdict, and write both into its file."""
+    from circuitlens.circuit import open_circuit
+    from circuitlens.registry import installed_adapters
+
+    circuit = open_circuit(file)
+    thresholds = _thresholds(threshold or [])
+    others = None if held_out is None else _read(held_out)
+    if circuit.adapter not in [installed.name for installed in installed_adapters()]:
+        raise CircuitLensError(
+            f"The circuit was made with the adapter {circuit.adapter!r}, which is not installed. If it was made with "
+            "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
+        )
+    given = {**circuit.options, **_given(sae, layers, model, device, dtype, bos)}
+    loaded = _load(circuit.adapter, given)
+    from circuitlens.verification import verify as verified
+
+    circuit = verified(
+        loaded,
+        circuit,
+        others,
+        ablation=ablation,
+        thresholds=thresholds,
+        draws=draws,
+        top=top,
+        prompts=prompts,
+        seed=seed,
+    )
+    assert circuit.evidence is not None, "that is what verify adds"
+    typer.secho(f"\n{_printable(circuit.prompt)}", bold=True)
+    _print_verdict(circuit.evidence)
+    circuit.save(output or file)
+    typer.echo(f"Wrote the evidence to {output or file}.")
+    for path in plot or ():
+        _save_plots(circuit, path)
+    _end_with(circuit.evidence, require)
+
+
+@app.command()
+def prompts(
+    task: Annotated[
+        str,
+        typer.Argument(
+            help="agreement-simple, agreement-nounpp, agreement-within-rc, agreement-rc, ioi or greater-than."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file of prompts (JSON Lines) to write.")],
+    count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,
+    held_out: Annotated[
+        Path | None, typer.Option(help="A second file, of prompts with other nouns (or names).")
+    ] = None,
+    held_out_count: Annotated[int | None, typer.Option(min=1, help="How many in it; by default as many.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
+) -> None:
+    """Make prompts of a task to find circuits on, and others to judge them on, without a noun in common."""
+    from circuitlens.pairs import write_pairs
+    from circuitlens.tasks import TASKS
+
+    if task not in TASKS:
+        raise typer.BadParameter(f"there is no {task!r}; there are {', '.join(TASKS)}.", param_hint="TASK")
+    wanted = {output: count, **({held_out: held_out_count or count} if held_out else {})}
+    made = TASKS[task](count, held_out_count or count, seed)
+    for (path, number), pairs in zip(wanted.items(), made, strict=False):
+        write_pairs(path, pairs)
+        few = f" (there are no more with these words; {number} were wanted)" if len(pairs) < number else ""
+        typer.echo(f"Wrote {len(pairs)} prompts to {path}{few}.")
 
 
 @app.command()
@@ -181,6 +340,117 @@ def view(
     from circuitlens.circuit import open_circuit
 
     _serve([open_circuit(file) for file in files], port, no_browser)
+
+
+def _given(
+    sae: list[str] | None,
+    layers: str | None,
+    model: str | None,
+    device: str | None,
+    dtype: str | None,
+    bos: bool | None,
+) -> dict[str, object]:
+    """The adapter's options that were given."""
+    options = {
+        "saes": sae or None,
+        "layers": layers,
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "prepend_bos": bos,
+    }
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _load(adapter: str, options: Mapping[str, object]) -> Adapter:
+    from circuitlens.registry import load
+
+    if sys.stderr.isatty():
+        typer.echo(f"Loading {adapter} …", err=True)
+    return load(adapter, **options)
+
+
+def _read(path: Path) -> list[Pair]:
+    """A file of prompts; the rows that are none are listed."""
+    from circuitlens.pairs import read_pairs
+
+    pairs, skipped = read_pairs(path)
+    _print_skipped(str(path), skipped, len(pairs) + len(skipped))
+    return pairs
+
+
+def _print_skipped(path: str, skipped: Sequence[Skipped], rows: int) -> None:
+    """Say what was left out of a file, the first ten one by one."""
+    if not skipped:
+        return
+    typer.echo(f"{path}: {len(skipped)} of {rows} rows can't be used and are skipped:", err=True)
+    for row in skipped[:SKIPPED]:
+        typer.echo(_printable(f"  row {row.line}, {row.text!r}: {row.reason}"), err=True)
+    if len(skipped) > SKIPPED:
+        typer.echo(f"  and {len(skipped) - SKIPPED} more", err=True)
+
+
+def _thresholds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Thresholds as typed: CHECK=PASSES or CHECK=WEAK:PASSES."""
+    from circuitlens.verification import THRESHOLDS
+
+    wanted = {}
+    for text in given:
+        name, _, values = text.partition("=")
+        try:
+            numbers = [float(value) for value in values.split(":")]
+            if name not in THRESHOLDS or len(numbers) > 2 or not all(map(math.isfinite, numbers)):
+                raise ValueError
+        except ValueError:
+            raise typer.BadParameter(
+                f"{text!r} is none: write CHECK=PASSES or CHECK=WEAK:PASSES, CHECK one of {', '.join(THRESHOLDS)}.",
+                param_hint="--threshold",
+            ) from None
+        wanted[name] = (min(THRESHOLDS[name][0], numbers[0]), numbers[0]) if len(numbers) == 1 else (*numbers,)
+    return wanted
+
+
+def _print_verdict(evidence: Evidence) -> None:
+    """The checks as a table, the curves, and the verdict with its reasons."""
+    rows = [("check", "", "found", "passes from", "what was found")]
+    for check in evidence.checks:
+        value = "" if check.value is None else f"{check.value:.2f}"
+        wanted = "" if check.supported is None else f"{check.supported:g}"
+        rows.append((check.name, MARKS[check.status], value, wanted, check.reason))
+    _print_table(rows)
+    typer.echo("")
+    table = [("faithfulness of", "nodes", "errors kept", "removed", "completeness", "random (95 %)")]
+    for curve in evidence.curves:
+        for point in curve.points:
+            random = "" if (r := point.random) is None else f"{r.mean:.2f} ({r.low:.2f} to {r.high:.2f})"
+            kept, removed, left = point.faithfulness, point.errors_removed, point.completeness
+            name = f"{curve.prompts} ({curve.pairs})" if point is curve.points[0] else ""
+            table.append((name, f"{point.nodes}", f"{kept:.2f}", f"{removed:.2f}", f"{left:.2f}", random))
+    if evidence.curves:
+        _print_table(table)
+        typer.echo("")
+    typer.secho(f"Verdict: {evidence.verdict}", bold=True)
+    for reason in evidence.reasons:
+        typer.echo(_printable(f"  {reason}"))
+
+
+def _save_plots(circuit: Circuit, path: Path) -> None:
+    from circuitlens.circuit import full_name
+    from circuitlens.plots import effect_plot, faithfulness_plot, save_plot
+
+    assert circuit.evidence is not None, "plots are made of evidence"
+    names = {node.id: full_name(node, circuit.tokens) for node in circuit.nodes}
+    beside = path.with_stem(f"{path.stem}-effects")
+    save_plot(faithfulness_plot(circuit.evidence), path)
+    save_plot(effect_plot(circuit.evidence, names), beside)
+    typer.echo(f"Wrote {path} and {beside}.")
+
+
+def _end_with(evidence: Evidence | None, require: str | None) -> None:
+    """Exit with 3 if the verdict is worse than the one that is required."""
+    order = ("supported", "weak", "not supported")
+    if evidence is not None and require is not None and order.index(evidence.verdict) > order.index(require):
+        raise typer.Exit(3)
 
 
 def _serve(circuits: list[Circuit], port: int | None, no_browser: bool) -> None:
@@ -204,6 +474,13 @@ def _start(circuits: list[Circuit], port: int | None) -> Viewer:
         return start(circuits, port=0)
 
 
+def _baseline(circuit: Circuit) -> str:
+    """What attribution measures from."""
+    if not circuit.from_corrupted:
+        return "zero"
+    return "the corrupted prompts" if circuit.pairs else repr(circuit.corrupted)
+
+
 def _print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> None:
     metric, path, found = circuit.metric, circuit.strongest_path(), circuit.found
     corrupted = "" if metric.corrupted_value is None else f" ({metric.corrupted_value:+.3f} corrupted)"
@@ -217,7 +494,7 @@ def _print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> No
         ("metric", f"{metric} = {metric.value:+.3f}{corrupted}"),
         (
             "method",
-            f"{circuit.method}: change from {'zero' if circuit.method == 'gradient' else repr(circuit.corrupted)}"
+            f"{METHODS[circuit.method]} from {_baseline(circuit)}"
             + (", attention patterns and layer-norm scales held" if circuit.frozen else ""),
         ),
         *([] if found is None else [("active", f"{found.features} features, {len(circuit.tokens)} tokens")]),
@@ -236,7 +513,7 @@ def _print_evidence(adapter: Adapter, circuit: Circuit) -> None:
     from circuitlens.evaluation import ablate
     from circuitlens.features import describe
 
-    away = "zero" if circuit.method == "gradient" else "its value in the corrupted run"
+    away = "its value in the corrupted run" if circuit.from_corrupted else "zero"
     typer.echo(f"Set to {away} for real, the metric falls by (a nonlinearity on the way makes the difference)")
     rows = [("  node", "predicted", "measured", "speaks for")]
     for node in circuit.strongest_path().nodes[:-1]:

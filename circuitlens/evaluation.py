@@ -1,8 +1,8 @@
 """What the model really does with part of its nodes: ablation, faithfulness, completeness, and their curves.
 
-A run keeps some nodes and sets the others to their baseline: their value in the corrupted run, the mean over a reference
-batch, or zero. Features are read again from the stream as it is then, so a kept feature is what the kept ones before it
-make of it; nothing is linearised. With `m` the mean metric, `M` all nodes and `C` a circuit
+A run keeps some nodes and sets the others to their baseline: their value in the corrupted run, the mean over a
+reference batch, or zero. Features are read again from the stream as it is then, so a kept feature is what the kept ones
+before it make of it; nothing is linearised. With `m` the mean metric, `M` all nodes and `C` a circuit
 
 - faithfulness: `(m(C) − m(∅)) / (m(M) − m(∅))`;
 - completeness: the same of all nodes but C (small where the circuit holds all that matters);
@@ -10,8 +10,8 @@ make of it; nothing is linearised. With `m` the mean metric, `M` all nodes and `
   et al. 2025).
 
 Inputs (embeddings and input neurons) are the question and not part of the answer: they are never ablated unless one is
-named. With zero ablation the token that an adapter puts before a prompt (BOS) is left alone: its norm is huge, and no model
-goes on without it.
+named. With zero ablation the token that an adapter puts before a prompt (BOS) is left alone: its norm is huge, and no
+model goes on without it.
 """
 
 from __future__ import annotations
@@ -162,8 +162,9 @@ class Runs:
         metric: MetricName | Score | None = None,
         reference: Aligned | None = None,
     ):
-        self.adapter, self.ablation, self.nodes = adapter, ablation, tuple(nodes)
-        self.metric = named_metric(circuit, metric)
+        self.adapter, self.nodes = adapter, tuple(nodes)
+        self.ablation: Ablate = ablation
+        self.metric: MetricName | Score = named_metric(circuit, metric)
         self._count = len(aligned)
         sites = {site.write: site for site in adapter.sites}
         self._of_site: dict[str, list[int]] = {}
@@ -188,8 +189,8 @@ class Runs:
     def __call__(
         self, keep: Bool[Tensor, "variant node"], others: bool, on_run: Callable[[int], object] = lambda _: None
     ) -> Float[Tensor, "variant pair"]:
-        """The metric of each prompt with these nodes kept and the rest of `nodes` ablated; `others`, which are not among
-        `nodes`, are all kept or all ablated (but for inputs). `on_run` is told how many variants are done.
+        """The metric of each prompt with these nodes kept and the rest of `nodes` ablated; `others`, which are not
+        among `nodes`, are all kept or all ablated (but for inputs). `on_run` is told how many variants are done.
         """
         columns = []
         for batch in self._batches:
@@ -208,8 +209,8 @@ class Runs:
         whole, none = self.whole.double().mean(), self.none.double().mean()
         if abs(whole - none) <= TINY * max(abs(whole), abs(none)):
             raise PromptError(
-                f"The metric is {whole:+.4f} with every node and {none:+.4f} with none, so there is nothing to explain: "
-                "give prompts that differ in what the metric measures, or another ablation."
+                f"The metric is {whole:+.4f} with every node and {none:+.4f} with none: there is nothing to explain, "
+                "so give prompts that differ in what the metric measures, or another ablation."
             )
         return ((metric.double().mean(1) - none) / (whole - none)).tolist()
 

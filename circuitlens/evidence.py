@@ -1,4 +1,4 @@
-"""The evidence that a circuit's file carries: what was measured on the model, and the verdict it adds up to; plain values."""
+"""The evidence that a circuit's file carries: what was measured on the model, and the verdict; plain values."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Point(_Value):
 class Curve(_Value):
     """Faithfulness by the number of nodes kept, on one set of prompts.
 
-    `cpr` is the area under the faithfulness, `cmd` the area between it and 1, over the share of nodes kept (MIB, Mueller
-    et al. 2025). `whole` and `none` are the mean metric with every node and with none.
+    `cpr` is the area under the faithfulness, `cmd` the area between it and 1, over the share of nodes kept (MIB,
+    Mueller et al. 2025). `whole` and `none` are the mean metric with every node and with none.
     """
 
     prompts: str = Field(description="which prompts: 'found on', 'held out', 'other nouns', 'paraphrase'")

@@ -7,8 +7,8 @@ way from the baseline (the corrupted run, or zero) to the clean run. At each sit
 1. features and error move together on the straight line between the two runs, which is the line between the two
    activations, as decoders are affine;
 2. `∂m/∂x` is averaged over the midpoints of `steps` equal steps (left ends would be many times worse);
-3. a node's attribution is `Δ · ⟨mean ∂m/∂x, direction⟩`, and the *completeness gap* is what the site's nodes miss of the
-   metric's real change between the two ends of the line.
+3. a node's attribution is `Δ · ⟨mean ∂m/∂x, direction⟩`, and the *completeness gap* is what the site's nodes miss of
+   the metric's real change between the two ends of the line.
 
 Edges are the direct effects in the runs at those midpoints, averaged alike, so that a node's outgoing edges sum to its
 attribution exactly, as they do for gradients.

@@ -71,8 +71,8 @@ def check_method(method: str | None, corrupted: bool, frozen: bool = False) -> M
         raise PromptError("The method 'contrastive' compares with a corrupted prompt: give one, or use 'gradient'.")
     if frozen and method not in ("gradient", "contrastive"):
         raise PromptError(
-            f"The method {method!r} measures the model as it is, and frozen mode holds parts of it: leave frozen out, or "
-            "use 'gradient' or 'contrastive'."
+            f"The method {method!r} measures the model as it is, and frozen mode holds parts of it: leave frozen out, "
+            "or use 'gradient' or 'contrastive'."
         )
     return method  # pyright: ignore[reportReturnType]
 

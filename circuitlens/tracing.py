@@ -47,7 +47,8 @@ class SiteTrace:
     """One site in one run.
 
     `read` and `write` flowed into the site's hooks and have their graph; the model went on with `leaf`, of the same
-    value as `write` unless it was replaced. `error` is ε, the part of `write` that the features do not write (all of it without a coder).
+    value as `write` unless it was replaced. `error` is ε, the part of `write` that the
+    features do not write (all of it without a coder).
     """
 
     site: Site

@@ -102,7 +102,8 @@ def load(
             f"There is no {wrong}: choose one of {', '.join(DTYPES if dtype not in DTYPES else DEVICES)}."
         )
     where = _device(device)
-    names = [saes] if isinstance(saes, str) else list(saes) if isinstance(saes, Iterable) else []
+    # A circuit's file has several in one string.
+    names = saes.split(", ") if isinstance(saes, str) else list(saes) if isinstance(saes, Iterable) else []
     if not names or not all(isinstance(name, str) for name in names):
         raise AdapterError(f"There are no SAEs in {saes!r:.80}: name releases, RELEASE/SAE_ID or folders.")
     sources = _at_layers([source for name in names for source in _sources(name)], layers)
