@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,7 +57,8 @@ def align(adapter: Adapter, pairs: Sequence[Pair], by: By = "position", labels: 
     `labels`, those of a circuit, only prompts that fit them.
 
     Raises:
-        PromptError: nothing can be used; the message says why of the first.
+        PromptError: nothing can be used; the message says why of the first. Or only some of what can be used have a
+            corrupted prompt.
     """
     read: list[tuple[int, Pair, tuple[str, ...]]] = []
     skipped: list[Skipped] = []
@@ -77,14 +77,19 @@ def align(adapter: Adapter, pairs: Sequence[Pair], by: By = "position", labels: 
         match by:
             case "position":
                 fits = len(tokens) == length
-                why = f"It has {len(tokens)} tokens and most have {length}: bring prompts together by role or sum."
+                others = "most have" if labels is None else "the circuit has"
+                why = f"It has {len(tokens)} tokens and {others} {length}: bring prompts together by role or sum."
                 mine = [str(pos) for pos in range(length)]
             case "sum":
                 fits, why, mine = True, "", [ALL] * len(tokens)
             case "role":
                 mine = _roles(pair, tokens)
                 fits = mine is not None and (labels is None or set(mine) <= set(labels))
-                why = "Its roles are not those of the circuit." if mine else "Its words have no roles, one name a word."
+                why = "Its tokens do not spell it, so its words' roles are not theirs."
+                if mine:
+                    why = "Its roles are not those of the circuit."
+                elif not pair.roles:
+                    why = "Its words have no roles, one name a word."
                 mine = mine or []
         if fits:
             used.append((pair, tokens, mine))
@@ -94,6 +99,7 @@ def align(adapter: Adapter, pairs: Sequence[Pair], by: By = "position", labels: 
         first = min(skipped, key=lambda s: s.line, default=None)
         why = f" The first: {first.reason}" if first else " Give at least one."
         raise PromptError(f"None of the {len(pairs)} prompts can be used.{why}")
+    _all_or_none([pair for pair, _, _ in used])
     if by == "position":
         names = names or [_common([tokens[pos] for _, tokens, _ in used], pos) for pos in range(length)]
         groups = [tuple(range(length))] * len(used)
@@ -109,35 +115,47 @@ def question(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> 
     Raises:
         PromptError: as `ask`; and where only some of the pairs have a corrupted prompt.
     """
-    with_corrupted = {pair.corrupted is not None for pair in pairs}
-    if len(with_corrupted) > 1:
-        raise PromptError(
-            "Some of the prompts have a corrupted prompt and some have none: give all of them one, or none."
-        )
+    with_corrupted = _all_or_none(pairs)
     return ask(
         adapter,
         [pair.prompt for pair in pairs],
         [pair.answer for pair in pairs],
         [pair.distractor for pair in pairs] if any(pair.distractor for pair in pairs) else None,
-        [pair.corrupted or "" for pair in pairs] if with_corrupted == {True} else None,
+        [pair.corrupted or "" for pair in pairs] if with_corrupted else None,
         metric,  # pyright: ignore[reportArgumentType]
     )
 
 
+def _all_or_none(pairs: Sequence[Pair]) -> bool:
+    """Whether there are corrupted prompts.
+
+    Raises:
+        PromptError: only with some of the pairs.
+    """
+    with_corrupted = {pair.corrupted is not None for pair in pairs}
+    if len(with_corrupted) > 1:
+        raise PromptError(
+            "Some of the prompts have a corrupted prompt and some have none: give all of them one, or none."
+        )
+    return True in with_corrupted
+
+
 def _roles(pair: Pair, tokens: Sequence[str]) -> list[str] | None:
     """The role of each token: that of the last word it has a part in; a token before the prompt is its own."""
-    words = [match.span() for match in re.finditer(r"\S+", pair.prompt)]
+    words = pair.prompt.split()
     if not pair.roles or len(words) != len(pair.roles):
         return None
-    before = next((n for n in range(len(tokens)) if "".join(tokens[n:]) == pair.prompt), None)
+    # Spaces count for nothing: adapters print them with their tokens or not.
+    letters = [len("".join(token.split())) for token in tokens]
+    before = next((n for n in range(len(tokens)) if "".join("".join(tokens[n:]).split()) == "".join(words)), None)
     if before is None:
         return None
-    roles, start = list(tokens[:before]), 0
-    for token in tokens[before:]:
-        end = start + len(token)
-        inside = [role for role, (a, b) in zip(pair.roles, words, strict=True) if a < end and b > start]
-        roles.append(inside[-1] if inside else pair.roles[0])
-        start = end
+    of_letter = [role for role, word in zip(pair.roles, words, strict=True) for _ in word]
+    roles, end = list(tokens[:before]), 0
+    for count in letters[before:]:
+        end += count
+        # A token of nothing but space begins the next word.
+        roles.append(of_letter[end - 1 if count else min(end, len(of_letter) - 1)])
     return roles
 
 

@@ -182,7 +182,7 @@ class Circuit(_Value):
     # The first fault is enough: a message on each of a million would not fit in memory.
     nodes: Annotated[tuple[Node, ...], Field(fail_fast=True)]
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
-    digest: str | None = Field(default=None, description="SHA-256 of all but this, the evidence and the program")
+    digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
     evidence: Evidence | None = None
 
     @field_validator("version")
@@ -230,14 +230,16 @@ class Circuit(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """The SHA-256 of what the circuit says, without its evidence."""
-        content = self.model_dump(mode="json", exclude={"version", "created_by", "digest", "evidence"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """The SHA-256 of what the circuit says, without its evidence: what evidence is of."""
+        # Without defaults, so that fields that later versions add change nothing.
+        return _digest(
+            self.model_dump(mode="json", exclude={"created_by", "digest", "evidence"}, exclude_defaults=True)
+        )
 
     @property
     def edited(self) -> bool:
         """Whether the file that the circuit was read from was changed after it was written."""
-        return self.digest is not None and self.digest != self.content_digest
+        return self.digest is not None  # one that fits is gone once a file is open
 
     @cached_property
     def _by_id(self) -> dict[str, Node]:
@@ -350,8 +352,8 @@ class Circuit(_Value):
         edges = _strongest_first(edge for edge in self.edges if edge.source in kept and edge.target in kept)
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
-        # Evidence is of the circuit it was measured on; only a digest that does not fit stays, so that an edit shows.
-        fields |= {"evidence": None, "digest": self.digest if self.edited else None}
+        # Evidence is of the circuit it was measured on. A digest that did not fit stays, so that an edit shows.
+        fields |= {"evidence": None}
         return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})
 
     def to_networkx(self) -> networkx.DiGraph:
@@ -369,7 +371,10 @@ class Circuit(_Value):
         Raises:
             CircuitError: the file can't be written, or would be larger than can be opened again.
         """
-        written = self.model_copy(update={"digest": self.digest or self.content_digest})
+        written = self
+        if not self.edited:
+            document = json.loads(self.model_dump_json(exclude={"digest"}))
+            written = self.model_copy(update={"digest": _digest(document)})
         data = (written.model_dump_json(indent=1) + "\n").encode()
         if len(data) > MAX_BYTES:
             raise CircuitError(
@@ -411,7 +416,12 @@ def open_circuit(path: str | os.PathLike[str]) -> Circuit:
     except (OSError, ValueError) as error:
         raise CircuitError(f"Can't read {name!r}: {getattr(error, 'strerror', None) or error}.") from error
     try:
-        return Circuit.model_validate_json(data)
+        circuit = Circuit.model_validate_json(data)
+        if circuit.digest is not None:
+            document = json.loads(data)
+            if document.pop("digest") == _digest(document):
+                return circuit.model_copy(update={"digest": None})
+        return circuit
     except ValidationError as error:
         raise CircuitError(_why(name, data, error)) from error
 
@@ -437,6 +447,10 @@ def _why(name: str, data: bytes, error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the document"
     return f"{name!r} is a damaged circuit file: {place[:80]}: {first['msg'].removeprefix('Value error, ')[:200]}."
+
+
+def _digest(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _strongest_first(edges: Iterable[Edge]) -> list[Edge]:

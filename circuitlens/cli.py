@@ -216,7 +216,7 @@ def find(
         )
     else:
         aligned = alignment.align(loaded, pairs, by)
-        _print_skipped(str(prompts), aligned.skipped, len(pairs))
+        _print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
         nodes = aggregation.MAX_NODES if max_nodes is None else max_nodes
         circuit = aggregation.aggregate(loaded, aligned, method, by=by, max_nodes=nodes, **limits)
     seconds = time.perf_counter() - start
@@ -246,7 +246,7 @@ def verify(
     draws: Annotated[int, typer.Option(min=1, help="Random circuits to compare with.")] = 20,
     top: Annotated[int, typer.Option(min=1, help="How many of the strongest nodes are patched for real.")] = 100,
     prompts: Annotated[int, typer.Option(min=1, help="How many prompts of each kind are run, at most.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of random circuits and resampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random circuits and resampling.")] = 0,
     threshold: Annotated[
         list[str] | None,
         typer.Option(help="CHECK=PASSES or CHECK=WEAK:PASSES, e.g. faithfulness=0.7: from when on a check passes."),
@@ -267,8 +267,10 @@ def verify(
     from circuitlens.circuit import open_circuit
     from circuitlens.registry import installed_adapters
 
-    circuit = open_circuit(file)
     thresholds = _thresholds(threshold or [])
+    for path in plot or ():
+        _check_plot(path)
+    circuit = open_circuit(file)
     others = None if held_out is None else _read(held_out)
     if circuit.adapter not in [installed.name for installed in installed_adapters()]:
         raise CircuitLensError(
@@ -305,7 +307,7 @@ def prompts(
     task: Annotated[
         str,
         typer.Argument(
-            help="agreement-simple, agreement-nounpp, agreement-within-rc, agreement-rc, ioi or greater-than."
+            help="agreement-simple, agreement-nounpp, agreement-within-rc, agreement-rc, agreement-toy, ioi or greater-than."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file of prompts (JSON Lines) to write.")],
@@ -322,6 +324,10 @@ def prompts(
 
     if task not in TASKS:
         raise typer.BadParameter(f"there is no {task!r}; there are {', '.join(TASKS)}.", param_hint="TASK")
+    if held_out is None and held_out_count is not None:
+        raise typer.BadParameter("it is for --held-out.", param_hint="--held-out-count")
+    if held_out is not None and held_out.resolve() == output.resolve():
+        raise typer.BadParameter("the two files have to be two.", param_hint="--output, --held-out")
     wanted = {output: count, **({held_out: held_out_count or count} if held_out else {})}
     made = TASKS[task](count, held_out_count or count, seed)
     for (path, number), pairs in zip(wanted.items(), made, strict=False):
@@ -379,13 +385,13 @@ def _read(path: Path) -> list[Pair]:
     return pairs
 
 
-def _print_skipped(path: str, skipped: Sequence[Skipped], rows: int) -> None:
-    """Say what was left out of a file, the first ten one by one."""
+def _print_skipped(path: str, skipped: Sequence[Skipped], count: int, what: str = "row") -> None:
+    """Say what was left out of a file's rows, or of the prompts that they hold, the first ten one by one."""
     if not skipped:
         return
-    typer.echo(f"{path}: {len(skipped)} of {rows} rows can't be used and are skipped:", err=True)
+    typer.echo(f"{path}: {len(skipped)} of {count} {what}s can't be used and are skipped:", err=True)
     for row in skipped[:SKIPPED]:
-        typer.echo(_printable(f"  row {row.line}, {row.text!r}: {row.reason}"), err=True)
+        typer.echo(_printable(f"  {what} {row.line}, {row.text!r}: {row.reason}"), err=True)
     if len(skipped) > SKIPPED:
         typer.echo(f"  and {len(skipped) - SKIPPED} more", err=True)
 
@@ -399,11 +405,13 @@ def _thresholds(given: Sequence[str]) -> dict[str, tuple[float, float]]:
         name, _, values = text.partition("=")
         try:
             numbers = [float(value) for value in values.split(":")]
-            if name not in THRESHOLDS or len(numbers) > 2 or not all(map(math.isfinite, numbers)):
+            finite = all(map(math.isfinite, numbers))
+            if name not in THRESHOLDS or len(numbers) > 2 or not finite or numbers != sorted(numbers):
                 raise ValueError
         except ValueError:
             raise typer.BadParameter(
-                f"{text!r} is none: write CHECK=PASSES or CHECK=WEAK:PASSES, CHECK one of {', '.join(THRESHOLDS)}.",
+                f"{text!r} is none: write CHECK=PASSES or CHECK=WEAK:PASSES, the lower number first and CHECK one of "
+                f"{', '.join(THRESHOLDS)}.",
                 param_hint="--threshold",
             ) from None
         wanted[name] = (min(THRESHOLDS[name][0], numbers[0]), numbers[0]) if len(numbers) == 1 else (*numbers,)
@@ -432,6 +440,14 @@ def _print_verdict(evidence: Evidence) -> None:
     typer.secho(f"Verdict: {evidence.verdict}", bold=True)
     for reason in evidence.reasons:
         typer.echo(_printable(f"  {reason}"))
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse a plot's name before anything is measured."""
+    from circuitlens.plots import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"{str(path)!r} has to end in {', '.join(SUFFIXES)}.", param_hint="--plot")
 
 
 def _save_plots(circuit: Circuit, path: Path) -> None:

@@ -331,7 +331,7 @@ def node_counts(most: int) -> list[int]:
 
 def _fits(node: Node, site: Site, positions: int) -> bool:
     features = 0 if site.coder is None else site.coder.d_sae
-    return node.pos < positions and (node.index is None or node.index < features)
+    return node.pos < positions and (node.index is None or 0 <= node.index < features)
 
 
 def _keep(store: dict[str, Baseline], name: str) -> Edit:

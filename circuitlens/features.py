@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Inputs
+from circuitlens.alignment import align
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature in one prompt.
+    """One feature in one prompt, of a circuit over many the first that has its position.
 
     `promoted` and `suppressed` are outputs with what one unit of the feature adds to their logits by itself, strongest
     first (`Adapter.unembed` says how a final normalisation is treated); both are empty where the adapter can't tell.
@@ -77,15 +78,20 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
         )
     seen: list[Tensor] = []
     with torch.inference_mode(False):
-        inputs = adapter.inputs([circuit.prompt])
-    check_tokens(circuit, inputs)
+        if circuit.pairs:  # in the first of many prompts that has such a position
+            aligned = align(adapter, circuit.pairs, circuit.by or "position", circuit.tokens)
+            pair, groups = next(two for two in zip(aligned.pairs, aligned.groups, strict=True) if node.pos in two[1])
+            inputs, pos = adapter.inputs([pair.prompt]), groups.index(node.pos)
+        else:
+            inputs, pos = adapter.inputs([circuit.prompt]), node.pos
+            check_tokens(circuit, inputs)
     with torch.inference_mode(False), torch.no_grad():
         adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
         x = seen[0]
         f = site.coder.encode(x)
         site.coder.decode(f)  # a coder may keep state from encode that its decode uses up
         activations = f[0, inputs.mask[0], node.index]
-        at = x[0, inputs.mask[0]][node.pos]
+        at = x[0, inputs.mask[0]][pos]
         direction = site.coder.decoder_rows(at[None], torch.tensor([node.index], device=x.device))[0]
         logits = adapter.unembed(site, direction)
     ends: list[tuple[tuple[str, float], ...]] = [(), ()]
@@ -94,4 +100,4 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
             values, index = logits.topk(min(outputs, len(logits)), largest=largest)
             texts = map(adapter.output_label, index.tolist())
             ends[end] = tuple(zip(texts, values.tolist(), strict=True))
-    return Feature(node, ends[0], ends[1], circuit.tokens, tuple(activations.tolist()), node.url)
+    return Feature(node, ends[0], ends[1], inputs.tokens[0], tuple(activations.tolist()), node.url)

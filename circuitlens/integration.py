@@ -116,11 +116,14 @@ def integrated_edges(
             )
             there, row_of = _with_sources(score_nodes(run), nodes, s, rows, times)
             wanted = (row_of >= 0) & keep[row_of.clamp_min(0)]
-            found = score_edges(run, there, wanted)
-            pairs = row_of[found.source] * count + row_of[found.target]
+            # Outputs that enter the metric on the way alone are no nodes: what goes to them is in the rest.
+            found = score_edges(run, there, wanted | (there.site == len(clean.sites)))
+            here = row_of[found.target] >= 0
+            rest.index_add_(0, row_of[found.source[~here]], found.weight[~here] / steps)
+            pairs = row_of[found.source[here]] * count + row_of[found.target[here]]
             key, place = pairs.unique(return_inverse=True)
             keys.append(key)
-            weights.append(nodes.delta.new_zeros(len(key)).index_add(0, place, found.weight / steps))
+            weights.append(nodes.delta.new_zeros(len(key)).index_add(0, place, found.weight[here] / steps))
             rest.index_add_(0, row_of[wanted], found.rest[wanted] / steps)
         on_site()
     key, place = torch.cat(keys).unique(return_inverse=True)

@@ -320,6 +320,7 @@ def greater_than_split(train: int, test: int, seed: int, nouns: Sequence[str] = 
 
 TASKS: dict[str, Callable[[int, int, int], Split]] = {
     **{f"agreement-{kind.replace('_', '-')}": partial(agreement_split, kind) for kind in get_args(AgreementKind)},
+    "agreement-toy": partial(agreement_split, "simple", nouns=NOUNS, verbs=[("runs", "run")]),
     "ioi": indirect_object_split,
     "greater-than": greater_than_split,
 }

@@ -31,7 +31,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import LOGITS, Adapter
 from circuitlens.aggregation import Keys, Piece, Table, effect_sums, node_sums
 from circuitlens.alignment import Aligned, align, question
 from circuitlens.attribution import VECTOR
@@ -67,6 +67,9 @@ DECISIVE = ("intact", "reproduced", "task", "margin", "contrast", "faithfulness"
 
 OPTIONAL = ("task", "margin", "paraphrase", "stability")
 """Checks that not every circuit can be put to: one of a single prompt has no prompts to resample."""
+
+CONTROLLED = (10, 50)
+"""Node counts, beside the core's, at which other prompts have random circuits too: each is `draws` runs of all of them."""
 
 SCORED = 4
 """How many times the prompts that are run are scored: a score costs less than all the runs."""
@@ -104,14 +107,14 @@ def verify(
         metric: where the circuit's was a function, the same again.
 
     Raises:
-        CircuitError: the circuit was made by another adapter, or a threshold is not one.
+        CircuitError: the circuit was made by another adapter, or a threshold, count or seed is not one.
         PromptError: the prompts can't be read, or the ablation needs corrupted prompts that are not there.
     """
     check_made_by(adapter, circuit)
     ablation = ablation or ("corrupted" if circuit.from_corrupted else "zero")
     wanted = {**THRESHOLDS, **(thresholds or {})}
     for name, (weak, passes) in wanted.items():
-        if name not in THRESHOLDS or not weak <= passes:
+        if name not in THRESHOLDS or not -np.inf < weak <= passes < np.inf:
             raise CircuitError(
                 f"There is no threshold {name!r} of {weak} and {passes}: the checks are {', '.join(THRESHOLDS)}, and "
                 "weak evidence begins at or below what passes."
@@ -119,6 +122,8 @@ def verify(
     for name, count in (("draws", draws), ("top", top), ("prompts", prompts)):
         if count < 1:
             raise CircuitError(f"{name} is {count}: give a count of 1 or more.")
+    if not 0 <= seed < 2**63:
+        raise CircuitError(f"The seed is {seed}: give 0 or more, and less than 2**63.")
     with torch.inference_mode(False), torch.enable_grad(), tqdm(delay=1, disable=None, leave=False, unit="run") as bar:
         return _Verification(adapter, circuit, ablation, wanted, draws, top, prompts, seed, metric, bar).result(
             held_out
@@ -179,7 +184,8 @@ class _Verification:
             name, others = "held out", held_out
             if others is None:
                 name, others = "other nouns", self._other_nouns(own)
-            self._elsewhere("held out", name, others, nodes, counts, count, controls, curves)
+            some = {n: controls[n] for n in counts if n in (count, *CONTROLLED)}
+            self._elsewhere("held out", name, others, nodes, counts, count, some, curves)
             paraphrased = [each for pair in own.pairs for each in paraphrases(pair)[:1]]
             self._elsewhere("paraphrase", "paraphrase", paraphrased, nodes, [count], count, {}, curves)
             effects = self._estimate(measured, total.prompts)
@@ -253,23 +259,25 @@ class _Verification:
         ]
 
     def _intact(self) -> None:
-        if self.circuit.digest is None:
-            status, reason = "passed", "the circuit comes from this program, not from a file"
-            if self.circuit.version != self.circuit.model_fields["version"].default:
-                reason = "the file is of an older version, which kept no digest"
-        elif self.circuit.edited:
+        status, reason = "passed", "nothing in it was edited after it was written"
+        if self.circuit.edited:
             status, reason = "failed", "the file was edited after it was written: its digest does not fit"
-        else:
-            status, reason = "passed", "the file is as it was written"
         self.checks.append(Check(name="intact", status=cast(Status, status), reason=reason))
 
     def _reproduced(self, total: Piece, measured: Table, prompts: int) -> None:
         """Compare the file's attributions with those found again; of a sample, as near as its size lets one say."""
         keys = Keys.of(self.adapter, self.circuit.tokens)
         exact = self.circuit.method == "exact"
-        nodes, table = (self.ranked[: self.top], measured) if exact else (self.ranked, total.nodes)
+        every = [each for each in self.circuit.nodes if each.hook != LOGITS]
+        nodes, table = (self.ranked[: self.top], measured) if exact else (every, total.nodes)
         again = (table.at(self._numbers(keys, nodes))[:, 0] / total.prompts).tolist()
         sampled = total.prompts < prompts
+        for each in every:
+            if each.kind != (kind := self._kind(each)):
+                self._check(
+                    "reproduced", 0.0, f"{each.id} is called {each.kind} in the file and is {kind} in the model"
+                )
+                return
         largest = max([1e-12, *(abs(each.attribution) for each in nodes), *map(abs, again)])
         worst, off = None, 0.0
         for each, value in zip(nodes, again, strict=True):
@@ -284,7 +292,19 @@ class _Verification:
         if worst is not None and 1 - off < self.wanted["reproduced"][1]:
             node, value = worst
             reason = f"{node.id} has attribution {node.attribution:+.3f} in the file and {value:+.3f} in the model"
+        if not sampled:
+            said, found = self.circuit.metric.value, total.metric[0].item() / prompts
+            wrong = abs(said - found) / max(largest, abs(said), abs(found))
+            if wrong > off:
+                off = wrong
+                if 1 - off < self.wanted["reproduced"][1]:
+                    reason = f"the metric is {said:+.3f} in the file and {found:+.3f} in the model"
         self._check("reproduced", 1 - off, reason)
+
+    def _kind(self, each: Node) -> str:
+        """The kind of a node in the model."""
+        site = next(site for site in self.adapter.sites if site.write == each.hook)
+        return site.kind if site.coder is None or each.index is not None else "error"
 
     def _task(self, runs: Runs, own: Aligned) -> bool:
         """Whether there is a decision to explain: the model makes it, and what is ablated matters to it."""
@@ -350,7 +370,7 @@ class _Verification:
             reached = [
                 n
                 for n, f in zip(counts, runs.faithfulness(runs(keep, False, self.bar.update)), strict=True)
-                if f >= goal
+                if _closeness(f) >= goal
             ]
             if reached:
                 return reached[0]
@@ -358,24 +378,36 @@ class _Verification:
         return len(self.ranked)
 
     def _controls(self, nodes: Sequence[Node], count: int) -> Bool[Tensor, "draw node"]:
-        """Random circuits with as many nodes of each site and kind as the first `count` have, among active nodes."""
+        """Random circuits with as many nodes of each site and kind as the first `count` have, among active nodes.
+
+        Where there are few, none is the circuit itself if there is another one.
+        """
         groups: dict[tuple[str, str], list[int]] = {}
         for number, each in enumerate(nodes):
             groups.setdefault((each.hook, each.kind), []).append(number)
-        keep = torch.zeros(self.draws, len(nodes), dtype=torch.bool)
-        for (hook, kind), members in sorted(groups.items()):
-            size = sum(each.hook == hook and each.kind == kind for each in self.ranked[:count])
-            for row in keep:
-                row[torch.tensor(members)[torch.randperm(len(members), generator=self.random)[:size]]] = True
+        own = torch.arange(len(nodes)) < count  # `nodes` begin with the ranked ones
+        places = [torch.tensor(members) for _, members in sorted(groups.items())]
+        sizes = [int(own[members].sum()) for members in places]
+        others = any(0 < size < len(members) for size, members in zip(sizes, places, strict=True))
+        keep = own.new_zeros(self.draws, len(nodes))
+        for row in keep:
+            while not row.any() or (others and torch.equal(row, own)):
+                row[:] = False
+                for size, members in zip(sizes, places, strict=True):
+                    row[members[torch.randperm(len(members), generator=self.random)[:size]]] = True
         return keep
 
     def _sufficient(self, found_on: Curve, count: int) -> None:
         point = next(p for p in found_on.points if p.nodes == count)
         of = f"{count} of {len(self.ranked)} nodes"
-        self._check("faithfulness", point.faithfulness, f"{of} alone give {point.faithfulness:.2f} of the decision")
+        self._check(
+            "faithfulness",
+            _closeness(point.faithfulness),
+            f"{of} alone give {point.faithfulness:.2f} of the decision",
+        )
         self._check(
             "features",
-            point.errors_removed,
+            _closeness(point.errors_removed),
             f"without their errors, the SAEs' features give {point.errors_removed:.2f}",
         )
         self._check(
@@ -385,7 +417,7 @@ class _Verification:
         )
         # Near all nodes every circuit does well: the size that tells most is where chance does least beside it.
         tried = [(p, p.random) for p in found_on.points if p.random is not None and p.nodes <= count]
-        gaps = [p.faithfulness - max(r.mean, 0.0) for p, r in tried]
+        gaps = [_closeness(p.faithfulness) - max(r.mean, 0.0) for p, r in tried]
         # A gap to the mean is worth little where some of the draws do as well.
         clear = [
             g if p.faithfulness > r.high else min(g, self.wanted["random"][0])
@@ -414,6 +446,11 @@ class _Verification:
         """The same circuit on other prompts."""
         if not pairs:
             self._not_tested(check, "no such prompts were given, and none can be made of the circuit's own")
+            return
+        known = {pair.prompt for pair in self.circuit.questions}
+        pairs = [pair for pair in pairs if pair.prompt not in known]
+        if not pairs:
+            self._not_tested(check, "the circuit was found on these prompts")
             return
         try:
             aligned = align(self.adapter, pairs, self.circuit.by or "position", self.circuit.tokens)

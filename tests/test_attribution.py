@@ -131,7 +131,8 @@ def test_what_holds_nothing_and_passes_a_share_on_is_counted_as_found() -> None:
 
 def test_the_residual_in_a_circuit_is_that_of_its_edges(model: Adapter) -> None:
     example = model.examples[0]
-    circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, example.corrupted)
+    asked = (example.prompt, example.answer, example.distractor, example.corrupted)
+    circuit = circuitlens.find(model, *asked, method="contrastive", max_edges=None)
     out = {node.id: 0.0 for node in circuit.nodes}
     for edge in circuit.edges:
         out[edge.source] += edge.weight
@@ -150,7 +151,7 @@ def test_a_residual_above_rounding_is_a_warning(caplog: pytest.LogCaptureFixture
         return replace(edges, weight=edges.weight * 1.001)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitlens.discovery.score_edges", lossy)
+        patch.setattr("circuitlens.scoring.score_edges", lossy)
         circuitlens.find(adapter, "a b c", "d", "e")
     assert "not conserved" in caplog.text
 

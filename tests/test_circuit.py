@@ -95,7 +95,7 @@ def test_the_toy_circuits(cat: Circuit, cats: Circuit) -> None:
 
 def test_a_contrastive_circuit_has_both_inputs(toy: Adapter) -> None:
     both = circuitlens.find(toy, "The cats", "run", "runs", "The cat")
-    assert both.method == "contrastive"
+    assert both.method == "ig"
     assert [n.label for n in both.nodes if n.kind == "input"] == ["singular", "plural"]
     assert both.metric.corrupted_value is not None
     assert both.metric.corrupted_value < 0 < both.metric.value
@@ -119,8 +119,8 @@ def test_the_answer_alone(toy: Adapter) -> None:
 def test_methods_that_do_not_fit_are_refused(toy: Adapter) -> None:
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt"):
         circuitlens.find(toy, "The cats", "run", "runs", method="contrastive")
-    with pytest.raises(PromptError, match="no method 'ig': choose one of gradient, contrastive"):
-        inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="ig")
+    with pytest.raises(PromptError, match="no method 'lime': choose one of gradient, contrastive, ig, exact"):
+        inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="lime")
 
 
 def test_an_adapter_that_names_badly_is_told_so(toy: Adapter) -> None:
@@ -317,7 +317,7 @@ BAD_FILES = {
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
-    "newer": (lambda c: edited(c, version=3, shape="new"), "circuit format 3 .* reads 2: upgrade"),
+    "newer": (lambda c: edited(c, version=4, shape="new"), "circuit format 4 .* reads 3: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "damaged"),
@@ -388,7 +388,7 @@ def test_every_error_is_of_one_family() -> None:
 def as_version_1(circuit: Circuit) -> dict[str, Any]:
     """The document that version 1 had for a circuit."""
     document = json.loads(circuit.model_dump_json())
-    for added in ("options", "frozen", "found"):
+    for added in ("options", "frozen", "found", "pairs", "by", "completeness_gaps", "digest", "evidence"):
         del document[added]
     return {**document, "version": 1}
 
@@ -397,12 +397,12 @@ def test_a_file_of_version_1_opens_as_what_it_meant(cats: Circuit, tmp_path: Pat
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cats)))
     opened = circuitlens.open(path)
-    assert (opened.version, opened.options, opened.frozen, opened.found) == (2, {}, False, None)
+    assert (opened.version, opened.options, opened.frozen, opened.found) == (3, {}, False, None)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert opened == Circuit(**{**fields, "found": None})
     opened.save(path)
     document = json.loads(path.read_text())
-    assert document["version"] == 2
+    assert document["version"] == 3
     jsonschema.validate(document, schema())
     assert circuitlens.open(path) == opened
 

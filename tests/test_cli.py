@@ -125,18 +125,19 @@ def test_a_terminal_of_few_letters_gets_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "c.json").exists()
 
 
-def test_find_with_a_corrupted_prompt_is_contrastive(here: Here) -> None:
+def test_find_with_a_corrupted_prompt_measures_from_it(here: Here) -> None:
     words = ("find", "toy", "The cats", "--answer", "run", "--distractor", "runs", "--corrupted", "The cat")
-    assert "contrastive: change from 'The cat'" in here(*words)[1]
+    assert "ig: gradients integrated on the way from 'The cat'" in here(*words)[1]
+    assert "contrastive: change from 'The cat'" in here(*words, "--method", "contrastive")[1]
     assert "gradient: change from zero" in here(*words, "--method", "gradient")[1]
 
 
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        (("find", "toy", "The cats"), "Missing option '--answer'"),
+        (("find", "toy", "The cats"), "--answer.*give at least one"),
         (("find", "toyz", "The cats", "--answer", "run"), "there is no 'toyz'; installed: .*toy"),
-        (("find", "toy", "The cats", "--answer", "run", "--method", "ig"), "--method"),
+        (("find", "toy", "The cats", "--answer", "run", "--method", "lime"), "--method"),
         (("view",), "Missing argument"),
         (("view", "c.json", "--port", "70000"), "less than or equal to 65535"),
         (("view", "c.json", "--port", "x"), "valid integer"),

@@ -13,7 +13,7 @@ import dash_cytoscape as cyto
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, dcc, html
 
-from circuitlens.circuit import Circuit, Edge, Node, full_name
+from circuitlens.circuit import ANSWER, Circuit, Edge, Node, full_name
 from circuitlens.errors import CircuitError
 from circuitlens.viewer.elements import elements, stylesheet, visible
 
@@ -154,7 +154,7 @@ def _names(circuits: Sequence[Circuit]) -> list[str]:
     """What each circuit is called in the switch: its prompt and answer, numbered where two are alike."""
     names: list[str] = []
     for circuit in circuits:
-        name = f"{circuit.prompt} → {circuit.metric.answers[0].text}"
+        name = f"{circuit.prompt} → {circuit.metric.answers[0].text if circuit.metric.answers else ANSWER}"
         alike = sum(other == name or other.startswith(f"{name} (") for other in names)
         names.append(f"{name} ({alike + 1})" if alike else name)
     return names
@@ -170,7 +170,9 @@ def _stops(count: int) -> list[int]:
 
 def _about(circuit: Circuit) -> Any:
     metric = circuit.metric
-    source = "zero" if circuit.method == "gradient" else f"“{circuit.corrupted}”"
+    source = (
+        "zero" if not circuit.from_corrupted else "the corrupted prompts" if circuit.pairs else f"“{circuit.corrupted}”"
+    )
     frozen = "; attention patterns and layer-norm scales held constant" if circuit.frozen else ""
     options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
     rows = [
@@ -180,9 +182,21 @@ def _about(circuit: Circuit) -> Any:
         ("Strongest path", _path(circuit)),
         ("Size", _size(circuit)),
         ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
+        ("Evidence", _evidence(circuit)),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
     return [html.H3("This circuit"), _terms(rows)]
+
+
+def _evidence(circuit: Circuit) -> str:
+    """The verdict with its reasons, or why there is none."""
+    if circuit.edited:
+        return "the file was edited after it was written"
+    if circuit.evidence is None:
+        return "not measured; circuitlens verify does it"
+    if circuit.evidence.digest != circuit.content_digest:
+        return "measured of another circuit than this"
+    return f"{circuit.evidence.verdict}: {'; '.join(circuit.evidence.reasons)}"
 
 
 def _size(circuit: Circuit) -> str:
@@ -206,13 +220,14 @@ def _path(circuit: Circuit) -> str:
 
 
 def _detail(circuit: Circuit, node: Node) -> Any:
+    error = "" if node.standard_error is None else f" ± {node.standard_error:.3f}"
     rows = [
         ("Kind", KINDS[node.kind]),
         ("Hook", node.hook),
         ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
         *([("Index", str(node.index))] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
-        ("Attribution", f"{_signed(node.attribution)} of {_signed(circuit.metric.value)}"),
+        ("Attribution", f"{_signed(node.attribution)}{error} of {_signed(circuit.metric.value)}"),
     ]
     page = [html.A("Page of this feature", href=node.url, target="_blank", rel="noreferrer")] if node.url else []
     incoming, outgoing = circuit.in_edges(node.id), circuit.out_edges(node.id)
