@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from importlib.metadata import version
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from circuitlens.alignment import Aligned, align, question
 from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
 from circuitlens.circuit import ANSWER, DISTRACTOR, By, Circuit, Edge, Found, Method, Metric, Node
 from circuitlens.discovery import MAX_EDGES, completeness_gaps, node
+from circuitlens.errors import PromptError
 from circuitlens.pairs import Pair
 from circuitlens.prompts import MetricName, Score
 from circuitlens.scoring import Scored, check_method, connect, measured, score
@@ -224,10 +225,18 @@ def aggregate(
         PromptError: no prompt can be used, or the method or metric does not fit.
         AdapterError: as `find`.
     """
+    for name, count in (("max_nodes", max_nodes), ("max_edges", max_edges)):
+        if count is not None and count < 0:
+            raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
+    if batch_size < 1:
+        raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
     with torch.inference_mode(False), torch.enable_grad():
         aligned = pairs if isinstance(pairs, Aligned) else align(adapter, pairs, by)
         corrupted = all(pair.corrupted is not None for pair in aligned.pairs)
         method = check_method(method, corrupted, frozen)
+        example = question(adapter, aligned.pairs[:1], metric)
+        if metric is None:
+            metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
         options = {"metric": metric, "frozen": frozen, "batch_size": batch_size}
         batches = -(-len(aligned) // batch_size)
         connected = max_edges != 0 or method == "exact"
@@ -250,13 +259,15 @@ def aggregate(
                     effects = exact if effects is None else effects.merged(exact)
     table = total.nodes
     if method == "exact" and effects is not None:
-        table = Table(kept, effects.at(kept))
+        # Activations count where a node changes, as for every method.
+        sums, measured_sums = total.nodes.at(kept), effects.at(kept)
+        sums[:, [0, 2]] = measured_sums[:, [0, 2]]
+        table = Table(kept, sums)
     nodes = _nodes(adapter, aligned, keys, kept, table, total.prompts)
     strongest = edges.sums[:, 0].abs().argsort(descending=True, stable=True)[:max_edges]
     strongest = strongest[edges.sums[strongest, 0] != 0]
     site, _, index = keys.parts(total.nodes.keys)
     coded = torch.tensor([s for s, each in enumerate(adapter.sites) if each.kind == "feature"], dtype=torch.long)
-    example = question(adapter, aligned.pairs[:1], metric)
     clean, other = (total.metric / total.prompts).tolist()
     first = aligned.pairs[0].prompt
     return Circuit(

@@ -306,9 +306,7 @@ def verify(
 def prompts(
     task: Annotated[
         str,
-        typer.Argument(
-            help="agreement-simple, agreement-nounpp, agreement-within-rc, agreement-rc, agreement-toy, ioi or greater-than."
-        ),
+        typer.Argument(help="agreement-simple, -nounpp, -within-rc, -rc or -toy, ioi, or greater-than."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file of prompts (JSON Lines) to write.")],
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter
 from circuitlens.attribution import VECTOR, EdgeScores, NodeScores, score_edges, score_nodes
-from circuitlens.tracing import Trace, run_patched, trace
+from circuitlens.tracing import Trace, next_sites, run_patched, trace
 
 STEPS = 8
 """Midpoints on the way; on a real model 8 leave a gap of a few per cent at the worst site."""
@@ -104,7 +104,10 @@ def integrated_edges(
     rest = torch.zeros_like(nodes.delta)
     keys = [nodes.site.new_zeros(0)]
     weights = [nodes.delta.new_zeros(0)]
+    after = next_sites(clean)
     for s, path in enumerate(paths(clean, corrupted)):
+        # Only sites that the sources reach directly are targets; coding the others would be most of the work.
+        cuts = torch.tensor([s, *after[s], len(clean.sites)], device=nodes.site.device)
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
         for shares in _shares(clean, steps) if len(rows) else ():
             times = len(shares)
@@ -113,11 +116,12 @@ def integrated_edges(
                 clean.inputs.repeated(times),
                 clean.scored_by.repeated(times),
                 replaced={clean.sites[s].site.name: path.at(shares)},
+                only=[clean.sites[t].site.name for t in cuts[:-1].tolist()],
             )
-            there, row_of = _with_sources(score_nodes(run), nodes, s, rows, times)
+            there, row_of = _with_sources(score_nodes(run), nodes, cuts, rows, times)
             wanted = (row_of >= 0) & keep[row_of.clamp_min(0)]
             # Outputs that enter the metric on the way alone are no nodes: what goes to them is in the rest.
-            found = score_edges(run, there, wanted | (there.site == len(clean.sites)))
+            found = score_edges(run, there, wanted | (there.site == len(run.sites)))
             here = row_of[found.target] >= 0
             rest.index_add_(0, row_of[found.source[~here]], found.weight[~here] / steps)
             pairs = row_of[found.source[here]] * count + row_of[found.target[here]]
@@ -149,22 +153,25 @@ def _shares(clean: Trace, steps: int) -> Iterator[Tensor]:
     return iter(middles.split(max(1, POSITIONS // clean.inputs.mask.numel())))
 
 
-def _with_sources(there: NodeScores, nodes: NodeScores, s: int, rows: Tensor, times: int) -> tuple[NodeScores, Tensor]:
-    """The nodes after site `s` in the repeated runs with the source nodes `rows` put at site `s`, and which row of
-    `nodes` each is (-1: none).
+def _with_sources(
+    there: NodeScores, nodes: NodeScores, cuts: Tensor, rows: Tensor, times: int
+) -> tuple[NodeScores, Tensor]:
+    """The nodes after the first of the `cuts` in the repeated runs, with the source nodes `rows` put at it, and which
+    row of `nodes` each is (-1: none). The runs' sites are `cuts`, the sites of `nodes` are all.
     """
-    batch = len(nodes.logit_gradient)
-    later = (there.site > s).nonzero()[:, 0]
+    batch, s = len(nodes.logit_gradient), int(cuts[0])
+    later = (there.site > 0).nonzero()[:, 0]
     shift = torch.arange(times, device=rows.device).repeat_interleave(len(rows)) * batch
     names = ("site", "example", "pos", "index", "activation", "delta", "gradient")
     columns = {
         name: torch.cat([getattr(nodes, name)[rows].repeat(times), getattr(there, name)[later]]) for name in names
     }
+    columns["site"][: len(shift)] = 0
     columns["example"][: len(shift)] += shift
     columns["delta"][len(shift) :] = 0  # only site `s` has sources
-    row_of = torch.cat([rows.repeat(times), _rows(there, later, nodes, batch)])
+    row_of = torch.cat([rows.repeat(times), _rows(replace(there, site=cuts[there.site]), later, nodes, batch)])
     units = list(there.units)
-    units[s] = nodes.units[s].repeat(times, *[1] * (nodes.units[s].dim() - 1))
+    units[0] = nodes.units[s].repeat(times, *[1] * (nodes.units[s].dim() - 1))
     return replace(there, **columns, units=tuple(units)), row_of
 
 

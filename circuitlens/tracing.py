@@ -15,7 +15,7 @@ Memory: one forward's graph, plus (example, pos, feature, value) a site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,8 +78,9 @@ def trace(
     graph: bool = True,
     frozen: bool = False,
     replaced: Mapping[str, Tensor] | None = None,
+    only: Collection[str] | None = None,
 ) -> Trace:
-    """Run the model once, cut at its sites; without `graph` only values are kept.
+    """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. After a site that
     is `replaced` the model goes on with that value, and the site's own trace says what was there before.
@@ -89,11 +90,14 @@ def trace(
     """
     reads: dict[str, Tensor] = {}
     done: list[SiteTrace] = []
+    sites = [site for site in adapter.sites if only is None or site.name in only]
 
-    def cut(site: Site, x: Tensor) -> Tensor:
+    def cut(site: Site, x: Tensor) -> Tensor | None:
+        if site not in sites:
+            return None
         write = x
         read = reads.get(site.name) if site.read != site.write else write
-        if len(done) == len(adapter.sites) or adapter.sites[len(done)] is not site or read is None:
+        if len(done) == len(sites) or sites[len(done)] is not site or read is None:
             raise AdapterError(_order_message(adapter, site))
         features, error = _encode(site, read.detach(), write.detach(), inputs)
         # A copy: a model that edits an activation in place must not reach what was recorded.
@@ -108,10 +112,27 @@ def trace(
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
     with torch.set_grad_enabled(graph):
         every = adapter.run(inputs, hooks)
-        if len(done) < len(adapter.sites):
-            raise AdapterError(_order_message(adapter, adapter.sites[len(done)]))
+        if len(done) < len(sites):
+            raise AdapterError(_order_message(adapter, sites[len(done)]))
         logits = inputs.at_last(every)
         return Trace(inputs, tuple(done), logits, metric, metric(logits))
+
+
+def next_sites(traced: Trace) -> list[list[int]]:
+    """For each site the later ones that it reaches directly, with no other cut between."""
+    after: list[list[int]] = [[] for _ in traced.sites]
+    for t, site in enumerate(traced.sites):
+        outputs = [x for x in (site.read, site.write) if x.requires_grad]
+        if not t or not outputs:
+            continue
+        leaves = [traced.sites[s].leaf for s in range(t)]
+        found = torch.autograd.grad(
+            outputs, leaves, [torch.zeros_like(x) for x in outputs], retain_graph=True, allow_unused=True
+        )
+        for s, gradient in enumerate(found):
+            if gradient is not None:
+                after[s].append(t)
+    return after
 
 
 def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:

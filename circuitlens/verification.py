@@ -69,7 +69,7 @@ OPTIONAL = ("task", "margin", "paraphrase", "stability")
 """Checks that not every circuit can be put to: one of a single prompt has no prompts to resample."""
 
 CONTROLLED = (10, 50)
-"""Node counts, beside the core's, at which other prompts have random circuits too: each is `draws` runs of all of them."""
+"""Node counts, beside the core's, at which other prompts have random circuits too, `draws` runs each."""
 
 SCORED = 4
 """How many times the prompts that are run are scored: a score costs less than all the runs."""
@@ -174,7 +174,8 @@ class _Verification:
         nodes = [*self.ranked, *self._others(total)]
         self.bar.set_description_str("sub-circuits")
         runs = self._runs(own, nodes)
-        if self._task(runs, own) and self.ranked:
+        decides = self._task(runs, own)
+        if decides and self.ranked:
             count = self._core(runs)
             core = tuple(each.id for each in self.ranked[:count])
             counts = sorted({*node_counts(len(self.ranked)), count})
@@ -191,9 +192,11 @@ class _Verification:
             effects = self._estimate(measured, total.prompts)
             self._stability(tables, count)
         else:
+            if decides:
+                self._check("faithfulness", 0.0, "the circuit has no node that could be ablated")
             for name in self.wanted:
                 if name not in {check.name for check in self.checks}:
-                    self._not_tested(name, "there is no decision to explain" if self.ranked else "there is no node")
+                    self._not_tested(name, "there is no node" if decides else "there is no decision to explain")
         order = ["intact", *self.wanted]
         checks = tuple(sorted(self.checks, key=lambda check: order.index(check.name)))
         verdict, reasons = judge(checks)

@@ -117,19 +117,19 @@ def assert_means(circuit: Circuit, scores: Sequence[tuple[Scores, Scores, Scores
 
 
 def whole(adapter: Adapter, pairs: Sequence[Pair], method: Method, **options: Any) -> Circuit:
-    return aggregate(adapter, pairs, method, **{"max_nodes": None, "max_edges": None} | options)
+    everything: dict[str, Any] = {"max_nodes": None, "max_edges": None, **options}
+    return aggregate(adapter, pairs, method, **everything)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layout", ["components", "normalised"])
+@pytest.mark.parametrize(("layout", "method"), [("components", "contrastive"), *(("normalised", m) for m in METHODS)])
 def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, method: Method) -> None:
-    adapter = TinyTransformer(layout)
-    circuit = whole(adapter, PAIRS, method, batch_size=2)
-    scores = [alone(adapter, one, method, lambda pos: pos) for one in PAIRS]
+    adapter, pairs = TinyTransformer(layout), PAIRS[:3]
+    circuit = whole(adapter, pairs, method, batch_size=2)
+    scores = [alone(adapter, one, method, lambda pos: pos) for one in pairs]
     assert_means(circuit, scores)
-    singles = [circuitlens.find(adapter, p.prompt, p.answer, p.distractor, p.corrupted, method) for p in PAIRS]
+    singles = [circuitlens.find(adapter, p.prompt, p.answer, p.distractor, p.corrupted, method) for p in pairs]
     assert circuit.metric.value == pytest.approx(np.mean([c.metric.value for c in singles]), rel=1e-12)
-    assert circuit.metric.corrupted_value == pytest.approx(np.mean([c.metric.corrupted_value for c in singles]))
+    assert circuit.metric.corrupted_value == pytest.approx(np.mean([c.metric.corrupted_value or 0 for c in singles]))
     for site, gap in circuit.completeness_gaps.items():
         assert gap == pytest.approx(np.mean([c.completeness_gaps[site] for c in singles]), abs=1e-9)
     assert bool(circuit.completeness_gaps) == (method in ("ig", "exact"))
@@ -141,7 +141,7 @@ def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, m
 
 @pytest.mark.parametrize("method", METHODS)
 def test_means_of_the_toy(method: Method, toy64: Adapter) -> None:
-    pairs = toy_pairs(9)
+    pairs = toy_pairs(6)
     circuit = whole(toy64, pairs, method, batch_size=4)
     assert_means(circuit, [alone(toy64, one, method, lambda pos: pos) for one in pairs])
 
@@ -168,7 +168,7 @@ def test_groups_are_sums_of_positions(by: By, method: Method) -> None:
 @pytest.mark.parametrize("method", ["gradient", "ig", "exact"])
 def test_without_corrupted_prompts(method: Method) -> None:
     adapter = TinyTransformer()
-    pairs = [one.model_copy(update={"corrupted": None}) for one in PAIRS]
+    pairs = [one.model_copy(update={"corrupted": None}) for one in PAIRS[:3]]
     circuit = whole(adapter, pairs, method)
     assert_means(circuit, [alone(adapter, one, method, lambda pos: pos) for one in pairs])
     assert circuit.corrupted is None
@@ -179,10 +179,10 @@ def test_without_corrupted_prompts(method: Method) -> None:
 
 @pytest.mark.parametrize("layout", ["toy", "components"])
 def test_exact_means_are_ablations(layout: str, toy64: Adapter) -> None:
-    adapter, pairs = (toy64, toy_pairs(20)) if layout == "toy" else (TinyTransformer("components"), PAIRS)
-    circuit = aggregate(adapter, pairs, "exact", max_nodes=12)
+    adapter, pairs = (toy64, toy_pairs(20)) if layout == "toy" else (TinyTransformer("components"), PAIRS[:3])
+    circuit = aggregate(adapter, pairs, "exact", max_nodes=8)
     inner = [node for node in circuit.nodes if node.kind != "logit"]
-    assert len(inner) > 8
+    assert len(inner) == 8
     for node in inner:
         result = circuitlens.ablate(adapter, circuit, [node.id])
         assert result.measured == pytest.approx(node.attribution, abs=1e-9)
@@ -215,50 +215,69 @@ def test_the_strongest_means_are_kept() -> None:
 
 def assert_same(ours: Circuit, theirs: Circuit, bound: float = 1e-6) -> None:
     """Equal nodes and edges, counting what is missing as 0."""
-    for one, other in (
-        ({n.id: (n.attribution, n.activation, n.standard_error) for n in c.nodes} for c in (ours, theirs)),
-        ({(e.source, e.target): (e.weight, e.standard_error) for e in c.edges} for c in (ours, theirs)),
-    ):
+    nodes, edges = (
+        [{n.id: (n.attribution, n.activation, n.standard_error) for n in c.nodes} for c in (ours, theirs)],
+        [{(e.source, e.target): (e.weight, e.standard_error) for e in c.edges} for c in (ours, theirs)],
+    )
+    both: list[list[dict[Any, Any]]] = [[*nodes], [*edges]]
+    for one, other in both:
         for key in one.keys() | other.keys():
             width = len(one.get(key) or other[key])
             assert one.get(key, (0,) * width) == pytest.approx(other.get(key, (0,) * width), rel=bound, abs=bound)
     assert ours.metric.value == pytest.approx(theirs.metric.value, abs=bound)
     assert ours.completeness_gaps == pytest.approx(theirs.completeness_gaps, abs=bound)
-    assert ours.found == theirs.found or ours.found is None or theirs.found is None
+    assert ours.found is not None
+    assert theirs.found is not None
+    assert ours.found.model_dump() == pytest.approx(theirs.found.model_dump(), rel=bound)
 
 
 RAGGED = [
     pair("ab c", "ab d", roles=["noun", "verb"]),
     pair("a b", "a f", "a", "g", roles=["noun", "verb"]),
     pair("b acd", "b acf", ["b", "c"], "d", roles=["noun", "verb"]),
-    pair("f g", "e g", "b", "f", roles=["noun", "verb"]),
 ]
+
+
+FEW: dict[str, Any] = {"max_nodes": 12, "max_edges": None}
+
+
+def some_pairs(by: By) -> list[Pair]:
+    return PAIRS[:3] if by == "position" else RAGGED
 
 
 @cache
 def expected(method: Method, by: By) -> Circuit:
-    return aggregate(Spelled(), PAIRS if by == "position" else RAGGED, method, by=by, max_nodes=40, max_edges=None)
+    return aggregate(Spelled(), some_pairs(by), method, by=by, **FEW)
 
 
-@pytest.mark.parametrize("method", ["contrastive", "ig", "exact"])
-@settings(max_examples=4)
-@given(
-    by=st.sampled_from(get_args(By)),
-    size=st.integers(1, 6),
-    order=st.randoms(use_true_random=False),
-    padding=st.sampled_from(["left", "right"]),
-    width=st.integers(0, 7),
-)
-def test_batches_order_and_padding_change_nothing(
-    method: Method, by: By, size: int, order: random.Random, padding: str, width: int
-) -> None:
+BATCHES = {
+    "by": st.sampled_from(get_args(By)),
+    "size": st.integers(1, 4),
+    "order": st.permutations(range(3)),
+    "padding": st.sampled_from(["left", "right"]),
+    "width": st.integers(0, 7),
+}
+
+
+def shuffled(method: Method, by: By, size: int, order: list[int], padding: str, width: int) -> Circuit:
     adapter = Spelled(padding=padding)
     adapter.width = width
-    pairs = list(PAIRS if by == "position" else RAGGED)
-    order.shuffle(pairs)
-    ours = aggregate(adapter, pairs, method, by=by, max_nodes=40, max_edges=None, batch_size=size)
-    # Roles are numbered as they are met: the same here, as every prompt has them in one order.
-    assert_same(ours, expected(method, by))
+    pairs = some_pairs(by)
+    return aggregate(adapter, [pairs[k] for k in order], method, by=by, batch_size=size, **FEW)
+
+
+@settings(max_examples=8)
+@given(**BATCHES)
+def test_batches_order_and_padding_change_nothing(**drawn: Any) -> None:
+    # Roles are numbered as they are met: the same in any order, as every prompt has them in one.
+    assert_same(shuffled("contrastive", **drawn), expected("contrastive", drawn["by"]))
+
+
+@pytest.mark.parametrize("method", ["ig", "exact"])
+@settings(max_examples=2)
+@given(**BATCHES)
+def test_batches_order_and_padding_change_nothing_that_is_measured(method: Method, **drawn: Any) -> None:
+    assert_same(shuffled(method, **drawn), expected(method, drawn["by"]))
 
 
 values = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(-50, 50)), max_size=30)
@@ -302,7 +321,13 @@ def test_pieces_join_in_any_order(rows: list, numbers: list[int]) -> None:
         return Piece(k + 1, table(rows[k]), part[:2], part)
 
     def plain(made: Piece) -> Any:
-        return made.prompts, made.nodes.keys.tolist(), made.nodes.sums.tolist(), made.metric.tolist(), made.gaps.tolist()
+        return (
+            made.prompts,
+            made.nodes.keys.tolist(),
+            made.nodes.sums.tolist(),
+            made.metric.tolist(),
+            made.gaps.tolist(),
+        )
 
     x, y, z = (piece(k) for k in range(3))
     assert plain(x.merged(y)) == plain(y.merged(x))
@@ -390,7 +415,7 @@ def test_it_is_a_circuit_like_any_other(tmp_path: Path, toy64: Adapter) -> None:
     assert again.nodes == circuit.nodes
     assert again.edges == circuit.edges
     assert again.pairs == circuit.pairs
-    assert again.digest == again.content_digest == circuit.content_digest
+    assert again.content_digest == circuit.content_digest
     assert not again.edited
     assert again.version == 3
     assert min(n.standard_error or 0 for n in again.nodes) >= 0
@@ -454,18 +479,20 @@ def test_prompts_all_alike_have_no_spread(toy64: Adapter) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_nodes_at_all(method: Method) -> None:
-    circuit = aggregate(TinyTransformer(), PAIRS, method, max_nodes=0)
+    circuit = aggregate(TinyTransformer(), PAIRS[:2], method, max_nodes=0)
     assert {n.kind for n in circuit.nodes} == {"logit"}
     assert circuit.edges == ()
     assert circuit.conservation_residual == 0
 
 
-def test_no_edges_at_all() -> None:
-    for method in METHODS:
-        circuit = aggregate(TinyTransformer(), PAIRS, method, max_nodes=5, max_edges=0)
-        assert circuit.edges == ()
-        same_with = aggregate(TinyTransformer(), PAIRS, method, max_nodes=5)
-        assert [n.attribution for n in circuit.nodes] == [n.attribution for n in same_with.nodes]
+@pytest.mark.parametrize("method", ["contrastive", "exact"])
+def test_no_edges_at_all(method: Method) -> None:
+    circuit, other = (
+        aggregate(TinyTransformer(), PAIRS[:2], method, max_nodes=5, max_edges=count) for count in (0, None)
+    )
+    assert circuit.edges == ()
+    assert len(other.edges) > 0
+    assert [n.attribution for n in circuit.nodes] == [n.attribution for n in other.nodes]
 
 
 def margin(logits: Tensor) -> Tensor:
@@ -481,7 +508,15 @@ def test_a_function_for_a_metric(method: Method) -> None:
     assert circuit.metric.name == "custom"
     singles = [
         circuitlens.find(
-            adapter, p.prompt, p.answer, p.distractor, p.corrupted, method, metric=margin, max_nodes=None, max_edges=None
+            adapter,
+            p.prompt,
+            p.answer,
+            p.distractor,
+            p.corrupted,
+            method,
+            metric=margin,
+            max_nodes=None,
+            max_edges=None,
         )
         for p in pairs
     ]
@@ -521,7 +556,7 @@ def test_batches_of_nothing_are_refused(size: int) -> None:
 def test_nothing_to_use_and_methods_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PromptError, match="None of the 0 prompts can be used"):
         aggregate(TinyTransformer(), [])
-    with pytest.raises(PromptError, match="None of the 1 prompts can be used. The first: give prompts of the words"):
+    with pytest.raises(PromptError, match=r"None of the 1 prompts can be used\. The first: give prompts of the words"):
         aggregate(TinyTransformer(), [pair("zzz", None)])
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt"):
         aggregate(TinyTransformer(), [pair("a b", None)], "contrastive")

@@ -200,10 +200,10 @@ def test_sum_takes_every_prompt() -> None:
 @pytest.mark.parametrize("by", ["position", "role", "sum"])
 def test_nothing_usable_is_an_error_that_says_why_of_the_first(by: str) -> None:
     pairs = [pair("x y", roles=["one", "two"]), pair("z", roles=["one"])]
-    with pytest.raises(PromptError, match="None of the 2 prompts can be used. The first: give prompts") as error:
+    with pytest.raises(PromptError, match=r"None of the 2 prompts can be used\. The first: give prompts") as error:
         align(TinyTransformer(), pairs, by)  # type: ignore[arg-type]
     assert "['x y']" in str(error.value)
-    with pytest.raises(PromptError, match="None of the 0 prompts can be used. Give at least one."):
+    with pytest.raises(PromptError, match=r"None of the 0 prompts can be used\. Give at least one\."):
         align(TinyTransformer(), [], by)  # type: ignore[arg-type]
 
 

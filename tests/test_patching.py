@@ -72,14 +72,14 @@ def test_exact_attributions_are_ablations_in_every_layout(model: Adapter, contra
         example.distractor,
         example.corrupted if contrastive else None,
         "exact",
-        max_nodes=40,
+        max_nodes=20,
         max_edges=0,
     )
     # Where ablation is to zero, `ablate` leaves a token of the adapter's own (BOS) alone.
     alone = model.bos and not contrastive
     inner = [node for node in circuit.nodes if node.kind != "logit" and not (alone and node.pos == 0)]
     assert len(inner) > 5
-    strongest = sorted(inner, key=lambda node: -abs(node.attribution))[:2]
+    strongest = sorted(inner, key=lambda node: -abs(node.attribution))[:1]
     bound = 1e-9 if circuit.conservation_residual < 1e-9 else 2e-5
     for node in [*strongest, *inner[:: len(inner) // 3 + 1]]:
         result = circuitlens.ablate(model, circuit, [node.id])
@@ -127,7 +127,7 @@ def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64
     network = toy64.model  # pyright: ignore[reportAttributeAccessIssue]
     x = asked.clean.values[0, 0]
     base = torch.zeros_like(x) if asked.corrupted is None else asked.corrupted.values[0, 0]
-    hidden, margin, bias = by_hand(toy64, "The cats")
+    hidden, margin, _ = by_hand(toy64, "The cats")
     before = torch.zeros_like(hidden) if contrast is None else by_hand(toy64, contrast)[0]
     missed = 0.0
     for n in every(nodes).tolist():
@@ -149,14 +149,14 @@ def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64
 # Batches
 
 
-@pytest.mark.parametrize("layout", get_args(Layout))
+@pytest.mark.parametrize("layout", ["residual", "normalised"])
 @pytest.mark.parametrize("positions", [1, 60])
 def test_how_runs_are_batched_changes_nothing(
     layout: Layout, positions: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = TinyTransformer(layout)
     clean, nodes = scored(adapter, ragged(adapter), contrastive)
-    rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:120]]
+    rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:80]]
     told: list[int] = []
     expected = exact_effects(adapter, clean, nodes, rows, told.append)
     monkeypatch.setattr("circuitlens.patching.POSITIONS", positions)
@@ -170,7 +170,7 @@ def test_how_runs_are_batched_changes_nothing(
 def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
     adapter = TinyTransformer("components")
     clean, nodes = scored(adapter, ragged(adapter), contrastive)
-    rows = every(nodes)[:: 9]
+    rows = every(nodes)[::9]
     close(exact_effects(adapter, clean, nodes, rows.flip(0)).flip(0), exact_effects(adapter, clean, nodes, rows))
     assert len(exact_effects(adapter, clean, nodes, rows[:0])) == 0
 

@@ -1,11 +1,11 @@
-"""What each attribution method is worth on a real model: faithfulness on prompts of unseen nouns, and rank correlation with
-measured effects. Prints tables; never a test.
+"""What each attribution method is worth on a real model: faithfulness on prompts of unseen nouns, and rank correlation
+with measured effects. Prints tables; never a test.
 
     python -m tests.benchmarks.evidence --model smollm2-135m --saes smollm2-135m-saes --data agreement.jsonl
 
-Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.tasks` from nouns
-that the data does not have. A circuit is the N strongest features and errors by |mean attribution|; everything else is
-set to the corrupted run.
+Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.tasks` from
+nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in brackets: N
+features); everything else is set to the corrupted run.
 """
 
 from __future__ import annotations
@@ -90,18 +90,22 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
         kept, removed = runs.faithfulness(runs(keep, False)), runs.faithfulness(runs(without, False))
         features = [node for node in ranked[method] if node.kind != "error"]
         only = runs.faithfulness(runs(sub_circuits(runs, features, COUNTS)[0], False))
+        signed = sorted(ranked[method], key=lambda node: -node.attribution)
+        by_sign = runs.faithfulness(runs(sub_circuits(runs, signed, COUNTS)[0], False))
+        results[f"{method} by signed mean"] = by_sign
         for n, count in enumerate(COUNTS):
             random = interval(runs.faithfulness(runs(controls(runs, ranked[method][:count]), False)))
             beat = reference.get(count)
             out(
-                f"| {method} | {seconds[method]:.0f} | {count} | {kept[n]:.2f} | {removed[n]:.2f} ({only[n]:.2f} by {count} features) "
+                f"| {method} | {seconds[method]:.0f} | {count} | {kept[n]:.2f} | {removed[n]:.2f} ({only[n]:.2f}) "
                 f"| {random.mean:.2f} ({random.low:.2f} to {random.high:.2f}) | {beat or ''} |"
             )
             results[f"{method} {count}"] = [kept[n], removed[n], only[n], random.mean, random.low, random.high]
+    for method in methods:
+        figures = ", ".join(f"{n}: {f:.2f}" for n, f in zip(COUNTS, results[f"{method} by signed mean"], strict=True))
+        out(f"\n{method}, the N most positive mean attributions: {figures}")
     if "exact" in circuits:
-        out(
-            f"\n| method | Spearman with exact, top {TOP} of the method | same sign | top {TOP} by exact |\n|---|---|---|---|"
-        )
+        out(f"\n| method | Spearman with exact, its top {TOP} | same sign | top {TOP} by exact |\n|---|---|---|---|")
         real = {node.id: node.attribution for node in ranked["exact"]}
         for method in [m for m in methods if m != "exact"]:
             said = {node.id: node.attribution for node in ranked[method]}
