@@ -11,6 +11,7 @@ Memory is that of one batch and of the tables, whose size is the number of diffe
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -31,6 +32,8 @@ from circuitlens.errors import PromptError
 from circuitlens.pairs import Pair
 from circuitlens.prompts import MetricName, Score
 from circuitlens.scoring import Scored, check_method, connect, measured, score
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -113,6 +116,7 @@ class Keys:
         group = batch.table(asked.question.clean)[nodes.example, nodes.pos]
         index = nodes.index.clone()
         logits = nodes.site == self.sites
+        group = group.masked_fill(logits, self.groups - 1)  # one answer, wherever prompts end
         mine = asked.question.metric.answers[nodes.example[logits]] == index[logits, None]
         named = torch.where(mine.any(1), 0, 1)
         index[logits] = torch.where(index[logits] == VECTOR, VECTOR, named)
@@ -218,7 +222,7 @@ def aggregate(
         pairs: the prompts (`circuitlens.pairs.read_pairs` reads a file of them); those that can't be used are left out.
         method, metric, frozen, max_nodes, max_edges: as in `find`.
         by: how positions are brought together: "position" counts from the first token, "role" by the names that each
-            pair gives its words, "sum" adds up all positions.
+            pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
         batch_size: prompts that run together; results do not depend on it.
 
     Raises:
@@ -231,7 +235,15 @@ def aggregate(
     if batch_size < 1:
         raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
     with torch.inference_mode(False), torch.enable_grad():
-        aligned = pairs if isinstance(pairs, Aligned) else align(adapter, pairs, by)
+        if isinstance(pairs, Aligned):
+            aligned = pairs
+        else:
+            aligned = align(adapter, pairs, by)
+            for row in aligned.skipped[:1]:
+                log.warning(
+                    "%d of %d prompts can't be used and are skipped; the first, %r: %s",
+                    *(len(aligned.skipped), len(pairs), row.text, row.reason),
+                )
         corrupted = all(pair.corrupted is not None for pair in aligned.pairs)
         method = check_method(method, corrupted, frozen)
         example = question(adapter, aligned.pairs[:1], metric)
@@ -277,7 +289,7 @@ def aggregate(
         prompt=first if total.prompts == 1 else f"{total.prompts} prompts such as {first!r}",
         corrupted=aligned.pairs[0].corrupted,
         pairs=aligned.pairs,
-        by=by,
+        by=aligned.by,
         tokens=aligned.labels,
         metric=Metric(
             name=example.metric.name,

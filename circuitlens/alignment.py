@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from circuitlens.errors import PromptError
 from circuitlens.pairs import Pair, Skipped
 from circuitlens.prompts import Question, ask
 
-log = logging.getLogger(__name__)
-
 ALL = "all positions"
 """The label of the one group where positions are summed."""
 
@@ -31,6 +28,7 @@ class Aligned:
     groups: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    by: By = "position"
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -39,7 +37,7 @@ class Aligned:
         """The prompts in their order, `size` at a time."""
         for start in range(0, len(self), size):
             now = slice(start, start + size)
-            yield Aligned(self.pairs[now], self.groups[now], self.labels)
+            yield Aligned(self.pairs[now], self.groups[now], self.labels, by=self.by)
 
     def table(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
         """The group of every position of a padded batch, -1 at padding."""
@@ -106,7 +104,7 @@ def align(adapter: Adapter, pairs: Sequence[Pair], by: By = "position", labels: 
     else:
         names = names or list(dict.fromkeys(name for _, _, mine in used for name in mine))
         groups = [tuple(names.index(name) for name in mine) for _, _, mine in used]
-    return Aligned(tuple(pair for pair, _, _ in used), tuple(groups), tuple(names), tuple(skipped))
+    return Aligned(tuple(pair for pair, _, _ in used), tuple(groups), tuple(names), tuple(skipped), by)
 
 
 def question(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> Question:

@@ -87,12 +87,15 @@ class EdgeScores:
 
 
 def score_nodes(
-    clean: Trace, corrupted: Trace | None = None, totals: Sequence[Float[Tensor, "batch pos ..."]] | None = None
+    clean: Trace,
+    corrupted: Trace | None = None,
+    totals: Sequence[Float[Tensor, "batch pos ..."]] | None = None,
+    logit_gradient: Float[Tensor, "batch output"] | None = None,
 ) -> NodeScores:
     """Attribution of every node of `clean`: from zero, or contrastive where a `corrupted` trace is given.
 
-    Nodes are what is active in either run. `totals` are the gradients `∂m/∂x` to take at each site's output, by default
-    those at the clean run.
+    Nodes are what is active in either run. `totals` are the gradients `∂m/∂x` to take at each site's output, and
+    `logit_gradient` that at the logits, by default those at the clean run.
     """
     totals = total_gradients(clean) if totals is None else totals
     columns, units = [], []
@@ -100,9 +103,10 @@ def score_nodes(
         table, unit = _site_nodes(clean.sites[s], None if corrupted is None else corrupted.sites[s], clean, total)
         columns.append((torch.full_like(table[0], s), *table))
         units.append(unit)
-    logit_gradient = torch.autograd.grad(
-        clean.metric, clean.logits, torch.ones_like(clean.metric), retain_graph=True, allow_unused=True
-    )[0]
+    if logit_gradient is None:
+        logit_gradient = torch.autograd.grad(
+            clean.metric, clean.logits, torch.ones_like(clean.metric), retain_graph=True, allow_unused=True
+        )[0]
     if logit_gradient is None:
         logit_gradient = torch.zeros_like(clean.logits)
     columns.append(_logit_nodes(clean, corrupted, logit_gradient))

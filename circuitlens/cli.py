@@ -154,11 +154,12 @@ def find(
         typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common."),
     ] = None,
     by: Annotated[
-        Literal["position", "role", "sum"],
+        Literal["position", "role", "sum"] | None,
         typer.Option(
-            help="How positions of many prompts are brought together: from the first token, by role, or summed."
+            help="How positions of many prompts are brought together: from the first token (the default), by role, or "
+            "summed."
         ),
-    ] = "position",
+    ] = None,
     metric: Annotated[
         Literal["logit_difference", "logit", "log_probability", "probability_difference", "kl_divergence"] | None,
         typer.Option(help="What is explained; by default the logit difference, or the logit without a distractor."),
@@ -198,6 +199,8 @@ def find(
         raise typer.BadParameter("give at least one.", param_hint="--answer")
     if prompts is not None and (answer or distractor or corrupted):
         raise typer.BadParameter("the file has these itself.", param_hint="--answer, --distractor, --corrupted")
+    if by is not None and prompts is None:
+        raise typer.BadParameter("it is for --prompts.", param_hint="--by")
     if (held_out or require) and not verify:
         raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
     pairs = None if prompts is None else _read(prompts)
@@ -215,10 +218,10 @@ def find(
             loaded, prompt, answer, distractor or None, corrupted, method, max_nodes=nodes, **limits
         )
     else:
-        aligned = alignment.align(loaded, pairs, by)
+        aligned = alignment.align(loaded, pairs, by or "position")
         _print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
         nodes = aggregation.MAX_NODES if max_nodes is None else max_nodes
-        circuit = aggregation.aggregate(loaded, aligned, method, by=by, max_nodes=nodes, **limits)
+        circuit = aggregation.aggregate(loaded, aligned, method, max_nodes=nodes, **limits)
     seconds = time.perf_counter() - start
     if output is not None:
         circuit.save(output)  # before the evidence, which may take a while

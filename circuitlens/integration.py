@@ -87,7 +87,7 @@ def integrated_gradients(
         totals.append(total)
         gaps.append(gap)
         on_site()
-    return score_nodes(clean, corrupted, totals), torch.stack(gaps, 1)
+    return score_nodes(clean, corrupted, totals, _logit_gradient(clean, corrupted, steps)), torch.stack(gaps, 1)
 
 
 def integrated_edges(
@@ -133,6 +133,18 @@ def integrated_edges(
     key, place = torch.cat(keys).unique(return_inverse=True)
     weight = nodes.delta.new_zeros(len(key)).index_add(0, place, torch.cat(weights))
     return EdgeScores(key // count, key % count, weight, rest)
+
+
+def _logit_gradient(clean: Trace, corrupted: Trace | None, steps: int) -> Float[Tensor, "batch output"]:
+    """The metric's gradient in the logits, averaged on their own way from the corrupted run's (or zero)."""
+    end = clean.logits.detach()
+    start = torch.zeros_like(end) if corrupted is None else corrupted.logits.detach()
+    total = torch.zeros_like(end)
+    for step in range(steps):
+        logits = (start + (step + 0.5) / steps * (end - start)).requires_grad_()
+        gradient = torch.autograd.grad(clean.scored_by(logits).sum(), logits, allow_unused=True)[0]
+        total += 0 if gradient is None else gradient / steps
+    return total
 
 
 def _baseline(clean: Trace, corrupted: Trace | None, s: int) -> Tensor:

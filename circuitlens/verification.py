@@ -4,6 +4,7 @@ What is judged is the circuit's *core*: the fewest of its strongest nodes that r
 of them, if none do). Of it is asked, on the circuit's own prompts and on others:
 
 - intact, reproduced: is the file as it was written, and do its attributions come out again?
+- dictionary: do the SAEs' features write what they read, each nearest to its own decoder row among the active ones?
 - task, contrast: does the model do the task at all, and does what is ablated decide it?
 - faithfulness, features, necessity: does the core carry the decision; do its features without the errors; is it lost
   when the core alone is taken out?
@@ -26,7 +27,7 @@ from typing import cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -43,11 +44,12 @@ from circuitlens.evidence import Ablate, Check, Curve, Effect, Evidence, Interva
 from circuitlens.features import check_made_by
 from circuitlens.pairs import Pair
 from circuitlens.prompts import MetricName, Score
-from circuitlens.scoring import score
+from circuitlens.scoring import Scored, score
 from circuitlens.tasks import other_nouns, paraphrases
 
 THRESHOLDS: Mapping[str, tuple[float, float]] = {
     "reproduced": (0.99, 0.999),
+    "dictionary": (0.7, 0.8),
     "task": (0.7, 0.9),
     "margin": (0.35, 0.69),
     "contrast": (0.25, 0.5),
@@ -62,10 +64,13 @@ THRESHOLDS: Mapping[str, tuple[float, float]] = {
 }
 """From which figure on each check is weak, and from which it passes."""
 
-DECISIVE = ("intact", "reproduced", "task", "margin", "contrast", "faithfulness", "features", "random")
+DECISIVE = ("intact", "reproduced", "dictionary", "task", "margin", "contrast", "faithfulness", "features", "random")
 """Checks without which there is no evidence at all."""
 
-OPTIONAL = ("task", "margin", "paraphrase", "stability")
+DIFFERENCES = ("logit_difference", "probability_difference")
+"""Metrics that say whether an answer is right, by their sign."""
+
+OPTIONAL = ("task", "margin", "dictionary", "paraphrase", "stability")
 """Checks that not every circuit can be put to: one of a single prompt has no prompts to resample."""
 
 CONTROLLED = (10, 50)
@@ -73,6 +78,9 @@ CONTROLLED = (10, 50)
 
 SCORED = 4
 """How many times the prompts that are run are scored: a score costs less than all the runs."""
+
+DICTIONARY = 1000
+"""How many active features of a site are compared with each other, at most."""
 
 DRAWS, TOP, PROMPTS, SEED = 20, 100, 32, 0
 """Random circuits, nodes patched for real, prompts of each kind, and the seed, unless one asks for others."""
@@ -226,15 +234,46 @@ class _Verification:
         """The node sums of up to 16 parts of the prompts, and the exact effects of the strongest nodes."""
         keys = Keys.of(self.adapter, own.labels)
         kept = self._numbers(keys, self.ranked[: self.top]).sort().values
-        pieces, effects = [], []
+        pieces, effects, own_rows = [], [], []
         for batch in own.batches(max(1, -(-len(own) // 16))):
             asked = question(self.adapter, batch.pairs, self.metric)
             method = "ig" if self.circuit.method == "exact" else self.circuit.method
             scored = score(self.adapter, asked, method, self.circuit.frozen)
             pieces.append(node_sums(keys, batch, scored))
             effects.append(effect_sums(self.adapter, keys, batch, scored, kept))
+            own_rows.append(self._own_rows(scored))
             self.bar.update()
+        self._dictionary(torch.stack(own_rows).sum(0))
         return pieces, reduce(Table.merged, effects)
+
+    def _own_rows(self, scored: Scored) -> Float[Tensor, " two"]:
+        """How many active features there are at sites that are read where they are written, and how many of them have
+        their own decoder row nearest to their encoder row.
+        """
+        nodes, counts = scored.nodes, torch.zeros(2, dtype=torch.double)
+        for s, (site, seen) in enumerate(zip(self.adapter.sites, scored.clean.sites, strict=True)):
+            if site.kind != "feature" or site.coder is None or site.read != site.write:
+                continue
+            here = ((nodes.site == s) & (nodes.index != VECTOR) & (nodes.activation != 0)).nonzero()[:, 0]
+            # A row each: of many places where a feature is active any will do.
+            index, place = nodes.index[here].unique(return_inverse=True)
+            row = here.new_zeros(len(index)).scatter(0, place, here)[:DICTIONARY]
+            x = seen.read.detach()[nodes.example[row], nodes.pos[row]]
+            encoder, decoder = (
+                torch.nn.functional.normalize(rows(x, nodes.index[row]).flatten(1), dim=1)
+                for rows in (site.coder.encoder_rows, site.coder.decoder_rows)
+            )
+            own = (encoder @ decoder.T).argmax(1) == torch.arange(len(row), device=row.device) if len(row) else row
+            counts += torch.tensor([len(row), int(own.sum())], dtype=torch.double)
+        return counts
+
+    def _dictionary(self, counts: Float[Tensor, " two"]) -> None:
+        """Whether the SAEs' features write what they read."""
+        features, own = counts.tolist()
+        if not features:
+            self._not_tested("dictionary", "no SAE writes where it reads")
+            return
+        self._check("dictionary", own / features, f"{own / features:.0%} of the active features write what they read")
 
     def _numbers(self, keys: Keys, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
         site = {each.write: s for s, each in enumerate(self.adapter.sites)}
@@ -313,7 +352,7 @@ class _Verification:
         """Whether there is a decision to explain: the model makes it, and what is ablated matters to it."""
         whole, none = runs.whole.mean().item(), runs.none.mean().item()
         metric = self.circuit.metric
-        if metric.name in ("logit_difference", "probability_difference"):
+        if metric.name in DIFFERENCES:
             right = ((runs.whole > 0) & (self._turns(own, runs) > 0)).float().mean().item()
             said = f"{metric} is {whole:+.3f}"
             reason = f"the model decides {right:.0%} of {len(own)} prompts right; {said}"
@@ -327,7 +366,9 @@ class _Verification:
             for name in ("task", "margin"):
                 self._not_tested(name, f"the metric {metric.name!r} does not say whether an answer is right")
         change = whole - none
-        value = change / max(abs(whole), 1e-12)
+        # One output's logit or log probability has no zero of its own: its change counts as it is, in nats.
+        absolute = metric.name in ("logit", "log_probability", "kl_divergence")
+        value = change if absolute else change / max(abs(whole), 1e-12)
         what = {"corrupted": "the corrupted prompts", "mean": "all nodes at their mean", "zero": "all nodes at zero"}
         reason = f"the metric is {whole:+.3f}, and {none:+.3f} with {what[self.ablation]}"
         if value < self.wanted["contrast"][1]:
@@ -459,12 +500,17 @@ class _Verification:
             aligned = align(self.adapter, pairs, self.circuit.by or "position", self.circuit.tokens)
             aligned = _some(aligned, self.prompts, self.seed)
             self.bar.set_description_str(prompts)
-            found = curve(self._runs(aligned, nodes), self.ranked, counts, prompts, controls, self.bar.update)
+            runs = self._runs(aligned, nodes)
+            found = curve(runs, self.ranked, counts, prompts, controls, self.bar.update)
         except PromptError as error:
             self._not_tested(check, str(error)[0].lower() + str(error)[1:].rstrip("."))
             return
         curves.append(found)
         point = next(p for p in found.points if p.nodes == count)
+        right = (runs.whole > 0).float().mean().item()
+        if self.circuit.metric.name in DIFFERENCES and right < self.wanted["task"][0]:
+            self._check(check, 0.0, f"the model fails the task on {found.pairs} prompts ({prompts}): {right:.0%} right")
+            return
         self._check(
             check,
             _closeness(point.faithfulness),
@@ -565,4 +611,5 @@ def _some(aligned: Aligned, count: int, seed: int) -> Aligned:
         tuple(aligned.groups[n] for n in chosen),
         aligned.labels,
         aligned.skipped,
+        aligned.by,
     )

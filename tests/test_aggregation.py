@@ -146,7 +146,7 @@ def test_means_of_the_toy(method: Method, toy64: Adapter) -> None:
     assert_means(circuit, [alone(toy64, one, method, lambda pos: pos) for one in pairs])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["contrastive", "exact"])
 @pytest.mark.parametrize("by", ["role", "sum"])
 def test_groups_are_sums_of_positions(by: By, method: Method) -> None:
     """Ragged prompts: in each, what one group of positions holds is added up before means are taken."""

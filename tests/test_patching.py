@@ -12,6 +12,7 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.attribution import VECTOR, NodeScores, score_nodes
+from circuitlens.circuit import Method
 from circuitlens.patching import exact_effects
 from circuitlens.prompts import Question, ask
 from circuitlens.testing import question
@@ -63,28 +64,31 @@ def test_exact_attributions_are_ablations_of_every_node_of_the_toy(
     assert max(abs(node.attribution) for node in inner) > 1
 
 
-def test_exact_attributions_are_ablations_in_every_layout(model: Adapter, contrastive: bool) -> None:
+def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive: bool) -> None:
     example = model.examples[0]
-    circuit = circuitlens.find(
-        model,
-        example.prompt,
-        example.answer,
-        example.distractor,
-        example.corrupted if contrastive else None,
-        "exact",
-        max_nodes=20,
-        max_edges=0,
-    )
+    asked = ask(model, [example.prompt], [example.answer], [example.distractor], [example.corrupted])
+    clean, nodes = scored(model, asked, contrastive)
+    # The circuit says which nodes there are and what they are set back to.
+    other = example.corrupted if contrastive else None
+    circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, other, _method(contrastive))
     # Where ablation is to zero, `ablate` leaves a token of the adapter's own (BOS) alone.
     alone = model.bos and not contrastive
     inner = [node for node in circuit.nodes if node.kind != "logit" and not (alone and node.pos == 0)]
-    assert len(inner) > 5
-    strongest = sorted(inner, key=lambda node: -abs(node.attribution))[:1]
-    bound = 1e-9 if circuit.conservation_residual < 1e-9 else 2e-5
-    for node in [*strongest, *inner[:: len(inner) // 3 + 1]]:
-        result = circuitlens.ablate(model, circuit, [node.id])
-        assert result.measured == pytest.approx(node.attribution, rel=bound, abs=bound)
-    assert abs(strongest[0].attribution) > 1e-3
+    names = [site.write for site in model.sites]
+    rows = {
+        key: n for n, key in enumerate(zip(*(c.tolist() for c in (nodes.site, nodes.pos, nodes.index)), strict=True))
+    }
+    chosen = [*inner[:: len(inner) // 4 + 1], max(inner, key=lambda node: abs(node.attribution))]
+    where = [rows[names.index(n.hook), n.pos, VECTOR if n.index is None else n.index] for n in chosen]
+    bound = 1e-9 if nodes.delta.dtype == torch.float64 else 2e-5
+    effects = exact_effects(model, clean, nodes, torch.tensor(where)).tolist()
+    for node, effect in zip(chosen, effects, strict=True):
+        assert effect == pytest.approx(circuitlens.ablate(model, circuit, [node.id]).measured, rel=bound, abs=bound)
+    assert abs(effects[-1]) > 1e-3
+
+
+def _method(contrastive: bool) -> Method:
+    return "contrastive" if contrastive else "gradient"
 
 
 # Against the toy's weights (law 8)

@@ -109,3 +109,26 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     (shown,) = re.findall(r"^(The cats\nmetric +logit ' run'.*?)\n```", readme, re.DOTALL | re.MULTILINE)
     machine = re.compile(r"(residual|time) .*")
     assert machine.sub("", shown) in machine.sub("", printed)
+
+
+def test_the_evidence_of_one_prompt(adapter: Adapter) -> None:
+    """Three features carry the contrast, and that of other nouns; with a decoder of the wrong order nothing does."""
+    circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat", max_edges=0)
+    assert circuit.method == "ig"
+    evidence = circuitlens.verify(adapter, circuit, top=40, draws=5, prompts=8).evidence
+    assert evidence is not None
+    assert evidence.verdict == "supported", evidence.reasons
+    assert len(evidence.core) <= 5
+    random = evidence.curves[0].points[0].random
+    assert random is not None
+    assert random.high < 0.5
+    for name, gap in circuit.completeness_gaps.items():
+        assert abs(gap) < 0.1 * (circuit.metric.value - (circuit.metric.corrupted_value or 0)), name
+
+
+def test_prompts_that_do_not_differ_in_number_have_no_circuit(adapter: Adapter) -> None:
+    circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The dogs", max_edges=0)
+    evidence = circuitlens.verify(adapter, circuit, top=5, draws=2, prompts=4).evidence
+    assert evidence is not None
+    assert evidence.verdict == "not supported"
+    assert any("with the corrupted prompts" in reason for reason in evidence.reasons)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ TRAIN, TEST = agreement_split("simple", 40, 20, 0, NOUNS, [("runs", "run")])
 
 
 def evidence_of(adapter: circuitlens.Adapter, circuit: Circuit, **options: Any) -> Evidence:
-    """What is measured, with few prompts and draws unless a test asks for more: tests check every shape, which costs."""
+    """What is measured, with few prompts and draws unless a test asks for more: checking every shape costs."""
     evidence = verify(adapter, circuit, **{"prompts": 4, "draws": 8, **options}).evidence
     assert evidence is not None
     return evidence
@@ -62,19 +62,24 @@ def contrast(toy: ToyAdapter) -> Circuit:
 
 @pytest.fixture(scope="module")
 def common(toy: ToyAdapter) -> Circuit:
-    return circuitlens.aggregate(toy, TRAIN[:12], max_edges=0)
+    return circuitlens.aggregate(toy, TRAIN[:8], max_edges=0)
 
 
 # What is a circuit
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pair", [CATS, CAT], ids=["cats", "cat"])
+@pytest.mark.parametrize(
+    ("dtype", "method", "pair"),
+    [
+        *(("float32", method, pair) for method in METHODS for pair in (CATS, CAT)),
+        ("float64", "gradient", CAT),
+        ("float64", "exact", CATS),
+    ],
+)
 def test_the_toys_pair_is_supported(dtype: str, method: Method, pair: tuple[str, str, str, str]) -> None:
     adapter = circuitlens.load("toy", dtype=dtype)
     circuit = circuitlens.find(adapter, *pair, method)
-    verified = verify(adapter, circuit)
+    verified = verify(adapter, circuit, prompts=8)
     evidence = verified.evidence
     assert evidence is not None
     assert verified.model_copy(update={"evidence": None}) == circuit
@@ -87,11 +92,11 @@ def test_the_toys_pair_is_supported(dtype: str, method: Method, pair: tuple[str,
     assert [curve.prompts for curve in evidence.curves] == ["found on", "other nouns", "paraphrase"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["gradient", "ig"])
 def test_a_circuit_of_many_prompts_is_supported_on_others(toy: ToyAdapter, method: Method) -> None:
     nouns = [{word for pair in pairs for word in pair.prompt.split()[1:]} for pairs in (TRAIN, TEST)]
     assert not nouns[0] & nouns[1]
-    evidence = evidence_of(toy, circuitlens.aggregate(toy, TRAIN, method), held_out=TEST, prompts=32)
+    evidence = evidence_of(toy, circuitlens.aggregate(toy, TRAIN, method, max_edges=0), held_out=TEST, prompts=32)
     assert evidence.verdict == "supported", evidence.reasons
     assert all(c.status == "passed" for c in evidence.checks)
     assert [(curve.prompts, curve.pairs) for curve in evidence.curves] == [
@@ -104,9 +109,7 @@ def test_a_circuit_of_many_prompts_is_supported_on_others(toy: ToyAdapter, metho
 def test_without_a_corrupted_prompt_nothing_is_held_out_and_it_is_weak(toy: ToyAdapter, cats: Circuit) -> None:
     evidence = evidence_of(toy, cats)
     assert evidence.verdict == "weak"
-    assert evidence.reasons == (
-        "not tested: no such prompts were given, and none can be made of the circuit's own",
-    )
+    assert evidence.reasons == ("not tested: no such prompts were given, and none can be made of the circuit's own",)
     held_out = [pair for pair in TEST if pair.answer == ("run",)]
     assert evidence_of(toy, cats, held_out=held_out).verdict == "supported"
 
@@ -205,10 +208,10 @@ def random_nodes(circuit: Circuit, count: int, seed: int) -> Circuit:
 
 
 @pytest.mark.parametrize("seed", [*range(12), 87, 141])
-@pytest.mark.parametrize("pair", [CATS, CAT], ids=["cats", "cat"])
-def test_an_untrained_model_has_no_circuit(toy: ToyAdapter, seed: int, pair: tuple[str, str, str, str]) -> None:
+def test_an_untrained_model_has_no_circuit(toy: ToyAdapter, seed: int) -> None:
     """Seeds 87 and 141 get "The cat" right by chance; there features alone overshoot, which is no better."""
     adapter = untrained(toy, seed)
+    pair = CAT if seed > 12 else (CATS, CAT)[seed % 2]
     for method in ("ig", "gradient")[: 1 + (seed > 12)]:
         evidence = evidence_of(adapter, circuitlens.find(adapter, *pair, method))
         assert evidence.verdict == "not supported"
@@ -217,7 +220,7 @@ def test_an_untrained_model_has_no_circuit(toy: ToyAdapter, seed: int, pair: tup
             assert "the model fails the task" in evidence.reasons[0]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_features_that_write_what_others_meant_are_no_circuit(toy: ToyAdapter, seed: int) -> None:
     adapter = shuffled(toy, across(toy, seed))
     for pair in (CATS, CAT):
@@ -227,8 +230,8 @@ def test_features_that_write_what_others_meant_are_no_circuit(toy: ToyAdapter, s
         assert any("without their errors, the SAEs' features give" in reason for reason in evidence.reasons)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_shuffled_decoder_is_supported_only_where_it_writes_the_decision_still(toy: ToyAdapter, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_no_shuffled_decoder_is_supported_even_if_it_writes_the_decision(toy: ToyAdapter, seed: int) -> None:
     """With eight columns some orders leave plural with plural. By hand: what all features do without any error."""
     order = torch.randperm(8, generator=torch.Generator().manual_seed(seed)).tolist()
     adapter = shuffled(toy, order)
@@ -240,8 +243,9 @@ def test_a_shuffled_decoder_is_supported_only_where_it_writes_the_decision_still
         written = (alone - none) / (whole - none)
         evidence = evidence_of(adapter, circuitlens.find(adapter, *pair, max_nodes=None))
         assert evidence.curves[0].points[-1].errors_removed == pytest.approx(written, abs=1e-4)
+        assert evidence.verdict != "supported"
         if not 0.3 <= written <= 1.7:
-            assert evidence.verdict != "supported"
+            assert evidence.verdict == "not supported"
 
 
 def test_a_pair_that_differs_in_nothing_the_metric_measures(toy: ToyAdapter) -> None:
@@ -258,8 +262,7 @@ def test_a_pair_that_speaks_against_the_answer(toy: ToyAdapter) -> None:
     assert "what is ablated speaks against the answer" in evidence.reasons[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("pair", [CATS, CAT], ids=["cats", "cat"])
+@pytest.mark.parametrize(("pair", "method"), [(CATS, "gradient"), (CAT, "contrastive"), (CATS, "ig"), (CAT, "exact")])
 def test_a_task_the_model_fails(toy: ToyAdapter, pair: tuple[str, str, str, str], method: Method) -> None:
     prompt, answer, distractor, corrupted = pair
     evidence = evidence_of(toy, circuitlens.find(toy, prompt, distractor, answer, corrupted, method))
@@ -322,21 +325,18 @@ def test_a_forged_digest_is_given_away_by_the_model(
     assert check(evidence, "reproduced").reason in evidence.reasons
 
 
-@pytest.mark.parametrize("change", [double, next_feature])
-def test_a_forged_digest_of_a_circuit_of_many(
-    toy: ToyAdapter, common: Circuit, tmp_path: Path, change: Callable[..., None]
-) -> None:
-    forged = edited(common, tmp_path / "c.json", change, forge=True)
+def test_a_forged_digest_of_a_circuit_of_many(toy: ToyAdapter, common: Circuit, tmp_path: Path) -> None:
+    forged = edited(common, tmp_path / "c.json", double, forge=True)
     assert "reproduced" in failing(evidence_of(toy, forged))
-    # Of a sample, 4 × 2 of the 12, only what chance can't explain is told; so much it can't.
-    assert "reproduced" in failing(evidence_of(toy, forged, prompts=2))
-    assert "reproduced" not in failing(evidence_of(toy, common, prompts=2))
+    # Of a sample, 4 of the 8, only what chance can't explain is told; so much it can't.
+    assert "reproduced" in failing(evidence_of(toy, forged, prompts=1))
+    assert "reproduced" not in failing(evidence_of(toy, common, prompts=1))
 
 
 def test_a_node_that_cannot_be_is_refused(toy: ToyAdapter, contrast: Circuit, tmp_path: Path) -> None:
     for change in ({"index": 99}, {"index": -5}, {"hook": "nowhere"}):
         forged = edited(contrast, tmp_path / "c.json", lambda d, change=change: strongest(d).update(change), True)
-        with pytest.raises(CircuitError, match="is no part of a site|which 'toy' has not"):
+        with pytest.raises(CircuitError, match=r"is no part of a site|which 'toy' has not"):
             verify(toy, forged)
 
 
@@ -354,7 +354,7 @@ def test_evidence_edited_by_hand_is_measured_again(toy: ToyAdapter, contrast: Ci
     assert failing(evidence_of(toy, seen)) == ["intact"]
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_random_nodes_are_no_circuit(toy: ToyAdapter, contrast: Circuit, seed: int) -> None:
     """Of ten nodes, three or four random ones; what is measured of them is right, and little."""
     evidence = evidence_of(toy, random_nodes(contrast, 3 + seed % 2, seed))
@@ -369,14 +369,20 @@ def test_a_random_transformer_has_no_circuit_even_of_its_own_choices() -> None:
     adapter = TinyTransformer("residual")
     words = "abcdefg"
     pairs = []
-    for one, two in (("a b c", "a b f"), ("c d e", "c d b"), ("b c a", "b c g"), ("d e f", "d e a"), ("g a d", "g a c")):
+    for one, two in (
+        ("a b c", "a b f"),
+        ("c d e", "c d b"),
+        ("b c a", "b c g"),
+        ("d e f", "d e a"),
+        ("g a d", "g a c"),
+    ):
         inputs = adapter.inputs([one, two])
         logits = inputs.at_last(adapter.run(inputs, {}))[:, 1:]
         turned = logits[0] - logits[1]
         answer, distractor = words[int(turned.argmax())], words[int(turned.argmin())]
         pairs.append(Pair(prompt=one, corrupted=two, answer=(answer,), distractor=(distractor,)))
-    for circuit in (circuitlens.aggregate(adapter, pairs), circuitlens.aggregate(adapter, pairs, max_nodes=None)):
-        evidence = evidence_of(adapter, circuit)
+    for most in (20, None):
+        evidence = evidence_of(adapter, circuitlens.aggregate(adapter, pairs, max_nodes=most, max_edges=0))
         assert evidence.verdict == "not supported"
         assert "features" in failing(evidence)
         assert any("without their errors, the SAEs' features give" in reason for reason in evidence.reasons)
@@ -389,7 +395,10 @@ def negative_cases(toy: ToyAdapter, contrast: Circuit, folder: Path) -> list[tup
     mixed = shuffled(toy, across(toy, 0))
     return [
         ("The network is not trained", evidence_of(bare, circuitlens.find(bare, *CATS))),
-        ("The SAE's decoder columns are swapped across the numbers", evidence_of(mixed, circuitlens.find(mixed, *CATS))),
+        (
+            "The SAE's decoder columns are swapped across the numbers",
+            evidence_of(mixed, circuitlens.find(mixed, *CATS)),
+        ),
         (
             'The pair does not differ in number ("The cats", "The dogs")',
             evidence_of(toy, circuitlens.find(toy, "The cats", "run", "runs", "The dogs")),
@@ -450,32 +459,29 @@ def test_the_page_shows_the_thresholds() -> None:
 # How the verdict is made
 
 
-def made(**statuses: Status) -> list[Check]:
-    names = {name.replace("_", " "): status for name, status in statuses.items()}
-    return [Check(name=name, status=names.get(name, "passed"), reason=f"about {name}") for name in CHECKS]
+def made(statuses: Mapping[str, Status]) -> list[Check]:
+    return [Check(name=name, status=statuses.get(name, "passed"), reason=f"about {name}") for name in CHECKS]
 
 
 def test_all_passed_is_supported_and_says_by_what() -> None:
-    assert judge(made()) == ("supported", ("about faithfulness", "about features", "about random"))
-    optional = dict.fromkeys(OPTIONAL, "not tested")
-    assert judge(made(**optional))[0] == "supported"  # type: ignore[arg-type]
+    assert judge(made({})) == ("supported", ("about faithfulness", "about features", "about random"))
+    assert judge(made(dict.fromkeys(OPTIONAL, "not tested")))[0] == "supported"
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_one_check_that_does_not_pass(name: str) -> None:
-    key = name.replace(" ", "_")
     expected = "not supported" if name in DECISIVE else "weak"
-    assert judge(made(**{key: "failed"})) == (expected, (f"about {name}",))  # type: ignore[arg-type]
-    assert judge(made(**{key: "weak"})) == ("weak", (f"about {name}",))  # type: ignore[arg-type]
-    verdict, reasons = judge(made(**{key: "not tested"}))  # type: ignore[arg-type]
+    assert judge(made({name: "failed"})) == (expected, (f"about {name}",))
+    assert judge(made({name: "weak"})) == ("weak", (f"about {name}",))
+    verdict, reasons = judge(made({name: "not tested"}))
     assert verdict == ("supported" if name in OPTIONAL else "weak")
     assert (f"about {name}" in reasons) == (name not in OPTIONAL)
 
 
 def test_reasons_are_those_that_decide() -> None:
-    checks = made(features="failed", estimate="failed", stability="weak", held_out="not tested")
+    checks = made({"features": "failed", "estimate": "failed", "stability": "weak", "held out": "not tested"})
     assert judge(checks) == ("not supported", ("about features",))
-    checks = made(stability="weak", estimate="failed", held_out="not tested")
+    checks = made({"stability": "weak", "estimate": "failed", "held out": "not tested"})
     assert judge(checks) == ("weak", ("about estimate", "about stability", "about held out"))
 
 
@@ -500,23 +506,23 @@ def test_thresholds_can_be_others(toy: ToyAdapter, contrast: Circuit) -> None:
 def test_a_threshold_that_is_none_is_refused(
     toy: ToyAdapter, contrast: Circuit, thresholds: dict[str, tuple[float, float]]
 ) -> None:
-    with pytest.raises(CircuitError, match="There is no threshold '(faith|random)' of .*: the checks are reproduced"):
+    with pytest.raises(CircuitError, match=r"There is no threshold '(faith|random)' of .*: the checks are reproduced"):
         verify(toy, contrast, thresholds=thresholds)
 
 
 @pytest.mark.parametrize("option", [{"draws": 0}, {"top": 0}, {"prompts": -1}, {"seed": -1}, {"seed": 2**63}])
-def test_a_count_or_seed_that_is_none_is_refused(toy: ToyAdapter, contrast: Circuit, option: dict[str, int]) -> None:
+def test_a_count_or_seed_that_is_none_is_refused(toy: ToyAdapter, contrast: Circuit, option: dict[str, Any]) -> None:
     with pytest.raises(CircuitError, match=f"{next(iter(option))} is {next(iter(option.values()))}"):
         verify(toy, contrast, **option)
 
 
-def test_the_seed_decides(toy: ToyAdapter, common: Circuit) -> None:
-    one, again, other = (evidence_of(toy, common, held_out=TEST[:4], seed=seed) for seed in (3, 3, 4))
-    assert one == again
+def test_the_seed_decides(toy: ToyAdapter, contrast: Circuit) -> None:
+    one = evidence_of(toy, contrast, seed=3)
+    torch.manual_seed(9)
+    assert evidence_of(toy, contrast, seed=3) == one
+    other = evidence_of(toy, contrast, seed=5)
     assert one.curves != other.curves
     assert (one.verdict, one.core) == (other.verdict, other.core)
-    torch.manual_seed(9)
-    assert evidence_of(toy, common, held_out=TEST[:4], seed=3) == one
 
 
 def test_the_callers_random_state_is_untouched(toy: ToyAdapter, contrast: Circuit) -> None:
@@ -558,10 +564,14 @@ def test_random_circuits_are_as_large_site_by_site_and_are_others(
     for count, drawn in controls.items():
         (own,) = sub_circuits(runs, ranked, [count])[0]
         groups = [(node.hook, node.kind) for node in runs.nodes]
-        sizes = [{g: sum(k for k, h in zip(row.tolist(), groups, strict=True) if h == g) for g in groups} for row in drawn]
+        sizes = [
+            {g: sum(k for k, h in zip(row.tolist(), groups, strict=True) if h == g) for g in groups} for row in drawn
+        ]
         wanted = {g: sum(k for k, h in zip(own.tolist(), groups, strict=True) if h == g) for g in groups}
         assert all(size == wanted for size in sizes)
-        assert not any(torch.equal(row, own) for row in drawn) or all(w in (0, groups.count(g)) for g, w in wanted.items())
+        assert not any(torch.equal(row, own) for row in drawn) or all(
+            w in (0, groups.count(g)) for g, w in wanted.items()
+        )
 
 
 def test_effects_are_those_of_ablating_each_node(toy64: ToyAdapter) -> None:

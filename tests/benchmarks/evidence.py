@@ -4,8 +4,8 @@ with measured effects. Prints tables; never a test.
     python -m tests.benchmarks.evidence --model smollm2-135m --saes smollm2-135m-saes --data agreement.jsonl
 
 Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.tasks` from
-nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in brackets: N
-features); everything else is set to the corrupted run.
+nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in brackets:
+N features); everything else is set to the corrupted run.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
                 missing = [node for node in nodes if node.id not in real]
                 real.update(effects(adapter, any_circuit, found_on, missing))
                 x, y = [said.get(n.id, 0.0) for n in nodes], [real[n.id] for n in nodes]
-                cells.append((spearmanr(x, y).statistic, np.mean(np.sign(x) == np.sign(y))))
+                cells.append((spearmanr(x, y)[0], np.mean(np.sign(x) == np.sign(y))))
             out(f"| {method} | {cells[0][0]:.2f} | {cells[0][1]:.0%} | {cells[1][0]:.2f} ({cells[1][1]:.0%}) |")
             results[f"{method} spearman"] = [float(v) for cell in cells for v in cell]
     return results
