@@ -502,6 +502,7 @@ def _print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> No
     metric, path, found = circuit.metric, circuit.strongest_path(), circuit.found
     corrupted = "" if metric.corrupted_value is None else f" ({metric.corrupted_value:+.3f} corrupted)"
     share = f" ({circuit.conservation_residual / abs(metric.value):.0e} of the metric)" if metric.value else ""
+    gaps = ", ".join(f"{gap:+.3f} ({name})" for name, gap in circuit.completeness_gaps.items())
     kept = [node for node in circuit.nodes if node.kind != "logit"]
     size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
     if found is not None and (len(kept) < found.nodes or len(circuit.edges) < found.edges):
@@ -518,6 +519,7 @@ def _print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> No
         ("size", size),
         ("strongest path", f"{path} (weakest edge {path.weight:+.3f})"),
         ("conservation", f"residual {circuit.conservation_residual:.1e}{share}"),
+        *([("integration", f"gaps {gaps} of the metric's change")] if gaps else []),
         *more,
     ]
     typer.secho(f"\n{_printable(circuit.prompt)}", bold=True)

