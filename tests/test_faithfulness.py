@@ -344,7 +344,7 @@ def test_a_curve_says_what_its_runs_do(toy64: Adapter) -> None:
     assert made.points[-1].completeness == pytest.approx(0)
     assert [point.random is None for point in made.points] == [True, False, True]
     assert made.points[1].random == interval(runs.faithfulness(runs(controls[5], False)))
-    assert made.cpr == pytest.approx(areas([0, *counts], [0, *(p.faithfulness for p in made.points)])[0])
+    assert made.cpr == pytest.approx(areas([0, *counts], [0.0, *(p.faithfulness for p in made.points)])[0])
 
 
 def test_areas_by_hand() -> None:
