@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation import ablate as ablate
     from circuitlens.features import describe as describe
+    from circuitlens.intervention import intervene as intervene
     from circuitlens.pairs import Pair as Pair
     from circuitlens.pairs import read_pairs as read_pairs
     from circuitlens.registry import load as load
@@ -37,6 +38,7 @@ _PUBLIC = {
     "ablate": ("circuitlens.evaluation", "ablate"),
     "describe": ("circuitlens.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
+    "intervene": ("circuitlens.intervention", "intervene"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
     "read_pairs": ("circuitlens.pairs", "read_pairs"),

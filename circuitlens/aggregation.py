@@ -27,7 +27,7 @@ from circuitlens.adapter import Adapter
 from circuitlens.alignment import Aligned, align, question
 from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
 from circuitlens.circuit import ANSWER, DISTRACTOR, By, Circuit, Edge, Found, Method, Metric, Node
-from circuitlens.discovery import MAX_EDGES, completeness_gaps, node
+from circuitlens.discovery import MAX_EDGES, Steps, completeness_gaps, node
 from circuitlens.errors import PromptError
 from circuitlens.pairs import Pair
 from circuitlens.prompts import MetricName, Score
@@ -214,6 +214,7 @@ def aggregate(
     max_nodes: int | None = MAX_NODES,
     max_edges: int | None = MAX_EDGES,
     batch_size: int = BATCH,
+    progress: Steps | None = None,
 ) -> Circuit:
     """Find the circuit that many prompts have in common: mean attributions and mean edges.
 
@@ -224,6 +225,8 @@ def aggregate(
         by: how positions are brought together: "position" counts from the first token, "role" by the names that each
             pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
         batch_size: prompts that run together; results do not depend on it.
+        progress: told the stage, the batches done and the batches in all as each ends; what it raises ends the work and
+            comes out.
 
     Raises:
         PromptError: no prompt can be used, or the method or metric does not fit.
@@ -252,9 +255,18 @@ def aggregate(
         options = {"metric": metric, "frozen": frozen, "batch_size": batch_size}
         batches = -(-len(aligned) // batch_size)
         connected = max_edges != 0 or method == "exact"
-        with tqdm(total=batches * (1 + connected), delay=1, disable=None, leave=False, unit="batch") as bar:
+        steps, done = batches * (1 + connected), 0
+        with tqdm(total=steps, delay=1, disable=None, leave=False, unit="batch") as bar:
+
+            def tell(name: str) -> None:
+                nonlocal done
+                done += 1
+                bar.update()
+                if progress is not None:
+                    progress(name, done, steps)
+
             bar.set_description_str("nodes")
-            total = reduce(Piece.merged, _counted(pieces(adapter, aligned, method, **options), bar.update))
+            total = reduce(Piece.merged, _counted(pieces(adapter, aligned, method, **options), lambda: tell("nodes")))
             keys = Keys.of(adapter, aligned.labels)
             logits = keys.parts(total.nodes.keys)[0] == keys.sites
             mean = total.nodes.sums[:, 0] / total.prompts
@@ -266,7 +278,8 @@ def aggregate(
             edges, effects, residual = _summed(kept[:0], mean.new_zeros(0, 2)), None, 0.0
             if connected:
                 bar.set_description_str("edges")
-                for more, exact, worst in _counted(edge_pieces(adapter, aligned, method, kept, **options), bar.update):
+                found = edge_pieces(adapter, aligned, method, kept, **options)
+                for more, exact, worst in _counted(found, lambda: tell("edges")):
                     edges, residual = edges.merged(more), max(residual, worst)
                     effects = exact if effects is None else effects.merged(exact)
     table = total.nodes
@@ -352,7 +365,7 @@ def _errors(sums: Tensor, columns: int, prompts: int) -> list[float | None]:
     return (variance / prompts).sqrt().tolist()
 
 
-def _counted(parts: Iterable[T], done: Callable[[int], object]) -> Iterable[T]:
+def _counted(parts: Iterable[T], done: Callable[[], object]) -> Iterable[T]:
     for part in parts:
         yield part
-        done(1)
+        done()

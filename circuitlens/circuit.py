@@ -26,11 +26,12 @@ from circuitlens.pairs import Pair
 if TYPE_CHECKING:
     import networkx
 
+    from circuitlens.adapter import Adapter
     from circuitlens.viewer import Viewer
 
 FORMAT = "circuitlens.circuit"
-VERSION = 3
-"""What is written; files of versions 1 and 2 are still read."""
+VERSION = 4
+"""What is written; files of versions 1 to 3 are still read."""
 MAX_BYTES = 100_000_000
 """Largest circuit file that is written or read: about half a million edges, far above what can be looked at."""
 
@@ -144,6 +145,58 @@ class Found(_Value):
     edges: int = Field(ge=0)
 
 
+class Group(_Value):
+    """Nodes that a reader takes for one, by a name of their own."""
+
+    name: str = Field(min_length=1, max_length=200)
+    nodes: tuple[str, ...] = Field(min_length=1)
+
+
+class Annotations(_Value):
+    """What a reader made of the circuit and how they left its page; no measurement, and no part of what evidence is of.
+
+    `labels` and `notes` are by node id; `nodes` and `edges` are how many the page shows, null for its default.
+    """
+
+    pins: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    labels: dict[str, Annotated[str, Field(max_length=200)]] = {}
+    notes: dict[str, Annotated[str, Field(max_length=10_000)]] = {}
+    focus: str | None = None
+    nodes: int | None = Field(default=None, ge=0)
+    edges: int | None = Field(default=None, ge=0)
+    theme: Literal["light", "dark"] | None = None
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Annotations:
+        grouped = [node for group in self.groups for node in group.nodes]
+        placed = [*self.pins, *grouped]
+        if len(set(placed)) < len(placed):
+            raise ValueError("a node is pinned or grouped twice")
+        if len({group.name for group in self.groups}) < len(self.groups):
+            raise ValueError("two groups have one name")
+        return self
+
+    @property
+    def named(self) -> set[str]:
+        """The ids of all nodes that are spoken of."""
+        grouped = (node for group in self.groups for node in group.nodes)
+        return {*self.pins, *grouped, *self.labels, *self.notes, *([] if self.focus is None else [self.focus])}
+
+    def only(self, ids: Collection[str]) -> Annotations:
+        """What is said of these nodes alone."""
+        groups = ((group.name, tuple(node for node in group.nodes if node in ids)) for group in self.groups)
+        return self.model_copy(
+            update={
+                "pins": tuple(node for node in self.pins if node in ids),
+                "groups": tuple(Group(name=name, nodes=nodes) for name, nodes in groups if nodes),
+                "labels": {node: text for node, text in self.labels.items() if node in ids},
+                "notes": {node: text for node, text in self.notes.items() if node in ids},
+                "focus": self.focus if self.focus in ids else None,
+            }
+        )
+
+
 class Circuit(_Value):
     """A feature circuit: the nodes and edges by which a model came to one decision, or to those of many prompts.
 
@@ -156,7 +209,7 @@ class Circuit(_Value):
     """
 
     format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[1, 2, 3] = VERSION
+    version: Literal[1, 2, 3, 4] = VERSION
     created_by: str
     adapter: str
     options: dict[str, str | int | float | bool | None] = Field(
@@ -184,6 +237,7 @@ class Circuit(_Value):
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
     digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
     evidence: Evidence | None = None
+    annotations: Annotations | None = None
 
     @field_validator("version")
     @classmethod
@@ -208,6 +262,8 @@ class Circuit(_Value):
         for source, target in pairs:
             if source not in self._by_id or target not in self._by_id:
                 raise ValueError(f"the edge {source!r} → {target!r} names a node that is not there")
+        if self.annotations is not None and (unknown := self.annotations.named - self._by_id.keys()):
+            raise ValueError(f"the annotations name {min(unknown)!r}, which is no node")
         try:
             TopologicalSorter(self._sources).prepare()
         except CycleError:
@@ -230,11 +286,10 @@ class Circuit(_Value):
 
     @cached_property
     def content_digest(self) -> str:
-        """The SHA-256 of what the circuit says, without its evidence: what evidence is of."""
+        """The SHA-256 of what the circuit says, without evidence and annotations: what evidence is of."""
         # Without defaults, so that fields that later versions add change nothing.
-        return _digest(
-            self.model_dump(mode="json", exclude={"created_by", "digest", "evidence"}, exclude_defaults=True)
-        )
+        beside = {"created_by", "digest", "evidence", "annotations"}
+        return _digest(self.model_dump(mode="json", exclude=beside, exclude_defaults=True))
 
     @property
     def edited(self) -> bool:
@@ -353,8 +408,20 @@ class Circuit(_Value):
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         # Evidence is of the circuit it was measured on. A digest that did not fit stays, so that an edit shows.
-        fields |= {"evidence": None}
+        fields |= {"evidence": None, "annotations": self.annotations and self.annotations.only(kept)}
         return Circuit(**{**fields, "nodes": nodes, "edges": tuple(edges[:max_edges])})
+
+    def annotated(self, annotations: Annotations | None) -> Circuit:
+        """The circuit with these annotations in place of its own; its evidence stays.
+
+        Raises:
+            CircuitError: they name what is no node of it.
+        """
+        unknown = set() if annotations is None else annotations.named - self._by_id.keys()
+        if unknown:
+            raise CircuitError(f"The annotations name {min(unknown)!r}, which is no node of this circuit.")
+        # No cached property depends on them, so that a copy may carry those along.
+        return self.model_copy(update={"annotations": annotations})
 
     def to_networkx(self) -> networkx.DiGraph:
         """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
@@ -365,17 +432,21 @@ class Circuit(_Value):
         graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in self.edges)
         return graph
 
+    def to_json(self) -> str:
+        """The document that `save` writes."""
+        written = self
+        if not self.edited:
+            document = json.loads(self.model_dump_json(exclude={"digest"}))
+            written = self.model_copy(update={"digest": _digest(document)})
+        return written.model_dump_json(indent=1) + "\n"
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the circuit as JSON, whole or not at all.
 
         Raises:
             CircuitError: the file can't be written, or would be larger than can be opened again.
         """
-        written = self
-        if not self.edited:
-            document = json.loads(self.model_dump_json(exclude={"digest"}))
-            written = self.model_copy(update={"digest": _digest(document)})
-        data = (written.model_dump_json(indent=1) + "\n").encode()
+        data = self.to_json().encode()
         if len(data) > MAX_BYTES:
             raise CircuitError(
                 f"The circuit needs {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: prune it first."
@@ -385,15 +456,20 @@ class Circuit(_Value):
         except OSError as error:
             raise CircuitError(f"Can't write {os.fspath(path)!r}: {error.strerror or error}.") from error
 
-    def view(self, *, port: int = 0, open_browser: bool = True) -> Viewer:
+    def view(self, *, adapter: Adapter | None = None, port: int = 0, open_browser: bool = True) -> Viewer:
         """Show the circuit in a local page and return the running viewer (in a script, once it is closed by Ctrl-C).
+
+        Args:
+            adapter: the model it was found in, to ask it questions from the page.
+            port: 0 for any that is free.
+            open_browser: open the page where there is a desktop; in a notebook the page is shown inline instead.
 
         Raises:
             ViewerError: the port is taken.
         """
         from circuitlens.viewer import view
 
-        return view([self], port=port, open_browser=open_browser)
+        return view([self], adapters=[] if adapter is None else [adapter], port=port, open_browser=open_browser)
 
 
 def open_circuit(path: str | os.PathLike[str]) -> Circuit:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from circuitlens.circuit import Circuit
     from circuitlens.evidence import Evidence
     from circuitlens.pairs import Pair, Skipped
-    from circuitlens.viewer import Viewer
 
 DEFAULT_PORT = 8050
 SKIPPED = 10
@@ -98,7 +97,7 @@ def demo(port: Port = None, no_browser: NoBrowser = False) -> None:
         _print_summary(circuit)
         _print_evidence(adapter, circuit)
         circuits.append(circuit)
-    _serve(circuits, port, no_browser)
+    _serve(circuits, port, no_browser, adapters=[adapter])
 
 
 @app.command()
@@ -346,7 +345,7 @@ def view(
     """Show circuit files in a local page."""
     from circuitlens.circuit import open_circuit
 
-    _serve([open_circuit(file) for file in files], port, no_browser)
+    _serve([open_circuit(file) for file in files], port, no_browser, paths=files)
 
 
 def _given(
@@ -470,25 +469,26 @@ def _end_with(evidence: Evidence | None, require: str | None) -> None:
         raise typer.Exit(3)
 
 
-def _serve(circuits: list[Circuit], port: int | None, no_browser: bool) -> None:
-    from circuitlens.viewer.server import open_page
+def _serve(
+    circuits: list[Circuit],
+    port: int | None,
+    no_browser: bool,
+    *,
+    adapters: Sequence[Adapter] = (),
+    paths: Sequence[Path] | None = None,
+) -> None:
+    from circuitlens.viewer.server import open_page, start
 
-    viewer = _start(circuits, port)
+    try:
+        viewer = start(circuits, adapters=adapters, paths=paths, port=DEFAULT_PORT if port is None else port)
+    except ViewerError:
+        if port is not None:
+            raise
+        viewer = start(circuits, adapters=adapters, paths=paths)
     typer.echo(f"\nViewing {viewer.url}  (Ctrl-C ends it)")
     if not no_browser:
         open_page(viewer.url)
     viewer.wait()
-
-
-def _start(circuits: list[Circuit], port: int | None) -> Viewer:
-    from circuitlens.viewer.server import start
-
-    if port is not None:
-        return start(circuits, port=port)
-    try:
-        return start(circuits, port=DEFAULT_PORT)
-    except ViewerError:
-        return start(circuits, port=0)
 
 
 def _baseline(circuit: Circuit) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.metadata import version
 
 import torch
@@ -19,6 +20,10 @@ from circuitlens.scoring import check_method, connect, measured, score, stages, 
 MAX_NODES, MAX_EDGES = 500, 10_000
 """What is kept of a circuit unless one asks for more: what a page can show and a person can search."""
 
+Steps = Callable[[str, int, int], object]
+"""Told the name of a stage of the work, how many steps are done, and how many there are; what it raises ends the work.
+"""
+
 
 def find(
     adapter: Adapter,
@@ -32,6 +37,7 @@ def find(
     frozen: bool = False,
     max_nodes: int | None = MAX_NODES,
     max_edges: int | None = MAX_EDGES,
+    progress: Steps | None = None,
 ) -> Circuit:
     """Find the circuit by which the adapter's model answers `prompt`.
 
@@ -52,6 +58,8 @@ def find(
             not what moves where. Without it every derivative is the model's own.
         max_nodes: how many nodes to keep beside the logits, the strongest by |attribution|; None keeps all.
         max_edges: how many edges between them to keep, the strongest by |weight|; None keeps all.
+        progress: told the name of each stage as it ends, the steps done and the steps in all; what it raises ends the
+            work and comes out.
 
     Returns:
         The circuit. `circuit.found` says how much there was before the strongest were taken.
@@ -76,19 +84,26 @@ def find(
             metric,
         )
         # Shown on a terminal or in a notebook, and only where it takes a while.
-        with tqdm(total=stages(adapter, method), delay=1, disable=None, leave=False, unit="step") as bar:
+        steps = stages(adapter, method) + (method == "exact")
+        with tqdm(total=steps, delay=1, disable=None, leave=False, unit="step") as bar:
+            done = 0
 
-            def progress(name: str) -> None:
+            def tell(name: str, more: int = 1) -> None:
+                nonlocal done
+                done += more
                 bar.set_description_str(name, refresh=False)
-                bar.update()
+                bar.update(more)
+                if progress is not None:
+                    progress(name, done, steps)
 
-            scored = score(adapter, question, method, frozen, progress)
+            scored = score(adapter, question, method, frozen, tell)
             nodes, attribution = scored.nodes, scored.attribution
             kept = strongest(nodes, attribution, max_nodes)
             if method == "exact":
-                bar.set_description_str("patching")
-                attribution = measured(adapter, scored, kept)
-            edges, residual = connect(adapter, scored, method, kept, progress)
+                # Between its runs too, so that one may end it: it is the longest stage.
+                attribution = measured(adapter, scored, kept, lambda _: tell("patching", 0))
+                tell("patching")
+            edges, residual = connect(adapter, scored, method, kept, tell)
     other = scored.corrupted
     alive = _alive(nodes, edges) & (nodes.site < len(adapter.sites))
     coded = [s for s, site in enumerate(adapter.sites) if site.kind == "feature"]

@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Site
+from circuitlens.adapter import Adapter, Inputs, Site
 from circuitlens.alignment import Aligned, align, question
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
@@ -116,6 +116,48 @@ def named_metric(circuit: Circuit, metric: MetricName | Score | None) -> MetricN
     return metric or cast(MetricName, circuit.metric.name)
 
 
+def by_site(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> dict[str, list[int]]:
+    """The numbers of `nodes` by the name of their site.
+
+    Raises:
+        CircuitError: a node is none of the adapter's (or a logit).
+    """
+    sites = {site.write: site for site in adapter.sites}
+    numbers: dict[str, list[int]] = {}
+    for number, node in enumerate(nodes):
+        site = sites.get(node.hook)
+        if site is None or not _fits(node, site, len(circuit.tokens)):
+            raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be changed.")
+        numbers.setdefault(site.name, []).append(number)
+    return numbers
+
+
+Places = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Where some nodes of a site lie in a batch, as columns: example, pos, index (-1: the vector), the node's number."""
+
+
+def places(nodes: Sequence[Node], numbers: Sequence[int], table: Int[Tensor, "batch pos"]) -> Places:
+    """Where the nodes of these numbers lie; `table` says which group of positions each position belongs to."""
+    group = torch.tensor([nodes[number].pos for number in numbers], device=table.device)
+    index = torch.tensor([-1 if (i := nodes[number].index) is None else i for number in numbers]).to(group)
+    which = torch.tensor(numbers).to(group)
+    example, pos, n = (table[..., None] == group).nonzero(as_tuple=True)
+    return example, pos, index[n], which[n]
+
+
+def own_tokens(adapter: Adapter, inputs: Inputs) -> Bool[Tensor, "batch pos"]:
+    """Where the prompts' own tokens are, without the one that the adapter puts before each."""
+    own = inputs.mask.clone()
+    if adapter.bos:
+        own[torch.arange(len(own)), inputs.first] = False
+    return own
+
+
+def left_over(features: Tensor | None, whole: Tensor, decode: Decode) -> Tensor:
+    """The error that another run's features leave of its whole activation when they are decoded in this run."""
+    return whole if features is None else whole - decode(features)
+
+
 Baseline = tuple[Tensor | None, Tensor]
 """A site's features and whole activation in the run (or mean of runs) that ablated nodes are set to."""
 
@@ -124,14 +166,13 @@ Baseline = tuple[Tensor | None, Tensor]
 class _Batch:
     """Prompts that run together: where the circuit's nodes lie in them, and what to set ablated ones to.
 
-    `rows[site]` lists `(example, pos, index, node)` of the nodes there (index -1: the vector), `free[b, p]` is where
-    anything may be ablated.
+    `free[b, p]` is where anything may be ablated.
     """
 
     question: Question
     free: Bool[Tensor, "batch pos"]
     baselines: dict[str, Baseline]
-    rows: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]
+    rows: dict[str, Places]
     clean: Float[Tensor, " batch"]
 
 
@@ -166,15 +207,7 @@ class Runs:
         self.ablation: Ablate = ablation
         self.metric: MetricName | Score = named_metric(circuit, metric)
         self._count = len(aligned)
-        sites = {site.write: site for site in adapter.sites}
-        self._of_site: dict[str, list[int]] = {}
-        for number, node in enumerate(self.nodes):
-            site = sites.get(node.hook)
-            if site is None or not _fits(node, site, len(circuit.tokens)):
-                raise CircuitError(
-                    f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be ablated."
-                )
-            self._of_site.setdefault(site.name, []).append(number)
+        self._of_site = by_site(adapter, circuit, self.nodes)
         if ablation == "corrupted" and any(pair.corrupted is None for pair in aligned.pairs):
             raise PromptError("Ablation to the corrupted run needs corrupted prompts: give them, or use mean or zero.")
         means = _means(adapter, aligned if reference is None else reference) if ablation == "mean" else {}
@@ -232,9 +265,7 @@ class Runs:
     def _prepare(self, aligned: Aligned, means: dict[str, tuple[Tensor | None, Tensor]]) -> _Batch:
         asked = question(self.adapter, aligned.pairs, self.metric)
         table = aligned.table(asked.clean)
-        free = asked.clean.mask.clone()
-        if self.ablation == "zero" and self.adapter.bos:
-            free[torch.arange(len(free)), asked.clean.first] = False
+        free = own_tokens(self.adapter, asked.clean) if self.ablation == "zero" else asked.clean.mask
         baselines: dict[str, Baseline] = {}
         if self.ablation == "corrupted":
             assert asked.corrupted is not None, "every pair has one"
@@ -242,17 +273,10 @@ class Runs:
         for name, (features, whole) in means.items():
             at = table.clamp_min(0)
             baselines[name] = None if features is None else features[at].to_sparse(), whole[at]
-        rows = {name: self._rows(numbers, table) for name, numbers in self._of_site.items()}
+        rows = {name: places(self.nodes, numbers, table) for name, numbers in self._of_site.items()}
         with torch.no_grad():
             clean = asked.metric(run_spliced(self.adapter, asked.clean, {}))
         return _Batch(asked, free, baselines, rows, clean)
-
-    def _rows(self, numbers: Sequence[int], table: Int[Tensor, "batch pos"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        group = torch.tensor([self.nodes[number].pos for number in numbers], device=table.device)
-        index = torch.tensor([-1 if (i := self.nodes[number].index) is None else i for number in numbers]).to(group)
-        which = torch.tensor(numbers).to(group)
-        example, pos, n = (table[..., None] == group).nonzero(as_tuple=True)
-        return example, pos, index[n], which[n]
 
 
 def sub_circuits(runs: Runs, ranked: Sequence[Node], counts: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -381,7 +405,7 @@ def _means(adapter: Adapter, reference: Aligned) -> dict[str, Baseline]:
 def _edit(
     batch: _Batch,
     name: str,
-    rows: tuple[Tensor, Tensor, Tensor, Tensor] | None,
+    rows: Places | None,
     keep: Bool[Tensor, "variant node"],
     others: bool,
 ) -> Edit:
@@ -402,10 +426,7 @@ def _edit(
         if name in batch.baselines:
             sparse, whole = batch.baselines[name]
             base = None if sparse is None else sparse.to_dense().repeat(times, 1, 1)
-            other_error = whole.repeat(times, *[1] * (whole.dim() - 1))
-            if base is not None:
-                # What the baseline's features leave over when they are decoded in this run.
-                other_error = other_error - decode(base)
+            other_error = left_over(base, whole.repeat(times, *[1] * (whole.dim() - 1)), decode)
         else:
             base, other_error = None if features is None else torch.zeros_like(features), torch.zeros_like(error)
         kept = free.logical_not() if not others else torch.ones_like(free)

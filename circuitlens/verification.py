@@ -37,7 +37,7 @@ from circuitlens.aggregation import Keys, Piece, Table, effect_sums, node_sums
 from circuitlens.alignment import Aligned, align, question
 from circuitlens.attribution import VECTOR
 from circuitlens.circuit import Circuit, Node
-from circuitlens.discovery import node
+from circuitlens.discovery import Steps, node
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import INPUTS, Runs, curve, fitting, interval, named_metric, node_counts, sub_circuits
 from circuitlens.evidence import Ablate, Check, Curve, Effect, Evidence, Interval, Status, Verdict
@@ -98,6 +98,7 @@ def verify(
     prompts: int = PROMPTS,
     seed: int = SEED,
     metric: MetricName | Score | None = None,
+    progress: Steps | None = None,
 ) -> Circuit:
     """Measure the evidence for a circuit and return the circuit with it.
 
@@ -113,6 +114,8 @@ def verify(
         prompts: how many prompts of each kind to use, at most.
         seed: of draws and resampling.
         metric: where the circuit's was a function, the same again.
+        progress: told the stage, the checks done and the checks in all, after each check and between runs; what it
+            raises ends the work and comes out.
 
     Raises:
         CircuitError: the circuit was made by another adapter, or a threshold, count or seed is not one.
@@ -133,9 +136,8 @@ def verify(
     if not 0 <= seed < 2**63:
         raise CircuitError(f"The seed is {seed}: give 0 or more, and less than 2**63.")
     with torch.inference_mode(False), torch.enable_grad(), tqdm(delay=1, disable=None, leave=False, unit="run") as bar:
-        return _Verification(adapter, circuit, ablation, wanted, draws, top, prompts, seed, metric, bar).result(
-            held_out
-        )
+        checks = _Verification(adapter, circuit, ablation, wanted, draws, top, prompts, seed, metric, bar, progress)
+        return checks.result(held_out)
 
 
 class _Verification:
@@ -153,12 +155,14 @@ class _Verification:
         seed: int,
         metric: MetricName | Score | None,
         bar: tqdm,
+        progress: Steps | None,
     ):
         self.adapter, self.circuit, self.wanted = adapter, circuit, wanted
         self.ablation: Ablate = ablation
         self.draws, self.top, self.prompts, self.seed = draws, top, prompts, seed
         self.metric: MetricName | Score = named_metric(circuit, metric)
-        self.bar = bar
+        self.bar, self.progress, self.stage = bar, progress, "the file"
+        self.stopped: BaseException | None = None
         self.random = torch.Generator().manual_seed(seed)
         self.checks: list[Check] = []
         kinds = {site.write: site.kind for site in adapter.sites}
@@ -174,13 +178,13 @@ class _Verification:
         effects: list[Effect] = []
         self._intact()
         own = fitting(self.adapter, self.circuit)
-        self.bar.set_description_str("attribution and effects")
+        self._begin("attribution and effects")
         tables, measured = self._scores(_some(own, SCORED * self.prompts, self.seed))
         total = reduce(Piece.merged, tables)
         self._reproduced(total, measured, len(own))
         own = _some(own, self.prompts, self.seed)
         nodes = [*self.ranked, *self._others(total)]
-        self.bar.set_description_str("sub-circuits")
+        self._begin("sub-circuits")
         runs = self._runs(own, nodes)
         decides = self._task(runs, own)
         if decides and self.ranked:
@@ -188,7 +192,7 @@ class _Verification:
             core = tuple(each.id for each in self.ranked[:count])
             counts = sorted({*node_counts(len(self.ranked)), count})
             controls = {n: self._controls(nodes, n) for n in counts}
-            curves.append(curve(runs, self.ranked, counts, "found on", controls, self.bar.update))
+            curves.append(curve(runs, self.ranked, counts, "found on", controls, self._ran))
             self._sufficient(curves[0], count)
             name, others = "held out", held_out
             if others is None:
@@ -223,6 +227,27 @@ class _Verification:
         )
         return self.circuit.model_copy(update={"evidence": evidence})
 
+    def _begin(self, stage: str) -> None:
+        self.stage = stage
+        self.bar.set_description_str(stage)
+
+    def _ran(self, runs: int = 1) -> None:
+        self.bar.update(runs)
+        self._tell()
+
+    def _add(self, check: Check) -> None:
+        self.checks.append(check)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.progress is None:
+            return
+        try:
+            self.progress(self.stage, len(self.checks), len(self.wanted) + 1)
+        except BaseException as stop:
+            self.stopped = stop
+            raise
+
     def _free(self, group: int) -> bool:
         """Whether nodes there are ever ablated: with zero ablation the adapter's own first token is not."""
         return not (self.ablation == "zero" and self.adapter.bos and self.circuit.by != "sum" and group == 0)
@@ -242,7 +267,7 @@ class _Verification:
             pieces.append(node_sums(keys, batch, scored))
             effects.append(effect_sums(self.adapter, keys, batch, scored, kept))
             own_rows.append(self._own_rows(scored))
-            self.bar.update()
+            self._ran()
         self._dictionary(torch.stack(own_rows).sum(0))
         return pieces, reduce(Table.merged, effects)
 
@@ -304,7 +329,7 @@ class _Verification:
         status, reason = "passed", "nothing in it was edited after it was written"
         if self.circuit.edited:
             status, reason = "failed", "the file was edited after it was written: its digest does not fit"
-        self.checks.append(Check(name="intact", status=cast(Status, status), reason=reason))
+        self._add(Check(name="intact", status=cast(Status, status), reason=reason))
 
     def _reproduced(self, total: Piece, measured: Table, prompts: int) -> None:
         """Compare the file's attributions with those found again; of a sample, as near as its size lets one say."""
@@ -413,7 +438,7 @@ class _Verification:
             keep, _ = sub_circuits(runs, self.ranked, counts)
             reached = [
                 n
-                for n, f in zip(counts, runs.faithfulness(runs(keep, False, self.bar.update)), strict=True)
+                for n, f in zip(counts, runs.faithfulness(runs(keep, False, self._ran)), strict=True)
                 if _closeness(f) >= goal
             ]
             if reached:
@@ -499,10 +524,12 @@ class _Verification:
         try:
             aligned = align(self.adapter, pairs, self.circuit.by or "position", self.circuit.tokens)
             aligned = _some(aligned, self.prompts, self.seed)
-            self.bar.set_description_str(prompts)
+            self._begin(prompts)
             runs = self._runs(aligned, nodes)
-            found = curve(runs, self.ranked, counts, prompts, controls, self.bar.update)
+            found = curve(runs, self.ranked, counts, prompts, controls, self._ran)
         except PromptError as error:
+            if error is self.stopped:
+                raise  # of the caller's own: it is no fault in the prompts
             self._not_tested(check, str(error)[0].lower() + str(error)[1:].rstrip("."))
             return
         curves.append(found)
@@ -577,10 +604,10 @@ class _Verification:
     def _check(self, name: str, value: float, reason: str) -> None:
         weak, passes = self.wanted[name]
         status: Status = "passed" if value >= passes else "weak" if value >= weak else "failed"
-        self.checks.append(Check(name=name, status=status, value=value, weak=weak, supported=passes, reason=reason))
+        self._add(Check(name=name, status=status, value=value, weak=weak, supported=passes, reason=reason))
 
     def _not_tested(self, name: str, why: str) -> None:
-        self.checks.append(Check(name=name, status="not tested", reason=f"not tested: {why}"))
+        self._add(Check(name=name, status="not tested", reason=f"not tested: {why}"))
 
 
 def _closeness(faithfulness: float) -> float:

@@ -35,6 +35,7 @@ ORDER = [
     "aggregation",
     "features",
     "evaluation",
+    "intervention",
     "verification",
     "plots",
     "viewer",

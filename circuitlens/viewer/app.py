@@ -1,39 +1,40 @@
-"""The page: a graph, what was clicked, and the circuit it belongs to.
+"""The page as a Dash app: what the server answers to it.
+
+The page's state lives in the browser (`assets/state.js`), which splits it into topics, stores that change only when
+what they are about does: `shown` (which circuits), `focused` (which node), `pinned`, `asked` (interventions), `reading`
+(table and evidence), `kept` (what a file can keep). Each callback below answers one topic.
 
 Everything is served from this machine. Labels, tokens and prompts come from files and models: they are shown as text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import dash_cytoscape as cyto
-import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, Output, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+from flask import abort, request
+from pydantic import ValidationError
 
-from circuitlens.circuit import ANSWER, Circuit, Edge, Node, full_name
-from circuitlens.errors import CircuitError
-from circuitlens.viewer.elements import elements, stylesheet, visible
+from circuitlens.circuit import Annotations, Circuit
+from circuitlens.errors import CircuitLensError, ViewerError
+from circuitlens.viewer import layout, panels, tables
+from circuitlens.viewer.comparison import Comparison, compare
+from circuitlens.viewer.elements import axes, elements, largest_of, subgraph, within_budget
+from circuitlens.viewer.session import Session
 
-DEFAULT_EDGES = 80
-"""Edges shown at first: more than about a hundred are haze."""
-LISTED = 20
-"""Edges listed each way of a node."""
+log = logging.getLogger(__name__)
 
-KINDS = {
-    "input": "input",
-    "embedding": "embedding",
-    "neuron": "neuron",
-    "feature": "SAE feature",
-    "error": "SAE error",
-    "logit": "logit",
-}
+ENDED = ("done", "failed", "cancelled")
 
 
-def create_app(circuits: Sequence[Circuit]) -> Dash:
-    """The viewer as a Dash app over circuits to switch between, at least one."""
+def create_app(session: Session) -> Dash:
+    """The viewer as a Dash app over the circuits of a session."""
     app = Dash(
         __name__,
         title="CircuitLens",
@@ -41,251 +42,359 @@ def create_app(circuits: Sequence[Circuit]) -> Dash:
         assets_folder=str(Path(__file__).parent / "assets"),
         serve_locally=True,
         enable_mcp=False,
+        suppress_callback_exceptions=True,
     )
-    # A page elsewhere that has its name resolve to 127.0.0.1 gets 400.
-    app.server.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
-    app.layout = _layout(circuits)
-    _connect(app, circuits)
+    _guard(app)
+    # Made anew for each load, so that circuits found meanwhile are there after a reload.
+    app.layout = lambda: layout.page(panels.names(session.circuits), _given(session), session.adapter_names())
+    drawn = _Drawn(session)
+    _answer_reading(app, session, drawn)
+    _answer_asking(app, session)
+    _answer_keeping(app, session)
+    _connect_script(app)
     return app
 
 
-def _connect(app: Dash, circuits: Sequence[Circuit]) -> None:
+def _guard(app: Dash) -> None:
+    """Answer pages of this machine only."""
+    # A page elsewhere that has its name resolve to 127.0.0.1 gets 400.
+    app.server.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
+
+    @app.server.before_request
+    def only_this_page() -> None:
+        """Refuse what another page in the same browser sends: it could start work or have a file saved."""
+        origin = request.headers.get("Origin")
+        if request.method != "GET" and origin is not None and origin != request.host_url.rstrip("/"):
+            abort(403)
+
+
+def _given(session: Session) -> dict[str, Any]:
+    """What the page's script begins with."""
+    return {
+        "names": panels.names(session.circuits),
+        "circuits": [
+            {**panels.summary(circuit), "saves": session.path(number) is not None}
+            for number, circuit in enumerate(session.circuits)
+        ],
+    }
+
+
+class _Drawn:
+    """Circuits and comparisons as they are drawn, each made once."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._pruned: dict[int, tuple[Circuit, Circuit, str]] = {}
+        self._compared: dict[tuple[int, int], tuple[Circuit, Circuit, Comparison]] = {}
+
+    def circuit(self, number: int) -> tuple[Circuit, str]:
+        """A circuit within the browser's budget, and a sentence on what was left out of it."""
+        whole = self._session.circuit(number)
+        known = self._pruned.get(number)
+        if known is None or known[0] is not whole:
+            known = self._pruned[number] = (whole, *within_budget(whole))
+        return known[1], known[2]
+
+    def comparison(self, first: int, second: int) -> Comparison:
+        """Two circuits, each within the budget, side by side."""
+        ours, theirs = self.circuit(first)[0], self.circuit(second)[0]
+        known = self._compared.get((first, second))
+        if known is None or known[0] is not ours or known[1] is not theirs:
+            known = self._compared[first, second] = (ours, theirs, compare(ours, theirs))
+        return known[2]
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Show an error of a callback with one output as the sentence it is."""
+
+    @wraps(function)
+    def told(*values: Any) -> Any:
+        try:
+            return function(*values)
+        except CircuitLensError as error:
+            return panels.message(str(error))
+
+    return told
+
+
+def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
     @app.callback(
         Output("graph", "elements"),
-        Output("edges", "max"),
-        Output("edges", "value"),
-        Output("stops", "data"),
+        Output("graph2", "elements"),
+        Output("axes", "data"),
+        Output("facts", "data"),
         Output("about", "children"),
         Output("legend", "children"),
-        Input("circuit", "value"),
+        Input("shown", "data"),
     )
-    def show(chosen: str) -> tuple[Any, ...]:
-        circuit = circuits[int(chosen)]
-        stops = _stops(len(circuit.edges))
-        first = min(stops[-1], DEFAULT_EDGES)
-        return elements(circuit), len(stops) - 1, first, stops, _about(circuit), _legend(circuit)
+    def show(shown: dict[str, Any] | None) -> tuple[Any, ...]:
+        if shown is None:
+            raise PreventUpdate
+        circuit, left_out = drawn.circuit(shown["circuit"])
+        if shown["other"] is None:
+            about, second, titles = panels.circuit_panel(session.circuit(shown["circuit"])), [], ["", ""]
+            first, whole = elements(circuit), circuit
+        else:
+            compared = drawn.comparison(shown["circuit"], shown["other"])
+            circuits = [session.circuit(shown[which]) for which in ("circuit", "other")]
+            left_out = " ".join(filter(None, (drawn.circuit(shown[which])[1] for which in ("circuit", "other"))))
+            about = [*panels.comparison_panel(compared), *panels.circuit_panel(circuits[0])]
+            whole = compared.difference
+            titles = panels.names(circuits)
+            if shown["as"] == "difference":
+                first, second, titles = elements(whole), [], [f"{titles[0]}, less {titles[1]}", ""]
+            else:
+                largest = tuple(map(max, zip(largest_of(compared.first), largest_of(compared.second), strict=True)))
+                first, second = (
+                    elements(each, layout_of=whole, scale=largest) for each in (compared.first, compared.second)
+                )
+        facts = {
+            "for": shown,
+            "titles": titles,
+            "leftOut": left_out,
+            "counts": [len(first), len(second)],
+            "nodes": [{"value": n.id, "label": f"{panels.full_name(n, whole.tokens)} · {n.id}"} for n in whole.nodes],
+        }
+        return first, second, axes(whole), facts, about, panels.legend(whole)
+
+    @app.callback(Output("detail", "children"), Input("focused", "data"))
+    @_told
+    def detail(focused: dict[str, Any] | None) -> Any:
+        if focused is None:
+            raise PreventUpdate
+        if focused["node"] is None:
+            return html.P("Click a node to see what feeds it and what it feeds.", className="hint")
+        if focused["other"] is not None:
+            return panels.compared_panel(drawn.comparison(focused["circuit"], focused["other"]), focused["node"])
+        circuit = session.circuit(focused["circuit"])
+        return panels.node_panel(circuit, circuit.node(focused["node"]))
+
+    @app.callback(Output("told", "children"), Input("focused", "data"), Input("finished", "data"))
+    @_told
+    def told(focused: dict[str, Any] | None, _finished: Any) -> Any:
+        if focused is None or focused["node"] is None:
+            return []
+        number = focused["circuit"]
+        circuit = session.circuit(number)
+        node = next((node for node in circuit.nodes if node.id == focused["node"]), None)
+        if node is None:  # of the second of two circuits only
+            return []
+        describable = node.kind in ("feature", "neuron", "input") and session.asked(number)
+        return panels.told_panel(circuit, node, session.describe(number, node.id) if describable else None)
+
+    @app.callback(Output("subgraph", "elements"), Output("sums", "children"), Input("pinned", "data"))
+    def pinned(data: dict[str, Any] | None) -> Any:
+        if data is None:
+            raise PreventUpdate
+        groups = [(group["name"], group["nodes"]) for group in data["groups"]]
+        parts = subgraph(session.circuit(data["circuit"]), data["pins"], groups, data["labels"])
+        return parts, panels.sums_panel(parts)
 
     @app.callback(
-        Output("detail", "children"),
-        Input("graph", "selectedNodeData"),
-        Input("circuit", "value"),
+        Output("node-table", "rowData"),
+        Output("edge-table", "rowData"),
+        Input("reading", "data"),
+        prevent_initial_call=True,
     )
-    def detail(selected: list[dict[str, Any]] | None, chosen: str) -> Any:
-        circuit = circuits[int(chosen)]
-        ids = {node.id for node in circuit.nodes}
-        nodes = [data["node"] for data in selected or [] if data.get("node") in ids]
-        if not nodes:
-            return dmc.Text("Click a node to see what feeds it and what it feeds.", c="dimmed", size="sm")
-        return _detail(circuit, circuit.node(nodes[-1]))
-
-    here = "circuitlens"
-    app.clientside_callback(ClientsideFunction(here, "drawn"), Output("drawn", "data"), Input("graph", "elements"))
-    app.clientside_callback(
-        ClientsideFunction(here, "threshold"),
-        Output("edges-shown", "children"),
-        Input("edges", "value"),
-        Input("stops", "data"),
-    )
-    app.clientside_callback(
-        ClientsideFunction(here, "stylesheet"),
-        Output("graph", "stylesheet"),
-        Input("sheets", "data"),
-    )
-
-
-def _layout(circuits: Sequence[Circuit]) -> Any:
-    names = [{"value": str(i), "label": name} for i, name in enumerate(_names(circuits))]
-    few = len(names) <= 3 and sum(len(name["label"]) for name in names) <= 90
-    if few:
-        switch = dmc.SegmentedControl(id="circuit", data=names, value="0", **_aria(label="Circuit"))
-    else:
-        switch = dmc.Select(id="circuit", data=names, value="0", allowDeselect=False, w=420, **_aria(label="Circuit"))
-    header = html.Header(
-        [
-            dmc.Text("CircuitLens", fw=700, size="lg"),
-            switch,
-            html.Div(className="spacer"),
-            dmc.ColorSchemeToggle(
-                id="scheme",
-                lightIcon="☀",
-                darkIcon="☾",
-                variant="default",
-                size="lg",
-                **_aria(label="Light or dark"),
-            ),
-        ]
-    )
-    tools = html.Div(
-        [
-            dmc.Text("Strongest edges", size="sm"),
-            dmc.Slider(id="edges", min=0, max=1, value=0, updatemode="drag", label=None, thumbLabel="Edges shown"),
-            dmc.Text(id="edges-shown", size="sm", c="dimmed"),
-        ],
-        id="tools",
-    )
-    graph = cyto.Cytoscape(
-        id="graph",
-        elements=[],
-        layout={"name": "preset", "fit": False},
-        style={},
-        stylesheet=stylesheet("light"),
-        autoRefreshLayout=False,
-        autoungrabify=True,
-        minZoom=0.2,
-        maxZoom=2.5,
-        responsive=False,
-    )
-    stage = html.Main([tools, graph, html.Div(id="legend")], id="stage")
-    side = html.Aside(
-        [html.Section(id="detail", **_aria(live="polite")), dmc.Divider(my="md"), html.Section(id="about")],
-        id="side",
-    )
-    stores = [
-        dcc.Store(id="sheets", data={scheme: stylesheet(scheme) for scheme in ("light", "dark")}),
-        dcc.Store(id="stops", data=[0]),
-        dcc.Store(id="drawn"),
-    ]
-    return dmc.MantineProvider(
-        [html.Div([header, html.Div([stage, side], id="body"), *stores], id="page")], defaultColorScheme="auto"
-    )
-
-
-def _names(circuits: Sequence[Circuit]) -> list[str]:
-    """What each circuit is called in the switch: its prompt and answer, numbered where two are alike."""
-    names: list[str] = []
-    for circuit in circuits:
-        name = f"{circuit.prompt} → {circuit.metric.answers[0].text if circuit.metric.answers else ANSWER}"
-        alike = sum(other == name or other.startswith(f"{name} (") for other in names)
-        names.append(f"{name} ({alike + 1})" if alike else name)
-    return names
-
-
-def _stops(count: int) -> list[int]:
-    """How many edges each stop of the slider shows: one more each up to 100, 5 % more each from there."""
-    stops = list(range(min(count, 100) + 1))
-    while stops[-1] < count:
-        stops.append(min(stops[-1] * 21 // 20, count))
-    return stops
-
-
-def _about(circuit: Circuit) -> Any:
-    metric = circuit.metric
-    source = (
-        "zero" if not circuit.from_corrupted else "the corrupted prompts" if circuit.pairs else f"“{circuit.corrupted}”"
-    )
-    frozen = "; attention patterns and layer-norm scales held constant" if circuit.frozen else ""
-    options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
-    rows = [
-        ("Metric", f"{metric} = {_signed(metric.value)}"),
-        *([("Corrupted", _signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
-        ("Method", f"{circuit.method}, change from {source}{frozen}"),
-        ("Strongest path", _path(circuit)),
-        ("Size", _size(circuit)),
-        ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
-        ("Evidence", _evidence(circuit)),
-        ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
-    ]
-    return [html.H3("This circuit"), _terms(rows)]
-
-
-def _evidence(circuit: Circuit) -> str:
-    """The verdict with its reasons, or why there is none."""
-    if circuit.edited:
-        return "the file was edited after it was written"
-    if circuit.evidence is None:
-        return "not measured; circuitlens verify does it"
-    if circuit.evidence.digest != circuit.content_digest:
-        return "measured of another circuit than this"
-    return f"{circuit.evidence.verdict}: {'; '.join(circuit.evidence.reasons)}"
-
-
-def _size(circuit: Circuit) -> str:
-    """How many nodes and edges there are, and how much of what was found they are where more was."""
-    nodes, edges = f"{_count(len(circuit.nodes))} nodes", f"{_count(len(circuit.edges))} edges"
-    if (found := circuit.found) is not None:
-        kept = [abs(node.attribution) for node in circuit.nodes if node.kind != "logit"]
-        if len(kept) < found.nodes:
-            share = 100 * sum(kept) / (found.attribution or 1)
-            nodes = f"{_count(len(kept))} of {_count(found.nodes)} nodes ({share:.0f} % of the attribution)"
-        if len(circuit.edges) < found.edges:
-            edges = f"{_count(len(circuit.edges))} of {_count(found.edges)} edges"
-    return f"{nodes}, {edges}"
-
-
-def _path(circuit: Circuit) -> str:
-    try:
-        return str(circuit.strongest_path())
-    except CircuitError:  # pruned or edited so that the answer's logit is gone
-        return "none: the answer's logit is not in this circuit"
-
-
-def _detail(circuit: Circuit, node: Node) -> Any:
-    error = "" if node.standard_error is None else f" ± {node.standard_error:.3f}"
-    rows = [
-        ("Kind", KINDS[node.kind]),
-        ("Hook", node.hook),
-        ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
-        *([("Index", str(node.index))] if node.index is not None else []),
-        ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
-        ("Attribution", f"{_signed(node.attribution)}{error} of {_signed(circuit.metric.value)}"),
-    ]
-    page = [html.A("Page of this feature", href=node.url, target="_blank", rel="noreferrer")] if node.url else []
-    incoming, outgoing = circuit.in_edges(node.id), circuit.out_edges(node.id)
-    return [
-        html.H2(node.label),
-        _terms(rows),
-        *page,
-        html.H3("In-edges"),
-        _edge_table(circuit, [(circuit.node(edge.source), edge) for edge in incoming]),
-        html.H3("Out-edges"),
-        _edge_table(circuit, [(circuit.node(edge.target), edge) for edge in outgoing]),
-    ]
-
-
-def _edge_table(circuit: Circuit, edges: list[tuple[Node, Edge]]) -> Any:
-    if not edges:
-        return dmc.Text("none", c="dimmed", size="sm")
-    heaviest = abs(edges[0][1].weight) or 1.0
-    rows = [
-        html.Tr(
-            [
-                html.Td(full_name(other, circuit.tokens), title=other.hook),
-                html.Td(
-                    html.Div(className="meter", style={"width": f"{100 * abs(edge.weight) / heaviest:.0f}%"}),
-                    className="bar",
-                ),
-                html.Td(_signed(edge.weight), className="weight"),
-            ],
-            className="positive" if edge.weight >= 0 else "negative",
+    def table(reading: dict[str, Any] | None) -> Any:
+        if reading is None or reading["view"] != "table":
+            raise PreventUpdate
+        circuit = drawn.circuit(reading["circuit"])[0]
+        if reading["other"] is not None:
+            circuit = drawn.comparison(reading["circuit"], reading["other"]).difference
+        edges = tables.edge_rows(circuit, reading["labels"])
+        return (
+            tables.node_rows(circuit, reading["labels"], reading["notes"]),
+            [{**row, "id": f"{row['source']} {row['target']}"} for row in edges],
         )
-        for other, edge in edges[:LISTED]
-    ]
-    more = len(edges) - LISTED
-    rest = [dmc.Text(f"and {_count(more)} weaker", c="dimmed", size="sm")] if more > 0 else []
-    return html.Div([html.Table(html.Tbody(rows)), *rest])
+
+    @app.callback(
+        Output("evidence-told", "children"),
+        Output("verify", "style"),
+        Input("reading", "data"),
+        Input("theme", "data"),
+        Input("finished", "data"),
+        prevent_initial_call=True,
+    )
+    def evidence(reading: dict[str, Any] | None, theme: str, _finished: Any) -> Any:
+        if reading is None or reading["view"] != "evidence":
+            raise PreventUpdate
+        number = reading["circuit"]
+        circuit, path, can_ask = session.circuit(number), session.path(number), session.can_ask(number)
+        measured = circuit.evidence is not None and circuit.evidence.digest == circuit.content_digest
+        style = {} if can_ask and not measured and not circuit.edited else {"display": "none"}
+        return panels.evidence_panel(circuit, theme, path and path.name, can_ask), style
 
 
-def _legend(circuit: Circuit) -> Any:
-    kinds = [kind for kind in KINDS if any(node.kind == kind for node in circuit.nodes)]
-    shapes = [html.Span([html.I(className=f"swatch positive {kind}"), KINDS[kind]]) for kind in kinds]
-    return [
-        *shapes,
-        html.Span([html.I(className="stroke positive"), "raises the metric"]),
-        html.Span([html.I(className="stroke negative"), "lowers it"]),
-    ]
+def _answer_asking(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("model-told", "children"),
+        Output("load", "style"),
+        Output("outcome", "children"),
+        Input("asked", "data"),
+        Input("finished", "data"),
+    )
+    def outcome(asked: dict[str, Any] | None, _finished: Any) -> Any:
+        if asked is None:
+            raise PreventUpdate
+        number, hide = asked["circuit"], {"display": "none"}
+        circuit = session.circuit(number)
+        if not session.asked(number):
+            if session.can_ask(number):
+                told = f"Load the model ({circuit.adapter}) to ask it what happens without a node."
+                return html.P(told, className="hint"), {}, []
+            told = (
+                f"The adapter {circuit.adapter!r} can't be loaded here: to ask the model, open the page with "
+                "circuit.view(adapter=adapter)."
+            )
+            return html.P(told, className="hint"), hide, []
+        if not asked["active"]:
+            raise PreventUpdate
+        try:
+            told = "" if asked["settings"] else "Add nodes: focus one and switch it off. Several add up."
+            result = panels.outcome_panel(circuit, session.intervene(number, asked["settings"]))
+            return html.P(told, className="hint"), hide, result
+        except CircuitLensError as error:
+            return panels.message(str(error)), hide, []
+
+    @app.callback(Output("examples", "children"), Input("new-circuit", "opened"))
+    def examples(opened: bool) -> Any:
+        if not opened:
+            raise PreventUpdate
+        return panels.examples_panel(session.examples(), session.circuits)
+
+    @app.callback(
+        Output("watched", "data"),
+        Output("new-circuit", "opened"),
+        Output("new-fault", "children"),
+        Output("tick", "disabled", allow_duplicate=True),
+        Input("find", "n_clicks"),
+        Input("load", "n_clicks"),
+        Input("verify", "n_clicks"),
+        State("shown", "data"),
+        *(
+            State(f"new-{name}", "value")
+            for name in ("adapter", "prompt", "answer", "distractor", "corrupted", "method")
+        ),
+        prevent_initial_call=True,
+    )
+    def begin(_find: int, _load: int, _verify: int, shown: dict[str, Any], adapter: str, *question: str | None) -> Any:
+        number = shown["circuit"]
+        if ctx.triggered_id == "load":
+            return session.load(number).id, no_update, no_update, False
+        if ctx.triggered_id == "verify":
+            return session.verify(number).id, no_update, no_update, False
+        prompt, answer, distractor, corrupted, method = question
+        missing = [name for name, text in (("model", adapter), ("prompt", prompt), ("answer", answer)) if not text]
+        if missing:
+            fault = panels.message(f"The {' and the '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
+            return no_update, True, fault, no_update
+        job = session.find(adapter, prompt, answer, distractor, corrupted, method)
+        return job.id, False, [], False
+
+    @app.callback(
+        Output("job", "hidden"),
+        Output("job-title", "children"),
+        Output("job-stage", "children"),
+        Output("job-progress", "value"),
+        Output("job-cancel", "hidden"),
+        Output("job-close", "hidden"),
+        Output("tick", "disabled"),
+        Output("finished", "data"),
+        Output("given", "data"),
+        Input("tick", "n_intervals"),
+        Input("job-close", "n_clicks"),
+        State("watched", "data"),
+        prevent_initial_call=True,
+    )
+    def watch(_ticks: int, _close: int, watched: int | None) -> Any:
+        job = None if watched is None else session.job(watched)
+        if job is None or ctx.triggered_id == "job-close":
+            return True, "", "", 0, True, True, True, no_update, no_update
+        ended = job.state in ENDED
+        share = 100 if job.state == "done" else 100 * job.done / job.total if job.total else 0
+        told = job.message or (job.stage if job.state == "running" else job.state)
+        finished = {"id": job.id, "state": job.state, "result": job.result} if ended else no_update
+        gone = job.state in ("done", "cancelled")
+        return gone, job.title, told, share, ended, not ended, ended, finished, _given(session) if ended else no_update
+
+    @app.callback(Output("job-cancel", "n_clicks"), Input("job-cancel", "n_clicks"), State("watched", "data"))
+    def cancel(clicks: int | None, watched: int | None) -> Any:
+        if clicks and watched is not None:
+            session.cancel(watched)
+        raise PreventUpdate
 
 
-def _terms(rows: list[tuple[str, str]]) -> Any:
-    return html.Dl([part for term, text in rows for part in (html.Dt(term), html.Dd(text))])
+def _answer_keeping(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("status", "children"), Input("save", "n_clicks"), State("kept", "data"), prevent_initial_call=True
+    )
+    def save(_clicks: int, kept: dict[str, Any]) -> Any:
+        try:
+            path = session.save(kept["circuit"], _annotations(kept))
+            told, kind = f"Saved to {path.name}.", "done"
+        except CircuitLensError as error:
+            told, kind = str(error), "fault"
+        return html.Div(told, key=str(time.time()), className=kind)
+
+    @app.callback(
+        Output("download", "data"),
+        Output("status", "children", allow_duplicate=True),
+        *(Input(f"export-{what}", "n_clicks") for what in ("json", "nodes", "edges")),
+        State("kept", "data"),
+        prevent_initial_call=True,
+    )
+    def export(_json: int, _nodes: int, _edges: int, kept: dict[str, Any]) -> Any:
+        try:
+            notes = _annotations(kept)
+            circuit = session.circuit(kept["circuit"]).annotated(notes)
+        except CircuitLensError as error:
+            return no_update, html.Div(str(error), key=str(time.time()), className="fault")
+        path = session.path(kept["circuit"])
+        stem = path.stem if path else "circuit"
+        match ctx.triggered_id:
+            case "export-json":
+                return dcc.send_string(circuit.to_json(), f"{stem}.json"), no_update
+            case "export-nodes":
+                rows = tables.node_rows(circuit, notes.labels, notes.notes)
+            case _:
+                rows = tables.edge_rows(circuit, notes.labels)
+        what = str(ctx.triggered_id).removeprefix("export-")
+        return dcc.send_string(tables.to_csv(rows), f"{stem}-{what}.csv"), no_update
 
 
-def _aria(**attributes: str) -> dict[str, Any]:
-    return {f"aria-{name}": value for name, value in attributes.items()}
+def _annotations(kept: Mapping[str, Any]) -> Annotations:
+    """What the page asks to keep, checked like a file's.
+
+    Raises:
+        ViewerError: it is not what a circuit file can hold.
+    """
+    try:
+        return Annotations.model_validate_json(kept["annotations"])
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ViewerError(f"This can't be kept in a circuit file: {place}: {fault['msg']}.") from error
 
 
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", "\u202f")
+def _connect_script(app: Dash) -> None:
+    """What the page's script does by itself: most of what a reader does asks the server nothing."""
 
+    def script(function: str, output: Output, *inputs: Input | State, initial: bool = False) -> None:
+        app.clientside_callback(
+            ClientsideFunction("circuitlens", function), output, *inputs, prevent_initial_call=not initial
+        )
 
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
+    nothing = Output("drawn", "data", allow_duplicate=True)
+    script("begin", Output("drawn", "data"), Input("given", "data"), initial=True)
+    graphs = (State("graph", "elements"), State("graph2", "elements"))
+    script("drawn", nothing, Input("facts", "data"), State("axes", "data"), *graphs)
+    script("subgraph", nothing, Input("subgraph", "elements"))
+    script("theme", nothing, Input("theme", "data"), State("sheets", "data"))
+    script("finished", nothing, Input("finished", "data"))
+    for name in ("circuit", "other", "search", "view", "as", "tab", "nodes", "edges", "label", "note"):
+        script(f"set_{name}", nothing, Input(name, "value"))
+    for name in ("undo", "redo", "new", "help", "scheme", "fit", "export-png", "export-svg"):
+        script(f"do_{name.replace('-', '_')}", nothing, Input(name, "n_clicks"))
+    for name in ("node", "edge"):
+        script(f"row_{name}", nothing, Input(f"{name}-table", "selectedRows"))

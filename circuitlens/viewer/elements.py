@@ -15,7 +15,7 @@ from itertools import accumulate
 from math import ceil, sqrt
 from typing import Any
 
-from circuitlens.circuit import Circuit, Node
+from circuitlens.circuit import Circuit, Node, full_name
 
 ROOMY, ROOMY_ROWS = 12, 10
 """With up to so many slots across and so many rows each node is drawn large, with its label inside."""
@@ -29,27 +29,76 @@ Element = dict[str, Any]
 Rows = Sequence[Sequence[Node]]
 
 
-def elements(circuit: Circuit) -> list[Element]:
-    """Bands and axis labels, nodes, and edges from strongest to weakest.
+def elements(
+    circuit: Circuit, *, layout_of: Circuit | None = None, scale: tuple[float, float] | None = None
+) -> list[Element]:
+    """Bands, nodes, and edges from strongest to weakest.
 
-    Node data: `node` is its id in the circuit, `size` 0..1 the root of its share of the largest |attribution|. Edge
-    data: `strength` likewise of |weight|, and `rank` from 0; each is off until the page's script shows it, as thousands
-    take a second to draw. Element ids begin with their kind, so that none collide.
+    Node data: `node` is its id in the circuit, `size` 0..1 the root of its share of the largest |attribution|, `rank`
+    its place by |attribution| from 0 (-1 for logits, which always stay). Edge data: `strength` likewise of |weight|,
+    and `rank`; each is off until the page's script shows it, as thousands take a second to draw. Element ids begin
+    with their kind, so that none collide.
+
+    Args:
+        circuit: what is drawn.
+        layout_of: a circuit that has all of its nodes, in whose layout they stand.
+        scale: the largest |attribution| and |weight|, by default the circuit's own.
     """
+    rows, slots, roomy = _layout(layout_of or circuit)
+    drawn = [
+        _inert("band", f"band {k}", x=0.5, y=1 - (k + 0.5) / len(rows), high=1 / len(rows)) for k in range(len(rows))
+    ]
+    largest, heaviest = scale or largest_of(circuit)
+    return drawn + _nodes(circuit, rows, slots, roomy, largest) + _edges(circuit, heaviest)
+
+
+def axes(circuit: Circuit) -> dict[str, list[dict[str, Any]]]:
+    """What stands along the layout: hooks with their rows, tokens with their columns, in fractions of the pane."""
+    rows, slots, _ = _layout(circuit)
+    return {
+        "rows": [
+            {
+                "label": " · ".join(dict.fromkeys(node.hook for node in row)),
+                "layer": row[0].layer,
+                "y": 1 - (k + 0.5) / len(rows),
+                "high": 1 / len(rows),
+            }
+            for k, row in enumerate(rows)
+        ],
+        "columns": [
+            {"label": visible(circuit.tokens[pos]), "pos": pos, "x": start + width / 2, "width": width}
+            for pos, (start, width) in _spans(slots).items()
+        ],
+    }
+
+
+def largest_of(circuit: Circuit) -> tuple[float, float]:
+    """The largest |attribution| of a node that is no logit, and the largest |weight|: what sizes are relative to."""
+    return (
+        max((abs(node.attribution) for node in circuit.nodes if node.kind != "logit"), default=0.0),
+        max((abs(edge.weight) for edge in circuit.edges), default=0.0),
+    )
+
+
+def within_budget(circuit: Circuit, nodes: int = 1000, edges: int = 5000) -> tuple[Circuit, str]:
+    """The circuit cut down to what a browser draws fluently, and a sentence on what was left out ("" if nothing)."""
+    inner = sum(node.kind != "logit" for node in circuit.nodes)
+    if inner <= nodes and len(circuit.edges) <= edges:
+        return circuit, ""
+    drawn = circuit.prune(max_nodes=nodes, max_edges=edges)
+    kept = sum(node.kind != "logit" for node in drawn.nodes)
+    return drawn, (
+        f"Drawn: the strongest {kept:,} of {inner:,} nodes and {len(drawn.edges):,} of {len(circuit.edges):,} edges; "
+        "the file has all, and so has its export."
+    ).replace(",", "\u202f", 4)
+
+
+def _layout(circuit: Circuit) -> tuple[Rows, Mapping[int, int], bool]:
+    """The rows, the slots that each column needs, and whether there is room for large nodes."""
     rows = _rows(circuit)
     layouts = [_slots(rows, lines) for lines in range(1, LINES + 1)]
     slots = next((one for one in layouts if sum(one.values()) <= LEGIBLE), layouts[-1])
-    roomy = sum(slots.values()) <= ROOMY and len(rows) <= ROOMY_ROWS
-    drawn = []
-    for k, row in enumerate(rows):
-        y, high = 1 - (k + 0.5) / len(rows), 1 / len(rows)
-        drawn.append(_inert("band", f"band {k}", x=0.5, y=y, high=high))
-        hooks = " · ".join(dict.fromkeys(node.hook for node in row))
-        drawn.append(_inert("axis row", f"axis row {k}", label=hooks, x=0.0, y=y, high=high))
-    for pos, (start, width) in _spans(slots).items():
-        token = visible(circuit.tokens[pos])
-        drawn.append(_inert("axis column", f"axis column {pos}", label=token, x=start + width / 2, y=1.0, room=width))
-    return drawn + _nodes(rows, slots, roomy) + _edges(circuit)
+    return rows, slots, sum(slots.values()) <= ROOMY and len(rows) <= ROOMY_ROWS
 
 
 def visible(token: str) -> str:
@@ -85,7 +134,11 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
         },
         {"selector": "node[size]", "style": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"}},
         {"selector": ".crowded", "style": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0}},
-        {"selector": ".crowded:selected, .crowded.near, .crowded.hovered", "style": {"text-opacity": 1}},
+        {
+            "selector": ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned",
+            "style": {"text-opacity": 1},
+        },
+        {"selector": "node[name]", "style": {"label": "data(name)"}},
         {
             "selector": "node[size].roomy",
             "style": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
@@ -122,16 +175,26 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
         {"selector": ".input, .embedding", "style": {"background-color": c["input"]}},
         {"selector": ".logit", "style": {"background-color": c["logit"], "font-weight": "bold"}},
         {
-            "selector": ".band, .axis",
-            "style": {"events": "no", "border-width": 0, "z-compound-depth": "bottom", "text-outline-width": 0},
+            "selector": ".band",
+            "style": {"events": "no", "border-width": 0, "z-compound-depth": "bottom"},
         },
         {
             "selector": ".band[w]",
             "style": {"shape": "rectangle", "background-color": c["band"], "width": "data(w)", "height": "data(h)"},
         },
-        {"selector": ".axis", "style": {"width": 1, "height": 1, "background-opacity": 0, "color": c["faint"]}},
-        {"selector": ".axis.row[font]", "style": {"text-halign": "right", "font-size": "data(font)"}},
-        {"selector": ".axis.column", "style": {"text-halign": "center", "font-weight": "bold"}},
+        {
+            "selector": ".group",
+            "style": {
+                "shape": "round-rectangle",
+                "border-width": 3,
+                "border-style": "double",
+                "border-color": c["pin"],
+            },
+        },
+        {
+            "selector": ".sub[w]",
+            "style": {"width": "data(w)", "height": 24, "shape": "round-rectangle", "font-size": 11},
+        },
         {
             "selector": "edge",
             "style": {
@@ -148,11 +211,23 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
             "selector": "edge.negative",
             "style": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
         },
-        {"selector": ".off", "style": {"display": "none"}},
-        {"selector": ".off.revealed", "style": {"display": "element"}},
+        {
+            "selector": "edge[text]",
+            "style": {
+                "label": "data(text)",
+                "font-size": 10,
+                "color": c["text"],
+                "text-background-color": c["ground"],
+                "text-background-opacity": 0.85,
+            },
+        },
+        {"selector": ".off, .away", "style": {"display": "none"}},
+        {"selector": ".off.revealed, .away.revealed", "style": {"display": "element"}},
         {"selector": ".faded", "style": {"opacity": 0.15}},
         {"selector": ".input.faded, .embedding.faded, .logit.faded", "style": {"opacity": 0.6}},
-        {"selector": "node:selected", "style": {"border-width": 4, "border-color": c["focus"]}},
+        {"selector": ".pinned", "style": {"border-width": 3, "border-color": c["pin"]}},
+        {"selector": ".intervened", "style": {"border-style": "dashed", "background-opacity": 0.35}},
+        {"selector": ".focused", "style": {"border-width": 4, "border-color": c["focus"]}},
     ]
 
 
@@ -171,6 +246,7 @@ COLOURS = {
         "input": "#e7f5ff",
         "logit": "#fff3bf",
         "focus": "#e64980",
+        "pin": "#6741d9",
     },
     "dark": {
         "ground": "#242424",
@@ -186,6 +262,7 @@ COLOURS = {
         "input": "#1b3a57",
         "logit": "#5c4a00",
         "focus": "#faa2c1",
+        "pin": "#b197fc",
     },
 }
 
@@ -223,9 +300,11 @@ def _spans(slots: Mapping[int, int]) -> dict[int, tuple[float, float]]:
     return {pos: ((end - n) / ends[-1], n / ends[-1]) for (pos, n), end in zip(slots.items(), ends, strict=True)}
 
 
-def _nodes(rows: Rows, slots: Mapping[int, int], roomy: bool) -> list[Element]:
-    largest = max((abs(node.attribution) for row in rows for node in row if node.kind != "logit"), default=0.0)
+def _nodes(circuit: Circuit, rows: Rows, slots: Mapping[int, int], roomy: bool, largest: float) -> list[Element]:
     spans = _spans(slots)
+    here = {node.id: node for node in circuit.nodes}
+    ranked = sorted((node for node in circuit.nodes if node.kind != "logit"), key=lambda node: -abs(node.attribution))
+    ranks = {node.id: rank for rank, node in enumerate(ranked)}
     drawn = []
     for k, row in enumerate(rows):
         cells = _cells(row)
@@ -235,12 +314,18 @@ def _nodes(rows: Rows, slots: Mapping[int, int], roomy: bool) -> list[Element]:
             start, width = spans[pos]
             lines = stacked if chip else ceil(len(cell) / slots[pos])
             across = ceil(len(cell) / lines) if chip else len(cell)
-            for i, node in enumerate(cell):
+            for i, placed in enumerate(cell):
+                node = here.get(placed.id)
+                if node is None:
+                    continue  # of the layout's circuit only
                 above = 0.84 / lines * (i % lines - (lines - 1) / 2)  # of the row's height
                 data = {
                     "id": f"node {node.id}",
                     "node": node.id,
                     "label": node.label,
+                    "title": f"{full_name(node, circuit.tokens)}: attribution {node.attribution:+.3f}, "
+                    f"activation {node.activation:.3f}",
+                    "rank": ranks.get(node.id, -1),
                     "size": _share(node.attribution, largest) if node.kind != "logit" else 1.0,
                     "x": start + width * ((i // lines if chip else i) + 0.5) / across,
                     "y": 1 - (k + 0.5 + above) / len(rows),
@@ -257,8 +342,7 @@ def _nodes(rows: Rows, slots: Mapping[int, int], roomy: bool) -> list[Element]:
     return drawn
 
 
-def _edges(circuit: Circuit) -> list[Element]:
-    heaviest = max((abs(edge.weight) for edge in circuit.edges), default=0.0)
+def _edges(circuit: Circuit, heaviest: float) -> list[Element]:
     drawn = []
     for rank, edge in enumerate(sorted(circuit.edges, key=lambda edge: -abs(edge.weight))):
         sign = "positive" if edge.weight >= 0 else "negative"
@@ -274,8 +358,68 @@ def _edges(circuit: Circuit) -> list[Element]:
     return drawn
 
 
+def subgraph(
+    circuit: Circuit,
+    pins: Sequence[str],
+    groups: Sequence[tuple[str, Sequence[str]]],
+    labels: Mapping[str, str],
+) -> list[Element]:
+    """Pinned nodes, each group as one node, and the direct edges between them, those of groups summed."""
+    by_id = {node.id: node for node in circuit.nodes}
+    members = {f"group {name}": [by_id[i] for i in ids if i in by_id] for name, ids in groups}
+    members |= {f"node {i}": [by_id[i]] for i in pins if i in by_id}
+    members = {name: nodes for name, nodes in members.items() if nodes}
+    part_of = {node.id: name for name, nodes in members.items() for node in nodes}
+    order = {node.id: number for number, node in enumerate(circuit.nodes)}
+    sums: dict[tuple[str, str], float] = defaultdict(float)
+    for edge in circuit.edges:
+        source, target = part_of.get(edge.source), part_of.get(edge.target)
+        if source is not None and target is not None and source != target:
+            sums[source, target] += edge.weight
+    sums = {ends: weight for ends, weight in sums.items() if weight}
+
+    def level(name: str) -> int:
+        layers = sorted(node.layer for node in members[name])
+        return layers[len(layers) // 2]
+
+    levels = sorted({level(name) for name in members})
+    drawn = []
+    for k, layer in enumerate(levels):
+        row = sorted(
+            (name for name in members if level(name) == layer),
+            key=lambda name: min((node.pos, order[node.id]) for node in members[name]),
+        )
+        for i, name in enumerate(row):
+            first, attribution = members[name][0], sum(node.attribution for node in members[name])
+            group = name.startswith("group ")
+            label = name.removeprefix("group ") if group else labels.get(first.id, full_name(first, circuit.tokens))
+            data = {
+                "id": f"sub {name}",
+                "label": label,
+                "w": min(6 * len(label) + 16, 160),
+                "x": (i + 0.5) / len(row),
+                # Neighbours in a row stand a little apart in height, so that long labels do not meet.
+                "y": 1 - (k + 0.5 + (0.16 if i % 2 else -0.16) * (len(row) > 1)) / len(levels),
+                **({} if group else {"node": first.id}),
+            }
+            sign = "raises" if attribution > 0 else "lowers" if attribution < 0 else "neither"
+            drawn.append({"data": data, "classes": f"sub {'group' if group else first.kind} {sign}"})
+    heaviest = max(map(abs, sums.values()), default=0.0)
+    for (source, target), weight in sums.items():
+        data = {
+            "id": f"edge {json.dumps([source, target])}",
+            "source": f"sub {source}",
+            "target": f"sub {target}",
+            "weight": weight,
+            "strength": _share(weight, heaviest),
+            "text": f"{weight:+.3g}".replace("-", "−"),
+        }
+        drawn.append({"data": data, "classes": "positive" if weight >= 0 else "negative", "selectable": False})
+    return drawn
+
+
 def _inert(classes: str, name: str, **data: Any) -> Element:
-    """What is only looked at: the ground of a row, or a name on an axis."""
+    """What is only looked at: the ground of a row."""
     return {"data": {"id": name, **data}, "classes": classes, "selectable": False, "grabbable": False}
 
 

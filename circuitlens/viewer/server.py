@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from circuitlens.circuit import Circuit
@@ -16,6 +17,8 @@ from circuitlens.errors import ViewerError
 
 if TYPE_CHECKING:
     from flask import Flask
+
+    from circuitlens.adapter import Adapter
 
 HOST = "127.0.0.1"
 
@@ -26,12 +29,13 @@ class Viewer:
     Args:
         server: the page as a WSGI application.
         port: the port to listen on, 0 for any that is free.
+        on_close: what to end with the page.
 
     Raises:
         ViewerError: the port is taken, or may not be used.
     """
 
-    def __init__(self, server: Flask, port: int):
+    def __init__(self, server: Flask, port: int, on_close: Callable[[], object] = lambda: None):
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class QuietHandler(WSGIRequestHandler):
@@ -55,6 +59,7 @@ class Viewer:
                 HOST, port, server, threaded=True, request_handler=QuietHandler, fd=listening.fileno()
             )
         self.url = f"http://{HOST}:{port}/"
+        self._on_close = on_close
         self._thread = threading.Thread(target=self._server.serve_forever, name="circuitlens-viewer", daemon=True)
         self._thread.start()
 
@@ -71,6 +76,7 @@ class Viewer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        self._on_close()
 
     def __repr__(self) -> str:
         return f"Viewer({self.url!r})"
@@ -81,7 +87,14 @@ class Viewer:
         )
 
 
-def view(circuits: Sequence[Circuit], *, port: int = 0, open_browser: bool = True) -> Viewer:
+def view(
+    circuits: Sequence[Circuit],
+    *,
+    adapters: Sequence[Adapter] = (),
+    paths: Sequence[Path | None] | None = None,
+    port: int = 0,
+    open_browser: bool = True,
+) -> Viewer:
     """Show circuits in a local page.
 
     In a notebook or an interactive session this returns at once and the page stays up as long as the session; in a
@@ -89,13 +102,15 @@ def view(circuits: Sequence[Circuit], *, port: int = 0, open_browser: bool = Tru
 
     Args:
         circuits: those to switch between, at least one.
+        adapters: models that are loaded and can be asked from the page; others are loaded there by name.
+        paths: the files that the circuits were read from and may be saved to, by default none.
         port: 0 for any that is free.
         open_browser: open the page where there is a desktop; in a notebook the page is shown inline instead.
 
     Raises:
         ViewerError: there is no circuit, or the port is taken.
     """
-    viewer = start(circuits, port=port)
+    viewer = start(circuits, adapters=adapters, paths=paths, port=port)
     notebook = "ipykernel" in sys.modules
     if open_browser and not notebook:
         open_page(viewer.url)
@@ -105,8 +120,14 @@ def view(circuits: Sequence[Circuit], *, port: int = 0, open_browser: bool = Tru
     return viewer
 
 
-def start(circuits: Sequence[Circuit], *, port: int = 0) -> Viewer:
-    """Serve circuits and return at once.
+def start(
+    circuits: Sequence[Circuit],
+    *,
+    adapters: Sequence[Adapter] = (),
+    paths: Sequence[Path | None] | None = None,
+    port: int = 0,
+) -> Viewer:
+    """Serve circuits and return at once; the arguments are those of `view`.
 
     Raises:
         ViewerError: there is no circuit, or the port is taken.
@@ -114,8 +135,10 @@ def start(circuits: Sequence[Circuit], *, port: int = 0) -> Viewer:
     if not circuits:
         raise ViewerError("There is no circuit to show: give at least one.")
     from circuitlens.viewer.app import create_app
+    from circuitlens.viewer.session import Session
 
-    return Viewer(create_app(circuits).server, port)
+    session = Session(circuits, paths, adapters)
+    return Viewer(create_app(session).server, port, session.close)
 
 
 def open_page(url: str) -> None:

@@ -1,0 +1,118 @@
+"""Two circuits beside each other: positions aligned by their tokens, nodes matched by id, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cached_property
+from statistics import StatisticsError, correlation
+
+from circuitlens.circuit import Circuit, Edge, Node
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two circuits in common columns and under common ids, and their difference, first less second.
+
+    Ids of `first` stay as they are; a node of `second` that matches has the id that it has in `first`.
+    """
+
+    first: Circuit
+    second: Circuit
+    difference: Circuit
+
+    @cached_property
+    def shared(self) -> list[tuple[Node, Node]]:
+        """The nodes that both have, as they are in each."""
+        theirs = {node.id: node for node in self.second.nodes}
+        return [(node, theirs[node.id]) for node in self.first.nodes if node.id in theirs]
+
+    @property
+    def summary(self) -> str:
+        """How much the two have in common, in a sentence."""
+        both = len(self.shared)
+        told = f"{both} in both, {len(self.first.nodes) - both} only in the first, "
+        told += f"{len(self.second.nodes) - both} only in the second"
+        inner = [(a.attribution, b.attribution) for a, b in self.shared if a.kind != "logit"]
+        try:
+            ranked = correlation(*zip(*inner, strict=True), method="ranked") if inner else None
+        except StatisticsError:  # fewer than two, or all alike
+            ranked = None
+        return told if ranked is None else f"{told}; attributions of those in both correlate {ranked:+.2f} (rank)"
+
+
+def compare(first: Circuit, second: Circuit) -> Comparison:
+    """Bring two circuits into common columns, and take one from the other."""
+    labels, ours, theirs = _columns(first.tokens, second.tokens)
+    mine = _moved(first, ours, labels, {node.id: node.id for node in first.nodes})
+    known = {(node.hook, node.kind, node.index, node.pos, node.layer): node.id for node in mine.nodes}
+    taken, ids = {node.id for node in mine.nodes}, {}
+    for node in second.nodes:
+        same = known.get((node.hook, node.kind, node.index, theirs[node.pos], node.layer))
+        fresh = node.id
+        while same is None and fresh in taken:
+            fresh += "′"
+        ids[node.id] = same or fresh
+        taken.add(ids[node.id])
+    other = _moved(second, theirs, labels, ids)
+    return Comparison(mine, other, _difference(mine, other))
+
+
+def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], list[int], list[int]]:
+    """Common columns with their labels, and the column of each position of either."""
+    labels: list[str] = []
+    ours, theirs = [0] * len(first), [0] * len(second)
+    for _, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        for k in range(max(b - a, d - c)):
+            texts = []
+            if a + k < b:
+                ours[a + k] = len(labels)
+                texts.append(first[a + k])
+            if c + k < d:
+                theirs[c + k] = len(labels)
+                texts.append(second[c + k])
+            labels.append(" / ".join(dict.fromkeys(texts)))
+    return tuple(labels), ours, theirs
+
+
+def _moved(circuit: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids: dict[str, str]) -> Circuit:
+    """The circuit with its nodes in other columns and under other ids."""
+    nodes = [node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in circuit.nodes]
+    edges = [edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in circuit.edges]
+    return _only(circuit, nodes, edges, tokens=labels)
+
+
+def _difference(first: Circuit, second: Circuit) -> Circuit:
+    theirs, ours = ({node.id: node for node in circuit.nodes} for circuit in (second, first))
+    nodes = [_less(node, theirs.get(node.id)) for node in first.nodes]
+    nodes += [_less(None, node) for node in second.nodes if node.id not in ours]
+    nodes.sort(key=lambda node: node.layer)  # a stable sort: within a layer the order of the first
+    weights = {(edge.source, edge.target): edge.weight for edge in first.edges}
+    for edge in second.edges:
+        weights[edge.source, edge.target] = weights.get((edge.source, edge.target), 0.0) - edge.weight
+    edges = [Edge(source=u, target=d, weight=weight) for (u, d), weight in weights.items() if weight]
+    edges.sort(key=lambda edge: -abs(edge.weight))
+    metric = first.metric.model_copy(
+        update={"value": first.metric.value - second.metric.value, "corrupted_value": None, "name": "custom"}
+    )
+    residual = first.conservation_residual + second.conservation_residual
+    return _only(first, nodes, edges, metric=metric, conservation_residual=residual, prompt="difference")
+
+
+def _less(ours: Node | None, theirs: Node | None) -> Node:
+    """A node's difference; where only one circuit has it, the other's attribution counts as 0."""
+    node = ours or theirs
+    assert node is not None, "one of them has it"
+    values = {
+        name: (getattr(ours, name) if ours else 0.0) - (getattr(theirs, name) if theirs else 0.0)
+        for name in ("attribution", "activation")
+    }
+    return node.model_copy(update={**values, "standard_error": None})
+
+
+def _only(circuit: Circuit, nodes: Sequence[Node], edges: Sequence[Edge], **changed: object) -> Circuit:
+    """A circuit to look at, never to keep: not validated, as its ids are new and its edges may even run in a circle."""
+    fields = {name: getattr(circuit, name) for name in Circuit.model_fields}
+    fields |= {"evidence": None, "annotations": None, "found": None, "nodes": tuple(nodes), "edges": tuple(edges)}
+    return Circuit.model_construct(**{**fields, **changed})

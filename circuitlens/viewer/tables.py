@@ -1,0 +1,65 @@
+"""Nodes and edges as rows: for the page's tables, which say what the canvas shows, and for CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from circuitlens.circuit import Circuit, full_name
+from circuitlens.viewer.elements import visible
+
+Row = dict[str, Any]
+
+
+def node_rows(circuit: Circuit, labels: Mapping[str, str], notes: Mapping[str, str]) -> list[Row]:
+    """A row for each node, with the reader's own labels and notes."""
+    return [
+        {
+            "id": node.id,
+            "kind": node.kind,
+            "label": labels.get(node.id, node.label),
+            "layer": node.layer,
+            "hook": node.hook,
+            "position": node.pos,
+            "token": visible(circuit.tokens[node.pos]),
+            "index": node.index,
+            "activation": node.activation,
+            "attribution": node.attribution,
+            "standard_error": node.standard_error,
+            "note": notes.get(node.id, ""),
+            "url": node.url or "",
+        }
+        for node in circuit.nodes
+    ]
+
+
+def edge_rows(circuit: Circuit, labels: Mapping[str, str]) -> list[Row]:
+    """A row for each edge, strongest first as in the circuit."""
+    names = {node.id: labels.get(node.id) or full_name(node, circuit.tokens) for node in circuit.nodes}
+    return [
+        {
+            "source": edge.source,
+            "source_name": names[edge.source],
+            "target": edge.target,
+            "target_name": names[edge.target],
+            "weight": edge.weight,
+            "standard_error": edge.standard_error,
+        }
+        for edge in circuit.edges
+    ]
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """The rows with a header line; text that a spreadsheet would run as a formula begins with an apostrophe."""
+    written = io.StringIO(newline="")
+    if rows:
+        table = csv.DictWriter(written, list(rows[0]))
+        table.writeheader()
+        table.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+    return written.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
