@@ -28,7 +28,7 @@ from circuitlens.features import check_made_by
 from circuitlens.prompts import MetricName, Score
 from circuitlens.tracing import Decode, Edit, SiteTrace, run_spliced, trace
 
-Setting = float | Literal["corrupted"]
+Setting = int | float | Literal["corrupted"]
 """A factor on a node's value in the clean run (0 switches it off, 1 leaves it), or its value in the corrupted run."""
 
 

@@ -131,6 +131,7 @@ def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
         if shown is None:
             raise PreventUpdate
         circuit, left_out = drawn.circuit(shown["circuit"])
+        difference = shown["other"] is not None and shown["as"] == "difference"
         if shown["other"] is None:
             about, second, titles = panels.circuit_panel(session.circuit(shown["circuit"])), [], ["", ""]
             first, whole = elements(circuit), circuit
@@ -141,7 +142,7 @@ def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
             about = [*panels.comparison_panel(compared), *panels.circuit_panel(circuits[0])]
             whole = compared.difference
             titles = panels.names(circuits)
-            if shown["as"] == "difference":
+            if difference:
                 first, second, titles = elements(whole), [], [f"{titles[0]}, less {titles[1]}", ""]
             else:
                 largest = tuple(map(max, zip(largest_of(compared.first), largest_of(compared.second), strict=True)))
@@ -155,7 +156,7 @@ def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
             "counts": [len(first), len(second)],
             "nodes": [{"value": n.id, "label": f"{panels.full_name(n, whole.tokens)} · {n.id}"} for n in whole.nodes],
         }
-        return first, second, axes(whole), facts, about, panels.legend(whole)
+        return first, second, axes(whole), facts, about, panels.legend(whole, difference)
 
     @app.callback(Output("detail", "children"), Input("focused", "data"))
     @_told

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
-from statistics import StatisticsError, correlation
+from typing import Any
 
 from circuitlens.circuit import Circuit, Edge, Node
 
@@ -35,11 +35,12 @@ class Comparison:
         told = f"{both} in both, {len(self.first.nodes) - both} only in the first, "
         told += f"{len(self.second.nodes) - both} only in the second"
         inner = [(a.attribution, b.attribution) for a, b in self.shared if a.kind != "logit"]
-        try:
-            ranked = correlation(*zip(*inner, strict=True), method="ranked") if inner else None
-        except StatisticsError:  # fewer than two, or all alike
-            ranked = None
-        return told if ranked is None else f"{told}; attributions of those in both correlate {ranked:+.2f} (rank)"
+        if any(len(set(values)) < 2 for values in zip(*inner, strict=True)) or not inner:
+            return told  # of fewer than two, or of what is all alike, there is no correlation
+        from scipy.stats import spearmanr
+
+        ranked: Any = spearmanr(inner)
+        return f"{told}; attributions of those in both correlate {ranked.statistic:+.2f} (rank)"
 
 
 def compare(first: Circuit, second: Circuit) -> Comparison:

@@ -183,7 +183,6 @@ def _stage() -> Any:
             ),
         ],
         id="tables",
-        hidden=True,
     )
     evidence = html.Div(
         [
@@ -191,7 +190,6 @@ def _stage() -> Any:
             dmc.Button("Measure the evidence", id="verify", size="sm", variant="default"),
         ],
         id="evidence",
-        hidden=True,
         tabIndex=0,
         role="region",
         **aria(label="Evidence"),
@@ -288,7 +286,6 @@ def _pane(name: str, label: str) -> Any:
         ],
         id=f"{name}-pane",
         className="pane",
-        hidden=name != "graph",
         tabIndex=0,
         role="application",
         **aria(label=f"{label}. Arrow keys follow the strongest edges; the table view lists the same."),
@@ -312,9 +309,8 @@ def _grid(name: str, columns: Sequence[dict[str, Any]]) -> Any:
             },
             "rowSelection": {"mode": "singleRow", "checkboxes": False, "enableClickSelection": True},
             "animateRows": False,
-            "theme": "legacy",
         },
-        className="ag-theme-balham ag-theme-page",
+        className="",
         style={"height": "100%"},
     )
 

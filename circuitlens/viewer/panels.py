@@ -106,7 +106,9 @@ def told_panel(circuit: Circuit, node: Node, told: Feature | None) -> list[Any]:
     if told is None:
         hint = "Tokens without a number have no node of this feature in the circuit; load the model to see them all."
         return [*strip, html.P(hint, className="hint")] if None in values else strip
-    return [*strip, *_spoken("Promotes", told.promoted), *_spoken("Suppresses", told.suppressed)]
+    promoted = [(text, value) for text, value in told.promoted if value > 0]
+    suppressed = [(text, value) for text, value in told.suppressed if value < 0]
+    return [*strip, *_spoken("Promotes", promoted), *_spoken("Suppresses", suppressed)]
 
 
 def heat_strip(tokens: Sequence[str], values: Sequence[float | None]) -> Any:
@@ -150,11 +152,11 @@ def _edge_lists(circuit: Circuit, node: Node) -> list[Any]:
             lists.append(html.P("none", className="hint"))
         heaviest = abs(edges[0].weight) if edges else 1.0
         for sign, part in (
-            ("raise the metric", [edge for edge in edges if edge.weight >= 0]),
-            ("lower it", [edge for edge in edges if edge.weight < 0]),
+            ("Raising the metric", [edge for edge in edges if edge.weight >= 0]),
+            ("Lowering it", [edge for edge in edges if edge.weight < 0]),
         ):
             if part:
-                lists.append(html.H4(f"{count(len(part))} {sign}"))
+                lists.append(html.H4(f"{sign} ({count(len(part))})"))
                 lists.append(_edge_table(circuit, [(circuit.node(getattr(e, end)), e) for e in part], heaviest or 1.0))
     return lists
 
@@ -251,14 +253,14 @@ def strongest_path(circuit: Circuit) -> str:
         return "none: the answer's logit is not in this circuit"
 
 
-def legend(circuit: Circuit) -> list[Any]:
+def legend(circuit: Circuit, difference: bool = False) -> list[Any]:
     """The shapes that the circuit's nodes have, and the two signs."""
     kinds = [kind for kind in KINDS if any(node.kind == kind for node in circuit.nodes)]
     shapes = [html.Span([html.I(className=f"swatch positive {kind}"), KINDS[kind]]) for kind in kinds]
     return [
         *shapes,
-        html.Span([html.I(className="stroke positive"), "raises the metric"]),
-        html.Span([html.I(className="stroke negative"), "lowers it"]),
+        html.Span([html.I(className="stroke positive"), "more in the first" if difference else "raises the metric"]),
+        html.Span([html.I(className="stroke negative"), "less in the first" if difference else "lowers it"]),
     ]
 
 
@@ -405,7 +407,8 @@ def examples_panel(examples: Sequence[tuple[str, Example]], circuits: Sequence[C
     different = list({json.dumps(question, sort_keys=True): question for question in asked}.items())[:EXAMPLES]
     buttons = [
         html.Button(
-            f"{question['prompt']} → {question['answer']}",
+            f"{question['prompt']} → {question['answer']}"
+            + (f", against {question['corrupted']}" if question["corrupted"] else ""),
             className="do",
             **{"data-do": "example", "data-on": text},
         )

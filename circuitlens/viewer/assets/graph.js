@@ -280,7 +280,7 @@
       return {
         title: document.getElementById(`${name}-title`).textContent,
         width: axis + width + EDGE, height: height + FOOT + 2 * EDGE,
-        rows: axes.rows.map((row) => ({ text: row.label, x: EDGE * 2, y: EDGE + row.y * height, size: Math.max(6, Math.min(11, height * row.high)), room: axis - 3 * EDGE })),
+        rows: axes.rows.map((row) => ({ text: row.label, x: EDGE * 2, y: EDGE + row.y * height, size: Math.max(6, Math.min(11, height * row.high)), room: axis - 2 * EDGE })),
         columns: axes.columns.map((column) => ({ text: column.label, x: axis + column.x * width, y: height + EDGE + FOOT / 2, room: column.width * width })),
         nodes: nodes.map((node) => ({
           ...node.position(), w: node.width(), h: node.height(), text: node.style("label"),

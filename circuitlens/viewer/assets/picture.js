@@ -16,9 +16,9 @@
 
   const words = (text, x, y, more) => svg("text", { x, y, "font-family": FONT, "dominant-baseline": "central", ...more }, text);
 
-  /* A text as it fits: letters are about 0.6 of their size wide. */
+  /* A text as it fits: letters are about 0.55 of their size wide. */
   const fitting = (text, room, size) => {
-    const most = Math.max(1, Math.floor(room / (0.6 * size)));
+    const most = Math.max(1, Math.floor(room / (0.55 * size)));
     return text.length > most ? text.slice(0, Math.max(1, most - 1)) + "…" : text;
   };
 

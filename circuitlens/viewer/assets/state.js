@@ -13,6 +13,7 @@
   const TOGETHER = 800; // ms within which changes of one kind are one step
   const SEEN = "circuitlens-introduction-seen";
   const THEME = "circuitlens-theme";
+  const STEPPED = "circuitlens-steps";
 
   let state = structuredClone(FRESH);
   let given = null; // what the server said of the circuits that are open
@@ -23,6 +24,7 @@
   let last = { kind: "", time: 0 };
   let told = {}; // what each store and widget was last set to
   let timers = {};
+  let found = null; // the number of a circuit to turn to when it is there
 
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   const noted = (number) => ({ ...OWN, ...((given && given.circuits[number] || {}).annotations || {}) });
@@ -76,6 +78,14 @@
     publish();
   }
 
+  /* Shows a circuit that was found, once the server has told of it. */
+  function turnToFound() {
+    if (found === null || found >= given.circuits.length) return;
+    const number = found;
+    found = null;
+    change({ circuit: number, other: null });
+  }
+
   // The address
 
   function address() {
@@ -92,6 +102,15 @@
   function remember() {
     const wanted = location.pathname + location.search + address();
     if (wanted !== location.pathname + location.search + location.hash) history.replaceState(null, "", wanted);
+    try { sessionStorage.setItem(STEPPED, JSON.stringify({ at: address(), past, future })); } catch { /* then a reload forgets the steps */ }
+  }
+
+  /* After a reload of the same state its steps can still be undone. */
+  function recall() {
+    try {
+      const kept = JSON.parse(sessionStorage.getItem(STEPPED) || "{}");
+      if (kept.at === address()) [past, future] = [kept.past, kept.future];
+    } catch { past = future = []; }
   }
 
   /* An address may come from anyone: of it is taken what has the right form. */
@@ -378,9 +397,10 @@
         const options = data.names.map((label, number) => ({ value: String(number), label }));
         set("circuit", { data: options });
         set("other", { data: options });
-        if (!first) return;
+        if (!first) { turnToFound(); return; }
         listen();
         fromAddress();
+        recall();
         introduce(!kept(SEEN));
         publish();
       }),
@@ -389,13 +409,17 @@
         facts = data;
         document.getElementById("left-out").textContent = data.leftOut;
         document.getElementById("left-out").hidden = !data.leftOut;
-        page.graph.draw([first, second], axes, data.titles, () => { searchable(); publish(); });
+        page.graph.draw([first, second], axes, data.titles, () => { searchable(); publish(); page.lists.render(true); });
       }),
       subgraph: quiet2((elements) => { if (elements) page.graph.drawSubgraph(elements); }),
       theme: quiet2((scheme, sheets) => {
         for (const id of ["graph", "graph2", "subgraph"]) set(id, { stylesheet: sheets[scheme] });
       }),
-      finished: quiet2((job) => { if (job && job.state === "done" && job.result !== null) change({ circuit: job.result, other: null }); }),
+      finished: quiet2((job) => {
+        if (!job || job.state !== "done" || job.result === null) return;
+        found = job.result;
+        turnToFound();
+      }),
       set_circuit: quiet((value) => { if (value !== null) change({ circuit: Number(value) }); }),
       set_other: quiet((value) => change({ other: value === null || value === undefined || value === "" ? null : Number(value) })),
       set_search: quiet((value) => {

@@ -1,0 +1,143 @@
+"""Long work tells how far it is, and ends when the one who is told says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import get_args
+
+import pytest
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit, Method
+from circuitlens.discovery import Steps
+from circuitlens.errors import PromptError
+from circuitlens.pairs import Pair
+from circuitlens.verification import THRESHOLDS
+from tests.tiny_transformer import TinyTransformer
+
+PAIRS = [
+    Pair(prompt=f"a {w} c", corrupted=f"a {w} f", answer=("d",), distractor=("e",)) for w in ("a", "b", "c", "d", "g")
+]
+Told = list[tuple[str, int, int]]
+Work = Callable[[Steps | None], Circuit]
+
+
+def told_by(work: Work) -> tuple[Told, Circuit]:
+    told: Told = []
+    return told, work(lambda *step: told.append(step))
+
+
+def toy_work(toy: Adapter, method: Method) -> Work:
+    return lambda progress: circuitlens.find(
+        toy, "The cats", "run", "runs", None if method == "gradient" else "The cat", method, progress=progress
+    )
+
+
+def check(told: Told) -> None:
+    """Counts never fall, end at their total, and no total changes."""
+    counts = [done for _, done, _ in told]
+    assert counts == sorted(counts)
+    assert {steps for _, _, steps in told} == {counts[-1]}
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_find_tells_each_stage(toy: Adapter, method: Method) -> None:
+    work = toy_work(toy, method)
+    told, circuit = told_by(work)
+    check(told)
+    assert [done for name, done, _ in told if name != "patching"][:2] == [1, 2]
+    # Two runs; nodes at once or of each of three sites; perhaps patching; edges into two sites and the logits.
+    names = list(dict.fromkeys(name for name, _, _ in told))
+    assert names == ["clean run", "corrupted run", "nodes", *(["patching"] if method == "exact" else []), "edges"]
+    assert told[-1][1] == {"gradient": 6, "contrastive": 6, "ig": 8, "exact": 9}[method]
+    assert circuit == work(None)
+
+
+def test_find_tells_of_every_layout(model: Adapter) -> None:
+    example = model.examples[0]
+    for method in get_args(Method):
+        told, _ = told_by(
+            lambda progress, method=method: circuitlens.find(
+                model,
+                example.prompt,
+                example.answer,
+                example.distractor,
+                example.corrupted,
+                method,
+                max_nodes=4,
+                progress=progress,
+            )
+        )
+        check(told)
+
+
+@pytest.mark.parametrize("method", ["contrastive", "exact"])
+@pytest.mark.parametrize("max_edges", [0, 10])
+def test_aggregate_tells_each_batch(method: Method, max_edges: int) -> None:
+    def work(progress: Steps | None) -> Circuit:
+        return circuitlens.aggregate(
+            TinyTransformer(), PAIRS, method, max_nodes=5, max_edges=max_edges, batch_size=2, progress=progress
+        )
+
+    told, circuit = told_by(work)
+    check(told)
+    edges = ["edges"] * 3 if max_edges or method == "exact" else []
+    assert [name for name, _, _ in told] == ["nodes"] * 3 + edges
+    assert [done for _, done, _ in told] == list(range(1, len(told) + 1))
+    assert circuit == work(None)
+
+
+def verification(adapter: Adapter, circuit: Circuit) -> Work:
+    return lambda progress: circuitlens.verify(adapter, circuit, draws=2, top=5, progress=progress)
+
+
+def test_verify_tells_each_check(toy: Adapter) -> None:
+    work = verification(toy, toy_work(toy, "contrastive")(None))
+    told, circuit = told_by(work)
+    check(told)
+    assert told[-1][2] == len(THRESHOLDS) + 1
+    assert {done for _, done, _ in told} == set(range(1, told[-1][2] + 1))
+    assert list(dict.fromkeys(name for name, _, _ in told))[:3] == [
+        "the file",
+        "attribution and effects",
+        "sub-circuits",
+    ]
+    assert circuit == work(None)
+
+
+def test_verify_tells_each_check_where_there_is_nothing_to_explain(toy: Adapter) -> None:
+    same = circuitlens.find(toy, "The cats", "run", "runs", "The dogs", "contrastive")
+    told, circuit = told_by(verification(toy, same))
+    check(told)
+    assert circuit.evidence is not None
+    assert circuit.evidence.verdict == "not supported"
+
+
+@pytest.mark.parametrize("fault", [KeyboardInterrupt, ValueError, PromptError])
+@pytest.mark.parametrize("what", ["find", "exact", "aggregate", "verify"])
+def test_what_progress_raises_comes_out_unchanged_wherever_it_is_raised(
+    toy: Adapter, what: str, fault: type[BaseException]
+) -> None:
+    """Also an error of ours, which the work itself would take for a fault in the prompts."""
+    works: dict[str, Work] = {
+        "find": toy_work(toy, "ig"),
+        "exact": toy_work(toy, "exact"),
+        "aggregate": lambda progress: circuitlens.aggregate(
+            TinyTransformer(), PAIRS, max_nodes=5, batch_size=2, progress=progress
+        ),
+        "verify": verification(toy, toy_work(toy, "contrastive")(None)),
+    }
+    told, _ = told_by(works[what])
+    stages = {name: number for number, (name, _, _) in enumerate(told)}
+    assert len(stages) > 1
+    for last in stages.values():
+        stop, steps = fault("enough"), iter(range(last))
+
+        def progress(_name: str, _done: int, _steps: int, stop: BaseException = stop, steps: object = steps) -> None:
+            if next(steps, None) is None:  # type: ignore[call-overload]
+                raise stop
+
+        with pytest.raises(fault) as raised:
+            works[what](progress)
+        assert raised.value is stop
