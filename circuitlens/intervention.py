@@ -10,6 +10,7 @@ As in an ablation to zero, a multiple leaves the token that an adapter puts befo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -29,7 +30,7 @@ from circuitlens.prompts import MetricName, Score
 from circuitlens.tracing import Decode, Edit, SiteTrace, run_spliced, trace
 
 Setting = int | float | Literal["corrupted"]
-"""A factor on a node's value in the clean run (0 switches it off, 1 leaves it), or its value in the corrupted run."""
+"""A factor on a node's value in the clean run (0 switches it off, 1 holds it), or its value in the corrupted run."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def intervene(
 def _checked(node: Node, setting: object) -> Setting:
     if setting == "corrupted":
         return "corrupted"
-    if isinstance(setting, int | float) and isfinite(setting):
+    # A Python integer may be larger than any float.
+    if isinstance(setting, int | float) and abs(setting) <= sys.float_info.max:
         return float(setting)
     raise CircuitError(
         f"Node {node.id!r} is set to {setting!r}: give a finite factor on its own value, or 'corrupted'."
@@ -159,7 +161,7 @@ def _run(
         there = trace(adapter, asked.corrupted, asked.metric, graph=False, only=numbers)
         other = {seen.site.name: seen for seen in there.sites}
     table, own = batch.table(asked.clean), own_tokens(adapter, asked.clean)
-    corrupted = torch.tensor([setting == "corrupted" for setting in settings], device=own.device)
+    corrupted = torch.tensor([setting == "corrupted" for setting in settings], dtype=torch.bool, device=own.device)
     factors = torch.tensor([1.0 if setting == "corrupted" else setting for setting in settings], dtype=torch.double)
     edits: dict[str, Edit] = {}
     single: dict[int, tuple[float, float]] = {}

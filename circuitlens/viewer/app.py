@@ -145,10 +145,9 @@ def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
             if difference:
                 first, second, titles = elements(whole), [], [f"{titles[0]}, less {titles[1]}", ""]
             else:
-                largest = tuple(map(max, zip(largest_of(compared.first), largest_of(compared.second), strict=True)))
-                first, second = (
-                    elements(each, layout_of=whole, scale=largest) for each in (compared.first, compared.second)
-                )
+                pair = compared.first, compared.second
+                node, edge = (max(sizes) for sizes in zip(*map(largest_of, pair), strict=True))
+                first, second = (elements(each, layout_of=whole, scale=(node, edge)) for each in pair)
         facts = {
             "for": shown,
             "titles": titles,
@@ -217,14 +216,14 @@ def _answer_reading(app: Dash, session: Session, drawn: _Drawn) -> None:
         Input("finished", "data"),
         prevent_initial_call=True,
     )
-    def evidence(reading: dict[str, Any] | None, theme: str, _finished: Any) -> Any:
+    def evidence(reading: dict[str, Any] | None, theme: str | None, _finished: Any) -> Any:
         if reading is None or reading["view"] != "evidence":
             raise PreventUpdate
         number = reading["circuit"]
         circuit, path, can_ask = session.circuit(number), session.path(number), session.can_ask(number)
         measured = circuit.evidence is not None and circuit.evidence.digest == circuit.content_digest
         style = {} if can_ask and not measured and not circuit.edited else {"display": "none"}
-        return panels.evidence_panel(circuit, theme, path and path.name, can_ask), style
+        return panels.evidence_panel(circuit, theme or "light", path and path.name, can_ask), style
 
 
 def _answer_asking(app: Dash, session: Session) -> None:
@@ -259,7 +258,7 @@ def _answer_asking(app: Dash, session: Session) -> None:
             return panels.message(str(error)), hide, []
 
     @app.callback(Output("examples", "children"), Input("new-circuit", "opened"))
-    def examples(opened: bool) -> Any:
+    def examples(opened: bool | None) -> Any:
         if not opened:
             raise PreventUpdate
         return panels.examples_panel(session.examples(), session.circuits)
@@ -279,16 +278,22 @@ def _answer_asking(app: Dash, session: Session) -> None:
         ),
         prevent_initial_call=True,
     )
-    def begin(_find: int, _load: int, _verify: int, shown: dict[str, Any], adapter: str, *question: str | None) -> Any:
+    def begin(
+        _find: int | None,
+        _load: int | None,
+        _verify: int | None,
+        shown: dict[str, Any],
+        adapter: str | None,
+        *question: str | None,
+    ) -> Any:
         number = shown["circuit"]
         if ctx.triggered_id == "load":
             return session.load(number).id, no_update, no_update, False
         if ctx.triggered_id == "verify":
             return session.verify(number).id, no_update, no_update, False
         prompt, answer, distractor, corrupted, method = question
-        missing = [name for name, text in (("model", adapter), ("prompt", prompt), ("answer", answer)) if not text]
-        if missing:
-            fault = panels.message(f"The {' and the '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing.")
+        if not (adapter and prompt and answer):
+            fault = panels.message("Give a model, a prompt and an answer.")
             return no_update, True, fault, no_update
         job = session.find(adapter, prompt, answer, distractor, corrupted, method)
         return job.id, False, [], False
@@ -308,7 +313,7 @@ def _answer_asking(app: Dash, session: Session) -> None:
         State("watched", "data"),
         prevent_initial_call=True,
     )
-    def watch(_ticks: int, _close: int, watched: int | None) -> Any:
+    def watch(_ticks: int | None, _close: int | None, watched: int | None) -> Any:
         job = None if watched is None else session.job(watched)
         if job is None or ctx.triggered_id == "job-close":
             return True, "", "", 0, True, True, True, no_update, no_update
@@ -330,7 +335,7 @@ def _answer_keeping(app: Dash, session: Session) -> None:
     @app.callback(
         Output("status", "children"), Input("save", "n_clicks"), State("kept", "data"), prevent_initial_call=True
     )
-    def save(_clicks: int, kept: dict[str, Any]) -> Any:
+    def save(_clicks: int | None, kept: dict[str, Any]) -> Any:
         try:
             path = session.save(kept["circuit"], _annotations(kept))
             told, kind = f"Saved to {path.name}.", "done"
@@ -345,7 +350,7 @@ def _answer_keeping(app: Dash, session: Session) -> None:
         State("kept", "data"),
         prevent_initial_call=True,
     )
-    def export(_json: int, _nodes: int, _edges: int, kept: dict[str, Any]) -> Any:
+    def export(_json: int | None, _nodes: int | None, _edges: int | None, kept: dict[str, Any]) -> Any:
         try:
             notes = _annotations(kept)
             circuit = session.circuit(kept["circuit"]).annotated(notes)

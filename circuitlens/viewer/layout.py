@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import dash_ag_grid as dag
 import dash_cytoscape as cyto
@@ -83,7 +83,7 @@ def _header(names: Sequence[str]) -> Any:
                 clearable=True,
                 placeholder="Compare with …",
                 size="sm",
-                clearButtonProps=aria(label="End the comparison"),
+                clearButtonProps=cast(Any, aria(label="End the comparison")),
                 **aria(label="Compare with"),
             ),
             html.Div(className="spacer"),
@@ -430,8 +430,8 @@ def _new_circuit(adapters: Sequence[str]) -> Any:
         id="new-circuit",
         title="New circuit",
         opened=False,
-        closeButtonProps=aria(label="Close"),
-        transitionProps={"duration": 0},
+        closeButtonProps=cast(Any, aria(label="Close")),
+        transitionProps=cast(Any, {"duration": 0}),
         returnFocus=True,
     )
 

@@ -183,7 +183,12 @@ def _edge_table(circuit: Circuit, edges: Sequence[tuple[Node, Edge]], heaviest: 
 
 def focus_button(node: Node, text: str) -> Any:
     """A button that puts a node in focus; the page's script listens for it."""
-    return html.Button(text, className="link", title=node.hook, **{"data-do": "focus", "data-on": node.id})
+    return html.Button(text, className="link", title=node.hook, **_doing("focus", node.id))
+
+
+def _doing(what: str, on: str) -> dict[str, Any]:
+    """What the page's script is to do when a button is pressed, and on what."""
+    return {"data-do": what, "data-on": on}
 
 
 # A circuit
@@ -410,7 +415,7 @@ def examples_panel(examples: Sequence[tuple[str, Example]], circuits: Sequence[C
             f"{question['prompt']} → {question['answer']}"
             + (f", against {question['corrupted']}" if question["corrupted"] else ""),
             className="do",
-            **{"data-do": "example", "data-on": text},
+            **_doing("example", text),
         )
         for text, question in different
     ]
