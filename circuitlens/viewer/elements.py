@@ -87,10 +87,17 @@ def within_budget(circuit: Circuit, nodes: int = 1000, edges: int = 5000) -> tup
         return circuit, ""
     drawn = circuit.prune(max_nodes=nodes, max_edges=edges)
     kept = sum(node.kind != "logit" for node in drawn.nodes)
-    return drawn, (
-        f"Drawn: the strongest {kept:,} of {inner:,} nodes and {len(drawn.edges):,} of {len(circuit.edges):,} edges; "
-        "the file has all, and so has its export."
-    ).replace(",", "\u202f", 4)
+    parts = [
+        f"{count(shown)} of {count(whole)} {what}"
+        for what, shown, whole in (("nodes", kept, inner), ("edges", len(drawn.edges), len(circuit.edges)))
+        if shown < whole
+    ]
+    return drawn, f"Drawn are the strongest {' and '.join(parts)}; an export has all."
+
+
+def count(number: int) -> str:
+    """A whole number in groups of three digits."""
+    return f"{number:,}".replace(",", "\u202f")
 
 
 def _layout(circuit: Circuit) -> tuple[Rows, Mapping[int, int], bool]:
@@ -134,6 +141,7 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
         },
         {"selector": "node[size]", "style": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"}},
         {"selector": ".crowded", "style": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0}},
+        {"selector": ".crowded[rank >= 0][rank < 5]", "style": {"text-opacity": 1}},
         {
             "selector": ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned",
             "style": {"text-opacity": 1},

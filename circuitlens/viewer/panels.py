@@ -12,7 +12,7 @@ from dash import dcc, html
 from circuitlens.circuit import ANSWER, Circuit, Edge, Node, full_name
 from circuitlens.errors import CircuitError
 from circuitlens.viewer.comparison import Comparison
-from circuitlens.viewer.elements import visible
+from circuitlens.viewer.elements import count, visible
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Example
@@ -465,11 +465,6 @@ def summary(circuit: Circuit) -> Mapping[str, Any]:
     }
 
 
-def count(number: int) -> str:
-    """A whole number in groups of three digits."""
-    return f"{number:,}".replace(",", "\u202f")
-
-
 def signed(value: float, digits: int = 3) -> str:
     """A number with its sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
@@ -477,7 +472,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 def percent(value: float) -> str:
     """A probability as people read it."""
-    return f"{100 * value:.1f} %" if value >= 0.001 else f"{100 * value:.1e} %"
+    return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2f} %" if value >= 0.0001 else "< 0.01 %"
 
 
 def _error(value: Node | Edge) -> str:
