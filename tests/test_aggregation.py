@@ -417,7 +417,7 @@ def test_it_is_a_circuit_like_any_other(tmp_path: Path, toy64: Adapter) -> None:
     assert again.pairs == circuit.pairs
     assert again.content_digest == circuit.content_digest
     assert not again.edited
-    assert again.version == 3
+    assert again.version == 4
     assert min(n.standard_error or 0 for n in again.nodes) >= 0
     assert any(e.standard_error for e in again.edges)
 
