@@ -44,6 +44,7 @@ def create_app(session: Session) -> Dash:
         enable_mcp=False,
         suppress_callback_exceptions=True,
     )
+    app.index_string = app.index_string.replace("<html>", '<html lang="en">')
     _guard(app)
     # Made anew for each load, so that circuits found meanwhile are there after a reload.
     app.layout = lambda: layout.page(panels.names(session.circuits), _given(session), session.adapter_names())

@@ -31,6 +31,13 @@ EDGE_COLUMNS = [
     {"field": "weight", "headerName": "Weight", "width": 140, "type": "number"},
     {"field": "standard_error", "headerName": "± error", "width": 110, "type": "number"},
 ]
+EXPORTS = [
+    ("png", "Picture (PNG)"),
+    ("svg", "Picture (SVG)"),
+    ("json", "Circuit (JSON)"),
+    ("nodes", "Nodes (CSV)"),
+    ("edges", "Edges (CSV)"),
+]
 KEYS = [
     ("/", "search"),
     ("arrows", "the strongest neighbour above or below, the next node in the row"),
@@ -103,20 +110,12 @@ def _header(names: Sequence[str]) -> Any:
             _icon("redo", "↷", "Redo (Ctrl+Shift+Z)"),
             dmc.Button("New circuit", id="new", size="sm", variant="default"),
             dmc.Button("Save", id="save", size="sm", variant="default"),
-            dmc.Menu(
+            html.Details(
                 [
-                    dmc.MenuTarget(dmc.Button("Export", size="sm", variant="default", id="export")),
-                    dmc.MenuDropdown(
-                        [
-                            dmc.MenuItem("Picture (PNG)", id="export-png"),
-                            dmc.MenuItem("Picture (SVG)", id="export-svg"),
-                            dmc.MenuItem("Circuit (JSON)", id="export-json"),
-                            dmc.MenuItem("Nodes (CSV)", id="export-nodes"),
-                            dmc.MenuItem("Edges (CSV)", id="export-edges"),
-                        ]
-                    ),
+                    html.Summary("Export"),
+                    html.Div([html.Button(text, id=f"export-{what}") for what, text in EXPORTS]),
                 ],
-                position="bottom-end",
+                id="export",
             ),
             _icon("help", "?", "Introduction and keys"),
             _icon("scheme", "◐", "Light or dark"),
@@ -317,7 +316,7 @@ def _grid(name: str, columns: Sequence[dict[str, Any]]) -> Any:
 
 def _side() -> Any:
     node = [
-        html.H2(id="node-name"),
+        html.H2(id="node-name", hidden=True),
         html.Div(
             [
                 html.Button("Pin", id="pin", className="do"),
@@ -380,11 +379,9 @@ def _side() -> Any:
     return html.Aside(
         dmc.Tabs(
             [
-                dmc.TabsList([dmc.TabsTab(name, value=value, id=f"tab-{value}") for value, name, _ in tabs], grow=True),
+                dmc.TabsList([dmc.TabsTab(name, value=value) for value, name, _ in tabs], grow=True),
                 *[
-                    dmc.TabsPanel(
-                        html.Section(id="about") if value == "about" else content, value=value, id=f"panel-{value}"
-                    )
+                    dmc.TabsPanel(html.Section(id="about") if value == "about" else content, value=value)
                     for value, _, content in tabs
                 ],
             ],
@@ -425,7 +422,7 @@ def _new_circuit(adapters: Sequence[str]) -> Any:
                 allowDeselect=False,
             ),
             html.Div(id="new-fault", role="alert"),
-            dmc.Button("Find the circuit", id="find", mt="md"),
+            dmc.Button("Find the circuit", id="find", mt="md", variant="default"),
         ],
         id="new-circuit",
         title="New circuit",

@@ -212,7 +212,7 @@ def circuit_panel(circuit: Circuit) -> list[Any]:
         ("Evidence", verdict(circuit)),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
-    return [html.H3("This circuit"), _terms(rows)]
+    return [html.H2("This circuit"), _terms(rows)]
 
 
 def comparison_panel(comparison: Comparison) -> list[Any]:
@@ -223,7 +223,7 @@ def comparison_panel(comparison: Comparison) -> list[Any]:
         ("Second", f"{second.metric} = {signed(second.metric.value)}"),
         ("Nodes", comparison.summary),
     ]
-    return [html.H3("This comparison"), _terms(rows)]
+    return [html.H2("This comparison"), _terms(rows)]
 
 
 def verdict(circuit: Circuit) -> str:
@@ -307,7 +307,7 @@ def evidence_panel(circuit: Circuit, theme: str, file: str | None, can_ask: bool
         for check in evidence.checks
     ]
     heads = html.Thead(
-        html.Tr([html.Th(text, scope="col") for text in ("", "Check", "Figure", "Wanted", "What it is")])
+        html.Tr([html.Th(text, scope="col") for text in ("Result", "Check", "Figure", "Wanted", "What it is")])
     )
     by_id = {node.id: node for node in circuit.nodes}
     core = [by_id[name] for name in evidence.core if name in by_id]
@@ -383,7 +383,7 @@ def outcome_panel(circuit: Circuit, outcome: Outcome) -> list[Any]:
             ("Predicted by attribution", predicted),
         ]
     mean = [html.P(f"Means over {len(circuit.pairs)} prompts.", className="hint")] if circuit.pairs else []
-    return [html.H3("What the model answers"), table, _terms(metric), *mean]
+    return [html.H2("What the model answers"), table, _terms(metric), *mean]
 
 
 def examples_panel(examples: Sequence[tuple[str, Example]], circuits: Sequence[Circuit]) -> list[Any]:

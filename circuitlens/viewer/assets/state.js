@@ -210,6 +210,7 @@
     const off = settings.some(([target, setting]) => target === focus && setting === 0);
     const grouped = groups.some((group) => group.nodes.includes(focus));
     document.getElementById("node-name").textContent = node ? labels[focus] || page.graph.label(focus) || focus : "";
+    document.getElementById("node-name").hidden = !node;
     document.getElementById("node-tools").hidden = !node || foreign(focus);
     document.getElementById("own").hidden = !node || foreign(focus);
     document.getElementById("pin").textContent = pins.includes(focus) ? "Unpin" : "Pin";
@@ -335,6 +336,8 @@
 
   /* Buttons that others made: what they do and on what stands in their data. */
   function onClick(event) {
+    const menu = document.getElementById("export");
+    if (!event.target.closest("#export summary")) menu.open = false; // a choice was made, or something else was
     const button = event.target.closest("[data-do], #pin, #off, #group, #intro-close, #intro-show, #intro-off");
     if (!button) return;
     const strongest = given && (given.circuits[state.circuit] || {}).strongest;
