@@ -23,7 +23,7 @@ from torch import Tensor
 import circuitlens
 from circuitlens import circuit as module
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
-from circuitlens.circuit import Circuit, Edge, Metric, Node, Output, full_name, open_circuit, schema
+from circuitlens.circuit import Annotations, Circuit, Edge, Group, Metric, Node, Output, full_name, open_circuit, schema
 from circuitlens.errors import AdapterError, CircuitError, CircuitLensError, PromptError
 from circuitlens.prompts import MetricName
 from tests.tiny_transformer import TinyTransformer
@@ -317,7 +317,7 @@ BAD_FILES = {
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
-    "newer": (lambda c: edited(c, version=4, shape="new"), "circuit format 4 .* reads 3: upgrade"),
+    "newer": (lambda c: edited(c, version=5, shape="new"), "circuit format 5 .* reads 4: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "damaged"),
@@ -388,7 +388,17 @@ def test_every_error_is_of_one_family() -> None:
 def as_version_1(circuit: Circuit) -> dict[str, Any]:
     """The document that version 1 had for a circuit."""
     document = json.loads(circuit.model_dump_json())
-    for added in ("options", "frozen", "found", "pairs", "by", "completeness_gaps", "digest", "evidence"):
+    for added in (
+        "options",
+        "frozen",
+        "found",
+        "pairs",
+        "by",
+        "completeness_gaps",
+        "digest",
+        "evidence",
+        "annotations",
+    ):
         del document[added]
     return {**document, "version": 1}
 
@@ -397,12 +407,12 @@ def test_a_file_of_version_1_opens_as_what_it_meant(cats: Circuit, tmp_path: Pat
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cats)))
     opened = circuitlens.open(path)
-    assert (opened.version, opened.options, opened.frozen, opened.found) == (3, {}, False, None)
+    assert (opened.version, opened.options, opened.frozen, opened.found) == (4, {}, False, None)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert opened == Circuit(**{**fields, "found": None})
     opened.save(path)
     document = json.loads(path.read_text())
-    assert document["version"] == 3
+    assert document["version"] == 4
     jsonschema.validate(document, schema())
     assert circuitlens.open(path) == opened
 
@@ -572,3 +582,58 @@ def test_negative_limits_are_refused(method: str) -> None:
     for limit in ("max_nodes", "max_edges"):
         with pytest.raises(PromptError, match=rf"{limit} is -1: give a count of 0 or more, or None for all"):
             SEARCHES[method](**{limit: -1})
+
+
+NOTES = Annotations(
+    pins=("sae:0:4",),
+    groups=(Group(name="hidden", nodes=("hidden:0:0", "hidden:0:3")),),
+    labels={"sae:0:4": "plural verb"},
+    notes={"sae:0:4": "looked at twice"},
+    focus="sae:0:4",
+    edges=12,
+    theme="dark",
+)
+
+
+def test_annotations_are_kept_and_change_nothing_that_was_measured(cats: Circuit, tmp_path: Path) -> None:
+    annotated = cats.annotated(NOTES)
+    assert annotated.content_digest == cats.content_digest
+    annotated.save(tmp_path / "c.json")
+    again = open_circuit(tmp_path / "c.json")
+    assert again.annotations == NOTES
+    assert again.content_digest == cats.content_digest
+    assert not again.edited
+    assert again.annotated(None) == cats
+
+
+def test_annotating_an_edited_file_does_not_hide_the_edit(cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    cats.save(path)
+    path.write_text(path.read_text().replace('"kind": "error"', '"kind": "feature"'))
+    assert open_circuit(path).edited
+    open_circuit(path).annotated(NOTES).save(path)
+    assert open_circuit(path).edited
+
+
+def test_annotations_name_nodes_of_the_circuit_once(cats: Circuit) -> None:
+    with pytest.raises(CircuitError, match="'nothing', which is no node"):
+        cats.annotated(Annotations(labels={"nothing": "x"}))
+    fields = {name: getattr(cats, name) for name in Circuit.model_fields}
+    with pytest.raises(ValidationError, match="'nothing', which is no node"):
+        Circuit(**{**fields, "annotations": Annotations(focus="nothing")})
+    group = Group(name="g", nodes=("sae:0:4",))
+    for wrong in ({"pins": ("a", "a")}, {"pins": ("sae:0:4",), "groups": (group,)}, {"groups": (group, group)}):
+        with pytest.raises(ValidationError):
+            Annotations(**wrong)
+    for wrong in ({"labels": {"a": "x" * 201}}, {"notes": {"a": "x" * 10_001}}, {"edges": -1}, {"theme": "pink"}):
+        with pytest.raises(ValidationError):
+            Annotations(**wrong)
+
+
+def test_a_smaller_circuit_keeps_what_is_said_of_its_nodes(cats: Circuit) -> None:
+    strongest = max((n for n in cats.nodes if n.kind != "logit"), key=lambda n: abs(n.attribution))
+    notes = NOTES.model_copy(update={"pins": (), "labels": {n.id: n.label for n in cats.nodes}, "focus": strongest.id})
+    small = cats.annotated(notes).prune(max_nodes=1)
+    assert small.annotations is not None
+    assert small.annotations.labels.keys() == {n.id for n in small.nodes}
+    assert small.annotations.named <= {n.id for n in small.nodes}

@@ -1,0 +1,76 @@
+"""Two circuits beside each other: columns, matched nodes, and the difference."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+import circuitlens
+from circuitlens.circuit import Circuit
+from circuitlens.viewer.comparison import Comparison, compare
+from tests.tiny_transformer import TinyTransformer
+
+
+def consistent(compared: Comparison) -> None:
+    """Second plus difference is first, node by node and edge by edge, and no id is there twice."""
+    for circuit in (compared.first, compared.second, compared.difference):
+        assert len({n.id for n in circuit.nodes}) == len(circuit.nodes)
+    first, second, difference = (
+        ({n.id: n.attribution for n in c.nodes}, {(e.source, e.target): e.weight for e in c.edges})
+        for c in (compared.first, compared.second, compared.difference)
+    )
+    for ours, theirs, less in zip(first, second, difference, strict=True):
+        assert less.keys() <= ours.keys() | theirs.keys()
+        for key in ours.keys() | theirs.keys():
+            assert less.get(key, 0.0) == ours.get(key, 0.0) - theirs.get(key, 0.0)
+
+
+def test_a_circuit_differs_from_itself_in_nothing(cats: Circuit) -> None:
+    compared = compare(cats, cats)
+    assert [n.id for n in compared.difference.nodes] == [n.id for n in cats.nodes]
+    assert {n.attribution for n in compared.difference.nodes} == {0.0}
+    assert compared.difference.edges == ()
+    assert (
+        compared.summary
+        == "10 in both, 0 only in the first, 0 only in the second; attributions of those in both "
+        + ("correlate +1.00 (rank)")
+    )
+
+
+def test_singular_and_plural(cat: Circuit, cats: Circuit) -> None:
+    compared = compare(cat, cats)
+    assert compared.difference.tokens == ("The cat / The cats",)
+    shared = {n.id for n in cat.nodes} & {n.id for n in cats.nodes}
+    assert {ours.id for ours, _ in compared.shared} == shared
+    assert {n.id for n in compared.difference.nodes} == {n.id for n in (*cat.nodes, *cats.nodes)}
+    assert compared.difference.metric.value == cat.metric.value - cats.metric.value
+    consistent(compared)
+
+
+def test_a_token_that_only_one_has_gets_a_column_of_its_own() -> None:
+    adapter = TinyTransformer("components")
+    short = circuitlens.find(adapter, "a b c", "d", "e").prune(max_nodes=60)
+    long = circuitlens.find(adapter, "a f b c", "d", "e").prune(max_nodes=60)
+    compared = compare(short, long)
+    assert compared.difference.tokens == ("a", "f", "b", "c")
+    assert {n.pos for n in compared.first.nodes} <= {0, 2, 3}
+    assert [n.pos for n in compared.second.nodes] == [n.pos for n in long.nodes]
+    moved = {0: 0, 1: 2, 2: 3}
+    expected = {(n.hook, n.kind, n.index, moved[n.pos]) for n in short.nodes} & {
+        (n.hook, n.kind, n.index, n.pos) for n in long.nodes
+    }
+    assert {(n.hook, n.kind, n.index, n.pos) for n, _ in compared.shared} == expected
+    consistent(compared)
+
+
+def test_models_of_other_shapes_share_nothing(cats: Circuit) -> None:
+    other = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e").prune(max_nodes=20)
+    compared = compare(cats, other)
+    assert not [n for n, _ in compared.shared if n.kind != "logit"]
+    consistent(compared)
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(0, 23), st.integers(0, 23))
+def test_second_and_difference_make_the_first(cat: Circuit, cats: Circuit, n: int, m: int, k: int, j: int) -> None:
+    consistent(compare(cats.prune(max_nodes=n, max_edges=k), cats.prune(max_nodes=m, max_edges=j)))
+    consistent(compare(cats.prune(max_nodes=n, max_edges=k), cat.prune(max_nodes=m, max_edges=j)))

@@ -1,0 +1,145 @@
+"""What a page works on: circuits and their files, models, and work in the background."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Annotations, Circuit, Group
+from circuitlens.errors import CircuitError, ViewerError
+from circuitlens.viewer import session as module
+from circuitlens.viewer.session import Job, Progress, Session
+
+
+@pytest.fixture
+def session(toy: Adapter, cats: Circuit) -> Iterator[Session]:
+    made = Session([cats], adapters=[toy])
+    yield made
+    made.close()
+
+
+def ended(session: Session, job: Job) -> Job:
+    """The job when it is over."""
+    waiting = threading.Event()
+    for _ in range(3000):
+        now = session.job(job.id)
+        assert now is not None
+        if now.state not in ("waiting", "running"):
+            return now
+        waiting.wait(0.02)
+    raise AssertionError(f"the job does not end: {session.job(job.id)}")
+
+
+NOTES = Annotations(pins=("sae:0:4",), groups=(Group(name="g", nodes=("hidden:0:3",)),), notes={"sae:0:4": "mine"})
+
+
+def test_a_circuit_is_saved_to_its_own_file_only(cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "cats.json"
+    cats.save(path)
+    session = Session([circuitlens.open(path), cats], [path, None])
+    assert session.save(0, NOTES) == path
+    again = circuitlens.open(path)
+    assert again.annotations == NOTES == session.circuit(0).annotations
+    assert not again.edited
+    with pytest.raises(ViewerError, match="not opened from a file: export it"):
+        session.save(1, NOTES)
+    with pytest.raises(CircuitError, match="'nothing', which is no node"):
+        session.save(0, Annotations(pins=("nothing",)))
+    assert circuitlens.open(path).annotations == NOTES
+    assert sorted(tmp_path.iterdir()) == [path]
+
+
+def test_an_unknown_number_is_refused(session: Session) -> None:
+    for number in (-1, 1):
+        with pytest.raises(ViewerError, match=f"no circuit {number}: 1 are open"):
+            session.circuit(number)
+
+
+def test_a_circuit_is_found_in_the_background(session: Session, cat: Circuit) -> None:
+    job = ended(session, session.find("toy", "The cat", "runs", "run", "", ""))
+    assert (job.state, job.result) == ("done", 1)
+    assert session.circuit(1).nodes == cat.nodes
+    assert session.path(1) is None
+
+
+def test_what_goes_wrong_is_told_as_a_sentence(session: Session) -> None:
+    job = ended(session, session.find("toy", "The blorgs", "runs"))
+    assert job.state == "failed"
+    assert job.message.startswith("'The blorgs': 'blorgs' is not a noun")
+    job = ended(session, session.find("nothing", "The cat", "runs"))
+    assert "no adapter named 'nothing'" in job.message
+
+    def broken(_: Progress) -> None:
+        raise ZeroDivisionError("oh")
+
+    job = ended(session, session._start("broken", broken))
+    assert job.message == "It failed in a way that was not foreseen (ZeroDivisionError: oh)."
+    assert ended(session, session.load(0)).state == "done"
+
+
+def test_evidence_is_measured_and_annotations_stay(session: Session) -> None:
+    job = session.verify(0)
+    session.circuits[0] = session.circuits[0].annotated(NOTES)
+    assert ended(session, job).state == "done"
+    circuit = session.circuit(0)
+    assert circuit.evidence is not None
+    assert circuit.evidence.digest == circuit.content_digest
+    assert circuit.annotations == NOTES
+
+
+def blocked(session: Session) -> tuple[Job, threading.Event, Callable[[], None]]:
+    """A job that reports its progress when it is let go."""
+    begun, go = threading.Event(), threading.Event()
+
+    def work(progress: Progress) -> None:
+        begun.set()
+        assert go.wait(30)
+        progress("on", 1, 2)
+
+    job = session._start("blocked", work)
+    assert begun.wait(30)
+    return job, go, go.set
+
+
+def test_work_is_cancelled_at_once_or_after_its_stage(session: Session) -> None:
+    running, _, let_go = blocked(session)
+    waiting = session.load(0)
+    session.cancel(waiting.id)
+    assert ended(session, waiting).state == "cancelled"
+    session.cancel(running.id)
+    now = session.job(running.id)
+    assert now is not None
+    assert (now.state, now.stage) == ("running", "cancelling")
+    let_go()
+    assert ended(session, running).state == "cancelled"
+    assert ended(session, session.load(0)).state == "done"  # the worker goes on
+
+
+def test_a_question_does_not_wait_for_ever(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.01)
+    with (
+        session._using("measuring the evidence"),
+        pytest.raises(ViewerError, match=r"at work \(measuring the evidence\)"),
+    ):
+        session.intervene(0, {"sae:0:4": 0.0})
+    assert session.intervene(0, {"sae:0:4": 0.0}).after < session.intervene(0, {}).after
+
+
+def test_a_model_is_loaded_when_it_is_wanted(cats: Circuit) -> None:
+    session = Session([cats, cats.model_copy(update={"adapter": "elsewhere"})])
+    assert session.can_ask(0)
+    assert not session.asked(0)
+    assert not session.can_ask(1)
+    with pytest.raises(ViewerError, match=r"\(toy\) is not loaded: load it first"):
+        session.describe(0, "sae:0:4")
+    assert ended(session, session.load(0)).state == "done"
+    assert session.describe(0, "sae:0:4").promoted[0][0] == "run"
+    assert {name for name, _ in session.examples()} == {"toy"}
+    job = ended(session, session.load(1))
+    assert (job.state, "no adapter named 'elsewhere'" in job.message) == ("failed", True)
+    session.close()
