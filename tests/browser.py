@@ -7,11 +7,16 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+# What dash-cytoscape itself says on every page.
+KNOWN_NOISE = "You have set a custom wheel sensitivity"
+expect.set_options(timeout=30_000)  # a busy machine is no failure
+INTRODUCED = "localStorage.setItem('circuitlens-introduction-seen', 'yes')"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
@@ -48,3 +53,55 @@ def place(page: Page, node_id: str) -> tuple[float, float]:
         node_id,
     )
     return x, y
+
+
+@contextmanager
+def opened(browser: Browser, url: str, *, introduced: bool = True, **context: Any) -> Iterator[Page]:
+    """The page, drawn; afterwards there must have been no error, and no request that left the machine."""
+    faults: list[str] = []
+    made = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "color_scheme": "light", **context})
+    page = made.new_page()
+    if introduced:
+        page.add_init_script(INTRODUCED)
+    here = url.split("#")[0]
+
+    def console(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and KNOWN_NOISE not in message.text:
+            faults.append(f"console {message.type}: {message.text}")
+
+    page.on("console", console)
+    page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+    page.on("request", lambda r: None if r.url.startswith((here, "data:", "blob:")) else faults.append(r.url))
+    page.goto(url)
+    wait_drawn(page)
+    yield page
+    made.close()
+    assert faults == []
+
+
+def cy(page: Page, expression: str) -> Any:
+    """Evaluate an expression of the Cytoscape object `cy`."""
+    return page.evaluate(f"(() => {{ const cy = document.getElementById('graph')._cyreg.cy; return {expression}; }})()")
+
+
+def settled(page: Page, expression: str, expected: Any, graph: str = "graph") -> None:
+    """Wait until an expression of `cy` has a value."""
+    page.wait_for_function(
+        "([graph, expression, expected]) => { const pane = document.getElementById(graph); "
+        "return pane && pane._cyreg && JSON.stringify(new Function('cy', 'return ' + expression)(pane._cyreg.cy)) === JSON.stringify(expected); }",
+        arg=[graph, expression, expected],
+    )
+
+
+def overlaps(page: Page, selector: str) -> list[list[str]]:
+    """Pairs of nodes that overlap with their labels."""
+    return cy(
+        page,
+        f"""(() => {{
+            const boxes = cy.nodes('{selector}').map(n => [n.id(), n.renderedBoundingBox()]), found = [];
+            boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {{
+                if (p.x1 < q.x2 && q.x1 < p.x2 && p.y1 < q.y2 && q.y1 < p.y2) found.push([a, b]);
+            }}));
+            return found;
+        }})()""",
+    )

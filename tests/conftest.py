@@ -19,6 +19,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Small matrices gain nothing from a second thread, and two that wait for each other on a busy machine lose minutes.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from playwright.sync_api import Browser  # noqa: E402
+
 import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
@@ -83,3 +85,20 @@ def gpt2_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [f"blocks.{n}.hook_resid_pre" for n in range(12)]
     write_release(home, "gpt2-small-res-jb", [*layers, "blocks.11.hook_resid_post"])
     return home
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium, in which a test opens pages of its own."""
+    from tests.browser import chromium, find_chromium
+
+    executable = find_chromium()
+    if executable is None:
+        reason = (
+            "no Chromium or Chrome is installed (Debian: apt-get install chromium), or name one in CIRCUITLENS_CHROMIUM"
+        )
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with chromium(executable) as started:
+        yield started

@@ -1,0 +1,261 @@
+"""Asking and keeping in a real Chromium: interventions, new circuits, the address, undo, files and exports."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from playwright.sync_api import Browser, Download, Page, expect
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit
+from circuitlens.viewer import server
+from circuitlens.viewer.panels import percent, signed
+from tests.browser import cy, opened, place, settled
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def contrast(toy: Adapter) -> Circuit:
+    return circuitlens.find(toy, "The cats", "run", "runs", "The cat")
+
+
+@pytest.fixture
+def url(cats: Circuit, contrast: Circuit, toy: Adapter) -> Iterator[str]:
+    viewer = server.start([cats, contrast], adapters=[toy])
+    yield viewer.url
+    viewer.close()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    with opened(browser, url) as page:
+        yield page
+
+
+def measured(page: Page, toy: Adapter, circuit: Circuit, settings: dict[str, float | str]) -> None:
+    """The panel says what `circuitlens.intervene` does."""
+    outcome = circuitlens.intervene(toy, circuit, settings)  # pyright: ignore[reportArgumentType]
+    panel = page.locator("#outcome")
+    expect(panel.locator("dd").nth(2)).to_have_text(signed(outcome.after))
+    expect(panel.locator("dd").nth(3)).to_have_text(signed(outcome.after - outcome.before))
+    if outcome.predicted is not None:
+        expect(panel.locator("dd").nth(4)).to_have_text(signed(outcome.predicted))
+    for output in outcome.outputs:
+        row = panel.locator("tbody tr", has=page.get_by_role("rowheader", name=output.label, exact=True))
+        expect(row.locator("td").first).to_have_text(percent(output.before))
+        expect(row.locator("td").last).to_have_text(percent(output.after))
+
+
+def test_features_are_switched_off_and_several_add_up(page: Page, toy: Adapter, cats: Circuit) -> None:
+    page.mouse.click(*place(page, "sae:0:4"))
+    expect(page.locator("#node-name")).to_have_text("F5")
+    page.keyboard.press("o")
+    measured(page, toy, cats, {"sae:0:4": 0.0})
+    settled(page, "cy.nodes('.intervened').map(n => n.data('node'))", ["sae:0:4"])
+    page.mouse.click(*place(page, "sae:0:5"))
+    page.keyboard.press("o")
+    measured(page, toy, cats, {"sae:0:4": 0.0, "sae:0:5": 0.0})
+    page.get_by_role("combobox", name="What F5 is set to").select_option("Scaled")
+    slider = page.get_by_role("slider", name="Factor of F5")
+    slider.focus()
+    slider.press("End")
+    measured(page, toy, cats, {"sae:0:4": 3.0, "sae:0:5": 0.0})
+    page.get_by_role("button", name="Take back F6").click()
+    measured(page, toy, cats, {"sae:0:4": 3.0})
+    page.get_by_role("button", name="Take back F5").click()
+    expect(page.locator("#outcome thead")).to_contain_text("Probability")
+    settled(page, "cy.nodes('.intervened').length", 0)
+
+
+def test_a_feature_is_set_to_its_corrupted_value(page: Page, toy: Adapter, contrast: Circuit) -> None:
+    page.locator("#circuit").click()
+    page.get_by_role("option").nth(1).click()
+    settled(page, "cy.edges().length", len(contrast.edges))
+    feature = next(n for n in contrast.strongest_path().nodes if n.kind == "feature")
+    page.mouse.click(*place(page, feature.id))
+    page.locator("#off").click()
+    page.get_by_role("combobox", name=f"What {feature.label} is set to").select_option("As corrupted")
+    measured(page, toy, contrast, {feature.id: "corrupted"})
+
+
+def test_a_group_is_switched_off_as_one(browser: Browser, url: str, toy: Adapter, cats: Circuit) -> None:
+    state = {"tab": "pinned", "by": {"0": {"groups": [{"name": "verb", "nodes": ["sae:0:4", "sae:0:5"]}]}}}
+    with opened(browser, f"{url}#{quote(json.dumps(state))}") as page:
+        page.get_by_role("button", name="Switch off verb").click()
+        expect(page.locator("#settings")).to_contain_text("verb")
+        measured(page, toy, cats, {"sae:0:4": 0.0, "sae:0:5": 0.0})
+
+
+def test_without_a_model_the_page_says_so(browser: Browser, cats: Circuit) -> None:
+    elsewhere = cats.model_copy(update={"adapter": "elsewhere"})
+    viewer = server.start([elsewhere, cats])
+    with opened(browser, viewer.url) as page:
+        page.mouse.click(*place(page, "sae:0:4"))
+        expect(page.locator("#told .strip li")).to_have_text(re.compile(r"The cats\d"))
+        page.get_by_role("tab", name="Intervene").click()
+        expect(page.locator("#model-told")).to_contain_text("The adapter 'elsewhere' can't be loaded here")
+        expect(page.get_by_role("button", name="Load the model")).to_be_hidden()
+        page.locator("#circuit").click()
+        page.get_by_role("option").nth(1).click()
+        page.get_by_role("button", name="Load the model").click()
+        expect(page.locator("#outcome")).to_contain_text("What the model answers")
+    viewer.close()
+
+
+def test_a_new_circuit_is_found(page: Page, toy: Adapter) -> None:
+    page.get_by_role("button", name="New circuit").click()
+    page.get_by_role("button", name="Find the circuit").click()
+    expect(page.locator("#new-fault")).to_contain_text("Give a model, a prompt and an answer")
+    page.locator("#examples button").first.click()
+    example = toy.examples[0]
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value(example.prompt)
+    page.get_by_label("Corrupted prompt").fill("")
+    page.get_by_label("Prompt", exact=True).fill("The dogs")
+    page.get_by_role("button", name="Find the circuit").click()
+    found = circuitlens.find(toy, "The dogs", example.answer, example.distractor)
+    expect(page.locator("#circuit")).to_have_value(f"The dogs → {example.answer}")
+    settled(page, "cy.nodes('[node]').map(n => n.data('node')).sort()", sorted(n.id for n in found.nodes))
+    page.get_by_role("button", name="New circuit").click()
+    page.get_by_label("Prompt", exact=True).fill("The <b>blorgs</b>")
+    page.get_by_role("button", name="Find the circuit").click()
+    expect(page.locator("#job")).to_contain_text("is not a noun the lexicon knows")
+    page.get_by_role("button", name="Dismiss", exact=True).click()
+    expect(page.locator("#job")).to_be_hidden()
+
+
+def test_evidence_is_measured_from_the_page(page: Page) -> None:
+    page.locator("#tools").get_by_text("Evidence", exact=True).click()
+    page.get_by_role("button", name="Measure the evidence").click()
+    expect(page.locator("#evidence")).to_contain_text("Verdict:", timeout=60_000)
+    expect(page.locator("#evidence .js-plotly-plot")).to_have_count(2)
+
+
+def test_the_introduction_leads_to_what_matters(browser: Browser, url: str, toy: Adapter, cats: Circuit) -> None:
+    with opened(browser, url, introduced=False) as page:
+        expect(page.locator("#intro")).to_be_visible()
+        page.get_by_role("button", name="Show the feature that matters most").click()
+        strongest = max((n for n in cats.nodes if n.kind == "feature"), key=lambda n: abs(n.attribution))
+        expect(page.locator("#node-name")).to_have_text(strongest.label)
+        page.get_by_role("button", name="Switch it off").click()
+        measured(page, toy, cats, {strongest.id: 0.0})
+        page.get_by_role("button", name="Dismiss the introduction").click()
+        page.reload()
+        page.wait_for_selector("#graph[data-drawn]")
+        expect(page.locator("#intro")).to_be_hidden()
+        page.get_by_role("button", name="Introduction and keys").click()
+        expect(page.locator("#intro")).to_be_visible()
+
+
+def test_nothing_is_lost_on_reload_and_steps_can_be_undone(page: Page) -> None:
+    page.mouse.click(*place(page, "sae:0:4"))
+    page.keyboard.press("p")
+    settled(page, "cy.nodes('.pinned').length", 1)
+    page.get_by_label("Your label").fill("plural verb")
+    page.get_by_role("slider", name="Edges shown").press("Home")
+    page.keyboard.press("Escape")
+    page.mouse.click(*place(page, "hidden:0:3"))
+    page.keyboard.press("o")
+    expect(page.locator("#settings li")).to_have_count(1)
+    page.wait_for_function("location.hash.includes('settings')")
+    page.reload()
+    page.wait_for_selector("#graph[data-drawn]")
+    expect(page.locator("#settings li")).to_have_count(1)
+    settled(page, "cy.nodes('.pinned').map(n => n.style('label'))", ["plural verb"])
+    settled(page, "cy.nodes('.focused').map(n => n.data('node'))", ["hidden:0:3"])
+    settled(page, "cy.edges().not('.off').length", 0)
+    for _ in range(4):
+        page.keyboard.press("Control+z")
+    settled(page, "cy.nodes('.pinned, .intervened').length", 0)
+    settled(page, "cy.edges().not('.off').length", 23)
+    for _ in range(4):
+        page.keyboard.press("Control+Shift+z")
+    settled(page, "cy.nodes('.pinned, .intervened').length", 2)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "%",
+        "[1, 2]",
+        '{"circuit": 99, "by": {"7": {}, "x": 1}}',
+        '{"other": "0", "view": "x", "tab": 3, "theme": {}}',
+        '{"by": {"0": {"focus": "nothing", "pins": ["a", 3], "labels": [1], "groups": [{}], "settings": [["a"]]}}}',
+        '{"by": {"0": {"pins": ["nothing"], "settings": [["nothing", 0]], "edges": -3, "nodes": 1e99}}}',
+    ],
+)
+def test_no_address_breaks_the_page(browser: Browser, url: str, address: str, cats: Circuit) -> None:
+    with opened(browser, f"{url}#{quote(address)}") as page:
+        settled(page, "cy.nodes('[node]').length", len(cats.nodes))
+
+
+def test_a_circuit_is_saved_to_its_file(browser: Browser, cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "cats.json"
+    cats.save(path)
+    viewer = server.start([circuitlens.open(path), cats], paths=[path, None])
+    with opened(browser, viewer.url) as page:
+        page.mouse.click(*place(page, "sae:0:4"))
+        page.keyboard.press("p")
+        page.get_by_label("Your note").fill("looked at twice")
+        page.get_by_role("slider", name="Edges shown").press("ArrowLeft")
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator("#status")).to_contain_text("Saved to cats.json.")
+        notes = circuitlens.open(path).annotations
+        assert notes is not None
+        assert (notes.pins, notes.notes, notes.edges) == (("sae:0:4",), {"sae:0:4": "looked at twice"}, 22)
+        page.locator("#circuit").click()
+        page.get_by_role("option").nth(1).click()
+        page.get_by_role("button", name="Save").click()
+        expect(page.locator("#status")).to_contain_text("not opened from a file: export it as JSON")
+    viewer.close()
+    again = server.start([circuitlens.open(path)], paths=[path])
+    with opened(browser, again.url) as page:
+        settled(page, "cy.nodes('.pinned').map(n => n.data('node'))", ["sae:0:4"])
+        expect(page.locator("#edges-shown")).to_contain_text("22 of 23")
+    again.close()
+
+
+def export(page: Page, what: str) -> Download:
+    page.locator("#export summary").click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=what).click()
+    return download.value
+
+
+def test_exports_can_be_read(page: Page, cats: Circuit, tmp_path: Path) -> None:
+    page.mouse.click(*place(page, "sae:0:4"))
+    page.get_by_label("Your label").fill("<b>plural</b> & verb")
+    page.locator("#search").focus()
+    settled(page, "cy.getElementById('node sae:0:4').style('label')", "<b>plural</b> & verb")
+    page.evaluate("document.activeElement.blur()")
+    export(page, "Picture (SVG)").save_as(tmp_path / "c.svg")
+    root = ElementTree.parse(tmp_path / "c.svg").getroot()
+    texts = [element.text for element in root.iter() if element.tag.endswith("}text")]
+    for text in ("<b>plural</b> & verb", "The cats", "hook_hidden", "logits", "raises the metric", "SAE error", "H4"):
+        assert text in texts
+    assert len([e for e in root.iter() if e.tag.endswith("}path")]) == cy(page, "cy.edges(':visible').length")
+    export(page, "Picture (PNG)").save_as(tmp_path / "c.png")
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    export(page, "Circuit (JSON)").save_as(tmp_path / "c.json")
+    again = circuitlens.open(tmp_path / "c.json")
+    assert again.nodes == cats.nodes
+    assert again.annotations is not None
+    assert again.annotations.labels == {"sae:0:4": "<b>plural</b> & verb"}
+    export(page, "Edges (CSV)").save_as(tmp_path / "e.csv")
+    assert len((tmp_path / "e.csv").read_text().splitlines()) == len(cats.edges) + 1
+
+
+def test_two_pages_of_one_process_are_apart(browser: Browser, cat: Circuit, cats: Circuit) -> None:
+    one, two = server.start([cat]), server.start([cats])
+    with opened(browser, one.url) as first, opened(browser, two.url) as second:
+        settled(first, "cy.nodes('[node]').length", len(cat.nodes))
+        settled(second, "cy.nodes('[node]').length", len(cats.nodes))
+    one.close()
+    two.close()
