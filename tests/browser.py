@@ -87,8 +87,12 @@ def cy(page: Page, expression: str) -> Any:
 def settled(page: Page, expression: str, expected: Any, graph: str = "graph") -> None:
     """Wait until an expression of `cy` has a value."""
     page.wait_for_function(
-        "([graph, expression, expected]) => { const pane = document.getElementById(graph); "
-        "return pane && pane._cyreg && JSON.stringify(new Function('cy', 'return ' + expression)(pane._cyreg.cy)) === JSON.stringify(expected); }",
+        """([graph, expression, expected]) => {
+            const pane = document.getElementById(graph);
+            if (!pane || !pane._cyreg) return false;
+            const value = new Function('cy', 'return ' + expression)(pane._cyreg.cy);
+            return JSON.stringify(value) === JSON.stringify(expected);
+        }""",
         arg=[graph, expression, expected],
     )
 

@@ -622,6 +622,7 @@ def test_annotations_name_nodes_of_the_circuit_once(cats: Circuit) -> None:
     with pytest.raises(ValidationError, match="'nothing', which is no node"):
         Circuit(**{**fields, "annotations": Annotations(focus="nothing")})
     group = Group(name="g", nodes=("sae:0:4",))
+    wrong: dict[str, Any]
     for wrong in ({"pins": ("a", "a")}, {"pins": ("sae:0:4",), "groups": (group,)}, {"groups": (group, group)}):
         with pytest.raises(ValidationError):
             Annotations(**wrong)

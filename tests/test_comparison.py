@@ -15,14 +15,19 @@ def consistent(compared: Comparison) -> None:
     """Second plus difference is first, node by node and edge by edge, and no id is there twice."""
     for circuit in (compared.first, compared.second, compared.difference):
         assert len({n.id for n in circuit.nodes}) == len(circuit.nodes)
-    first, second, difference = (
-        ({n.id: n.attribution for n in c.nodes}, {(e.source, e.target): e.weight for e in c.edges})
-        for c in (compared.first, compared.second, compared.difference)
-    )
-    for ours, theirs, less in zip(first, second, difference, strict=True):
+    for values in (attributions, weights):
+        ours, theirs, less = map(values, (compared.first, compared.second, compared.difference))
         assert less.keys() <= ours.keys() | theirs.keys()
         for key in ours.keys() | theirs.keys():
             assert less.get(key, 0.0) == ours.get(key, 0.0) - theirs.get(key, 0.0)
+
+
+def attributions(circuit: Circuit) -> dict[str, float]:
+    return {node.id: node.attribution for node in circuit.nodes}
+
+
+def weights(circuit: Circuit) -> dict[str, float]:
+    return {f"{edge.source} → {edge.target}": edge.weight for edge in circuit.edges}
 
 
 def test_a_circuit_differs_from_itself_in_nothing(cats: Circuit) -> None:
