@@ -37,7 +37,7 @@ def chromium(executable: str) -> Iterator[Browser]:
 
 def wait_drawn(page: Page) -> None:
     """Wait until the graph's elements are drawn and placed."""
-    page.wait_for_selector("#graph[data-drawn]")
+    page.wait_for_selector("#graph[data-drawn]", state="attached")
     page.wait_for_function("document.getElementById('graph')._cyreg.cy.nodes().length > 0")
 
 
