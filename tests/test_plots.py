@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from playwright.sync_api import Browser, Dialog
 from circuitlens.errors import CircuitError
 from circuitlens.evidence import Curve, Effect, Evidence, Interval, Point
 from circuitlens.plots import PIXELS, SIZE, effect_plot, faithfulness_plot, save_plot
-from tests.browser import chromium, find_chromium
+from tests.browser import find_chromium
 
 EXECUTABLE = find_chromium()
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script> & %{x}"
@@ -245,12 +244,6 @@ def need_chromium() -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return EXECUTABLE
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium(need_chromium()) as started:
-        yield started
 
 
 @pytest.mark.browser
