@@ -161,9 +161,12 @@ def slide(page: Page) -> tuple[float, float]:
     )
     slider = page.get_by_role("slider", name="Edges shown")
     slider.press("End")
-    shown = page.locator("#edges-shown").inner_text()
-    ready = f"document.getElementById('edges-shown').textContent !== {shown!r}"
-    return script, timed(page, lambda: slider.press("ArrowLeft"), ready)
+    whole = "document.getElementById('edges-shown').textContent.endsWith('100 %')"
+    page.wait_for_function(whole)
+    took = timed(page, lambda: slider.press("ArrowLeft"), f"!{whole}")
+    slider.press("End")
+    page.wait_for_function(whole)
+    return script, took
 
 
 def focus(page: Page, node: str) -> float:
