@@ -248,7 +248,39 @@ def test_the_table_says_what_the_canvas_shows(page: Page, cat: Circuit) -> None:
     page.get_by_role("tab", name="Edges").click()
     expect(page.locator("#edge-table .ag-center-cols-container .ag-row")).to_have_count(len(cat.edges))
     first = cat.edges[0]
-    expect(page.locator("#edge-table .ag-row[row-index='0']")).to_contain_text(signed(first.weight).replace("+", "+"))
+    expect(page.locator("#edge-table .ag-row[row-index='0']")).to_contain_text(signed(first.weight))
+
+
+def test_the_table_is_sorted_and_filtered_by_keys(page: Page, cat: Circuit) -> None:
+    page.locator("#tools").get_by_text("Table", exact=True).click()
+    table = page.locator("#node-table")
+    rows = table.locator(".ag-center-cols-container .ag-row")
+    expect(rows).to_have_count(len(cat.nodes))
+    page.get_by_role("tab", name="Nodes").focus()
+    header = table.locator(".ag-header-cell:focus")
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if header.count():
+            break
+    for _ in range(10):
+        if "Attribution" in header.inner_text():
+            break
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(header).to_have_attribute("aria-sort", "ascending")
+    weakest = min(cat.nodes, key=lambda n: n.attribution)
+    expect(table.locator(".ag-row[row-index='0']")).to_contain_text(weakest.label)
+    page.keyboard.press("Control+Enter")
+    page.keyboard.type(str(weakest.attribution - 1))
+    expect(rows).to_have_count(0)
+    page.keyboard.press("ControlOrMeta+A")
+    page.keyboard.type(repr(weakest.attribution))
+    expect(rows).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(header).to_contain_text("Attribution")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Space")
+    expect(page.locator("#node-name")).to_have_text(weakest.label)
 
 
 def test_two_circuits_side_by_side_and_their_difference(page: Page, cat: Circuit, cats: Circuit) -> None:

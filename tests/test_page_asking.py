@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Download, Page, expect
 
 import circuitlens
+from circuitlens import discovery
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.viewer import server
 from circuitlens.viewer.panels import percent, signed
+from circuitlens.viewer.session import Progress
 from tests.browser import cy, opened, place, settled
 
 pytestmark = pytest.mark.browser
@@ -93,6 +97,9 @@ def test_a_group_is_switched_off_as_one(browser: Browser, url: str, toy: Adapter
         page.get_by_role("button", name="Switch off verb").click()
         expect(page.locator("#settings")).to_contain_text("verb")
         measured(page, toy, cats, {"sae:0:4": 0.0, "sae:0:5": 0.0})
+        page.get_by_role("combobox", name="What verb is set to").select_option("Scaled")
+        page.get_by_role("slider", name="Factor of verb").press("End")
+        measured(page, toy, cats, {"sae:0:4": 3.0, "sae:0:5": 3.0})
 
 
 def test_without_a_model_the_page_says_so(browser: Browser, cats: Circuit) -> None:
@@ -130,6 +137,36 @@ def test_a_new_circuit_is_found(page: Page, toy: Adapter) -> None:
     expect(page.locator("#job")).to_contain_text("'The <b>blorgs</b>' is no sentence of two or three words.")
     page.get_by_role("button", name="Dismiss", exact=True).click()
     expect(page.locator("#job")).to_be_hidden()
+
+
+def test_work_is_cancelled(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stage is shown while it runs; cancelled after that, it opens no circuit, and the next work is done."""
+    go = threading.Event()
+    find = discovery.find
+
+    def slow(*given: Any, progress: Progress) -> Circuit:
+        progress("measuring slowly", 1, 4)
+        assert go.wait(60)
+        return find(*given, progress=progress)
+
+    monkeypatch.setattr(discovery, "find", slow)
+    page.get_by_role("button", name="New circuit").click()
+    page.locator("#examples button").first.click()
+    page.get_by_role("button", name="Find the circuit").click()
+    expect(page.locator("#job-stage")).to_have_text("measuring slowly")
+    expect(page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "25")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("#job-stage")).to_have_text("cancelling")
+    go.set()
+    expect(page.locator("#job")).to_be_hidden()
+    page.locator("#circuit").click()
+    expect(page.get_by_role("option")).to_have_count(2)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="New circuit").click()
+    page.get_by_role("button", name="Find the circuit").click()
+    expect(page.locator("#circuit")).to_have_value(re.compile(" → "))
+    page.locator("#circuit").click()
+    expect(page.get_by_role("option")).to_have_count(3)
 
 
 def test_evidence_is_measured_from_the_page(page: Page) -> None:
@@ -179,6 +216,11 @@ def test_nothing_is_lost_on_reload_and_steps_can_be_undone(page: Page) -> None:
     for _ in range(4):
         page.keyboard.press("Control+Shift+z")
     settled(page, "cy.nodes('.pinned, .intervened').length", 2)
+    page.get_by_role("button", name="Undo").click()
+    settled(page, "cy.nodes('.intervened').length", 0)
+    page.get_by_role("button", name="Redo").click()
+    settled(page, "cy.nodes('.pinned, .intervened').length", 2)
+    expect(page.get_by_role("button", name="Redo")).to_be_disabled()
 
 
 @pytest.mark.parametrize(
