@@ -257,7 +257,7 @@ class Session:
         """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that."""
         self.circuit(number)
 
-        def work(progress: Progress) -> int:
+        def work(progress: Progress) -> None:
             from circuitlens.verification import verify
 
             progress("loading the model", 0, 0)
@@ -269,7 +269,6 @@ class Session:
             with self._lock:
                 # The circuit may have been annotated meanwhile.
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
-            return number
 
         return self._start("Measure the evidence", work)
 
@@ -334,9 +333,7 @@ class Session:
                 if number in self._cancelled:
                     return
                 change(state="running")
-            result = work(progress)
-            with self._lock:
-                change(state="cancelled" if number in self._cancelled and result is None else "done", result=result)
+            change(state="done", result=work(progress))
         except _CancelledError:
             change(state="cancelled")
         except CircuitLensError as error:

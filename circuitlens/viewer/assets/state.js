@@ -389,12 +389,14 @@
     set("search", { data });
   }
 
-  const quiet = (action) => (value) => { if (given) action(value); return window.dash_clientside.no_update; };
+  // Callbacks that change the page and no output of Dash's; most make sense only once the circuits are known.
+  const silent = (action) => (...values) => { action(...values); return window.dash_clientside.no_update; };
+  const quiet = (action) => silent((value) => { if (given) action(value); });
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     circuitlens: {
       /* The page is there, or the server has more circuits than before. */
-      begin: quiet2(function (data) {
+      begin: silent((data) => {
         const first = given === null;
         given = data;
         const options = data.names.map((label, number) => ({ value: String(number), label }));
@@ -407,18 +409,18 @@
         introduce(!kept(SEEN));
         publish();
       }),
-      drawn: quiet2(function (data, axes, first, second) {
+      drawn: silent((data, axes, first, second) => {
         if (!data) return;
         facts = data;
         document.getElementById("left-out").textContent = data.leftOut;
         document.getElementById("left-out").hidden = !data.leftOut;
         page.graph.draw([first, second], axes, data.titles, () => { searchable(); publish(); page.lists.render(true); });
       }),
-      subgraph: quiet2((elements) => { if (elements) page.graph.drawSubgraph(elements); }),
-      theme: quiet2((scheme, sheets) => {
+      subgraph: silent((elements) => { if (elements) page.graph.drawSubgraph(elements); }),
+      theme: silent((scheme, sheets) => {
         for (const id of ["graph", "graph2", "subgraph"]) set(id, { stylesheet: sheets[scheme] });
       }),
-      finished: quiet2((job) => {
+      finished: silent((job) => {
         if (!job || job.state !== "done" || job.result === null) return;
         found = job.result;
         turnToFound();
@@ -464,9 +466,5 @@
     const wanted = stops[which][stop];
     if (wanted === undefined || wanted === Math.min(now, count)) return;
     if (stop !== stops[which].findLastIndex((one) => one <= Math.min(now, count))) change({}, { [which]: wanted });
-  }
-
-  function quiet2(action) {
-    return (...values) => { action(...values); return window.dash_clientside.no_update; };
   }
 })();
