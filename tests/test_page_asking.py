@@ -91,6 +91,25 @@ def test_a_feature_is_set_to_its_corrupted_value(page: Page, toy: Adapter, contr
     measured(page, toy, contrast, {feature.id: "corrupted"})
 
 
+def test_a_feature_that_matters_by_its_absence(browser: Browser, contrast: Circuit, toy: Adapter) -> None:
+    """The introduction leads to one that can be switched off, and the page says why nothing changes with the other."""
+    features = sorted((n for n in contrast.nodes if n.kind == "feature"), key=lambda n: -abs(n.attribution))
+    absent, active = features[0], next(n for n in features if n.activation != 0)
+    assert absent.activation == 0
+    viewer = server.start([contrast], adapters=[circuitlens.load("toy")])
+    with opened(browser, viewer.url, introduced=False) as page:
+        page.get_by_role("button", name="Show the feature that matters most").click()
+        expect(page.locator("#node-name")).to_have_text(active.label)
+        page.mouse.click(*place(page, absent.id))
+        page.keyboard.press("o")
+        measured(page, toy, contrast, {absent.id: 0.0})
+        expect(page.locator("#outcome")).to_contain_text(f"{absent.label}: 0 on this prompt already")
+        page.get_by_role("combobox", name=f"What {absent.label} is set to").select_option("As corrupted")
+        measured(page, toy, contrast, {absent.id: "corrupted"})
+        expect(page.locator("#outcome")).not_to_contain_text("already")
+    viewer.close()
+
+
 def test_a_group_is_switched_off_as_one(browser: Browser, url: str, toy: Adapter, cats: Circuit) -> None:
     state = {"tab": "pinned", "by": {"0": {"groups": [{"name": "verb", "nodes": ["sae:0:4", "sae:0:5"]}]}}}
     with opened(browser, f"{url}#{quote(json.dumps(state))}") as page:

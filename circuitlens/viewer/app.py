@@ -253,7 +253,7 @@ def _answer_asking(app: Dash, session: Session) -> None:
             raise PreventUpdate
         try:
             told = "" if asked["settings"] else "Add nodes: focus one and switch it off. Several add up."
-            result = panels.outcome_panel(circuit, session.intervene(number, asked["settings"]))
+            result = panels.outcome_panel(circuit, session.intervene(number, asked["settings"]), asked["settings"])
             return html.P(told, className="hint"), hide, result
         except CircuitLensError as error:
             return panels.message(str(error)), hide, []

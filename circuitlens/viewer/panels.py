@@ -17,7 +17,7 @@ from circuitlens.viewer.elements import count, visible
 if TYPE_CHECKING:
     from circuitlens.adapter import Example
     from circuitlens.features import Feature
-    from circuitlens.intervention import Outcome
+    from circuitlens.intervention import Outcome, Setting
 
 LISTED = 20
 """Edges listed of each sign, each way of a node."""
@@ -356,9 +356,10 @@ def _themed(figure: Any, theme: str) -> Any:
 # What was asked of the model
 
 
-def outcome_panel(circuit: Circuit, outcome: Outcome) -> list[Any]:
+def outcome_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Setting]) -> list[Any]:
     """The outputs before and after, and the metric's change as predicted and as measured."""
     changed = bool(outcome.nodes)
+    idle = [node.label for node in outcome.nodes if node.activation == 0 and settings[node.id] != "corrupted"]
     largest = max((max(o.before, o.after) for o in outcome.outputs), default=1.0) or 1.0
     rows = [
         html.Tr(
@@ -383,7 +384,17 @@ def outcome_panel(circuit: Circuit, outcome: Outcome) -> list[Any]:
             ("Predicted by attribution", predicted),
         ]
     mean = [html.P(f"Means over {len(circuit.pairs)} prompts.", className="hint")] if circuit.pairs else []
-    return [html.H2("What the model answers"), table, _terms(metric), *mean]
+    return [html.H2("What the model answers"), table, _terms(metric), *_idle(circuit, idle), *mean]
+
+
+def _idle(circuit: Circuit, labels: Sequence[str]) -> list[Any]:
+    """Why nothing changed: of nodes that are 0 anyway."""
+    if not labels:
+        return []
+    told = f"{' and '.join(map(visible, labels))}: 0 on this prompt already, so a factor changes nothing."
+    if summary(circuit)["corrupted"]:
+        told += " Attribution says what the value of the corrupted prompt does instead: choose “As corrupted”."
+    return [html.P(told, className="hint")]
 
 
 def examples_panel(examples: Sequence[tuple[str, Example]], circuits: Sequence[Circuit]) -> list[Any]:
@@ -445,7 +456,7 @@ def sums_panel(parts: Sequence[Mapping[str, Any]]) -> list[Any]:
 def _probability(value: float, largest: float, when: str) -> Any:
     return html.Td(
         [
-            html.Div(className=f"meter {when}", style={"width": f"{60 * value / largest:.0f}%"}),
+            html.Div(className=f"meter {when}", style={"width": f"{48 * value / largest:.0f}%"}),
             html.Span(percent(value)),
         ],
         className="probability",
@@ -454,8 +465,11 @@ def _probability(value: float, largest: float, when: str) -> Any:
 
 def summary(circuit: Circuit) -> Mapping[str, Any]:
     """What the page's script has to know of a circuit to begin with."""
+    # A feature may matter by its absence; one that is active comes first, since that can be switched off.
     strongest = max(
-        (node for node in circuit.nodes if node.kind == "feature"), key=lambda n: abs(n.attribution), default=None
+        (node for node in circuit.nodes if node.kind == "feature"),
+        key=lambda node: (node.activation != 0, abs(node.attribution)),
+        default=None,
     )
     return {
         "answer": circuit.metric.answers[0].text if circuit.metric.answers else ANSWER,
