@@ -476,6 +476,10 @@ def test_evidence_is_shown_or_how_to_measure_it(browser: Browser, toy: Adapter) 
         expect(panel.locator("tbody tr")).to_have_count(len(verified.evidence.checks))
         expect(panel.locator(".js-plotly-plot")).to_have_count(2)
         expect(page.get_by_role("button", name="Measure the evidence")).to_be_hidden()
+        effect = verified.evidence.effects[0]
+        panel.get_by_role("button", name=verified.node(effect.node).label, exact=True).click()
+        exact = f"{signed(effect.measured)} (how far the metric falls with it alone as in the corrupted prompt)"
+        expect(page.locator("#detail")).to_contain_text(exact)
         choose(page, "circuit", "The cats → run (2)")
         expect(panel).to_contain_text("Nothing was measured of this circuit yet")
         expect(panel).to_contain_text("circuitlens.verify(adapter, circuit)")

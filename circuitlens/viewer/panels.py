@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from circuitlens.features import Feature
     from circuitlens.intervention import Outcome, Setting
 
+ABLATED = {"corrupted": "as in the corrupted prompt", "mean": "at its mean", "zero": "off"}
 LISTED = 20
 """Edges listed of each sign, each way of a node."""
 SPOKEN = 8
@@ -65,7 +66,7 @@ def node_panel(circuit: Circuit, node: Node) -> list[Any]:
         *([("Index", str(node.index))] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
         ("Attribution", f"{signed(node.attribution)}{_error(node)} of {signed(circuit.metric.value)}"),
-        *([("Exact effect", f"{signed(effect)} (measured by switching it off alone)")] if effect is not None else []),
+        *([("Exact effect", effect)] if effect else []),
     ]
     page = [html.A("Page of this feature", href=node.url, target="_blank", rel="noreferrer")] if node.url else []
     return [_terms(rows), *page, *_edge_lists(circuit, node)]
@@ -135,10 +136,16 @@ def _spoken(title: str, outputs: Sequence[tuple[str, float]]) -> list[Any]:
     return [html.H3(title), html.Ol(words, className="words")]
 
 
-def _exact_effect(circuit: Circuit, node: Node) -> float | None:
-    if circuit.evidence is None or circuit.evidence.digest != circuit.content_digest:
-        return None
-    return next((effect.measured for effect in circuit.evidence.effects if effect.node == node.id), None)
+def _exact_effect(circuit: Circuit, node: Node) -> str:
+    evidence = circuit.evidence
+    if evidence is None or evidence.digest != circuit.content_digest:
+        return ""
+    measured = next((effect.measured for effect in evidence.effects if effect.node == node.id), None)
+    return (
+        ""
+        if measured is None
+        else f"{signed(measured)} (how far the metric falls with it alone {ABLATED[evidence.ablation]})"
+    )
 
 
 def _edge_lists(circuit: Circuit, node: Node) -> list[Any]:
