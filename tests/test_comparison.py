@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import circuitlens
+from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
+from circuitlens.pairs import Pair
 from circuitlens.viewer.comparison import Comparison, compare
 from tests.tiny_transformer import TinyTransformer
 
@@ -15,6 +17,7 @@ def consistent(compared: Comparison) -> None:
     """Second plus difference is first, node by node and edge by edge, and no id is there twice."""
     for circuit in (compared.first, compared.second, compared.difference):
         assert len({n.id for n in circuit.nodes}) == len(circuit.nodes)
+        assert len({(e.source, e.target) for e in circuit.edges}) == len(circuit.edges)
     for values in (attributions, weights):
         ours, theirs, less = map(values, (compared.first, compared.second, compared.difference))
         assert less.keys() <= ours.keys() | theirs.keys()
@@ -72,6 +75,19 @@ def test_models_of_other_shapes_share_nothing(cats: Circuit) -> None:
     other = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e").prune(max_nodes=20)
     compared = compare(cats, other)
     assert not [n for n, _ in compared.shared if n.kind != "logit"]
+    consistent(compared)
+
+
+def test_circuits_over_many_prompts(toy: Adapter) -> None:
+    """Their outputs have no index, and are matched by their names."""
+    pairs = [
+        Pair(prompt=f"The {noun}s", corrupted=f"The {noun}", answer=("run",), distractor=("runs",))
+        for noun in ("cat", "dog")
+    ]
+    each, together = circuitlens.aggregate(toy, pairs), circuitlens.aggregate(toy, pairs, by="sum")
+    compared = compare(each, together)
+    assert [n.id for n in compared.second.nodes if n.kind == "logit"] == [n.id for n in each.nodes if n.kind == "logit"]
+    assert len(compared.shared) == len(each.nodes)
     consistent(compared)
 
 

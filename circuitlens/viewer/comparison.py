@@ -47,10 +47,10 @@ def compare(first: Circuit, second: Circuit) -> Comparison:
     """Bring two circuits into common columns, and take one from the other."""
     labels, ours, theirs = _columns(first.tokens, second.tokens)
     mine = _moved(first, ours, labels, {node.id: node.id for node in first.nodes})
-    known = {(node.hook, node.kind, node.index, node.pos, node.layer): node.id for node in mine.nodes}
+    known = {_place(node, node.pos): node.id for node in mine.nodes}
     taken, ids = {node.id for node in mine.nodes}, {}
     for node in second.nodes:
-        same = known.get((node.hook, node.kind, node.index, theirs[node.pos], node.layer))
+        same = known.pop(_place(node, theirs[node.pos]), None)
         fresh = node.id
         while same is None and fresh in taken:
             fresh += "′"
@@ -58,6 +58,13 @@ def compare(first: Circuit, second: Circuit) -> Comparison:
         taken.add(ids[node.id])
     other = _moved(second, theirs, labels, ids)
     return Comparison(mine, other, _difference(mine, other))
+
+
+def _place(node: Node, column: int) -> tuple[object, ...]:
+    """What two nodes have in common that are the same node of two circuits."""
+    # Outputs of circuits over many prompts have no index, since they differ from prompt to prompt, but a name.
+    index = node.label if node.kind == "logit" and node.index is None else node.index
+    return node.hook, node.kind, index, column, node.layer
 
 
 def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], list[int], list[int]]:
