@@ -103,7 +103,8 @@ def told_panel(circuit: Circuit, node: Node, told: Feature | None) -> list[Any]:
         return []
     tokens = circuit.tokens if told is None else told.tokens
     values = known_activations(circuit, node) if told is None else list(told.activations)
-    strip = [html.H3("Activation on the prompt"), heat_strip(tokens, values)]
+    many = "Mean activation" if told is None else "Activation on one of its prompts"
+    strip = [html.H3(many if circuit.pairs else "Activation on the prompt"), heat_strip(tokens, values)]
     if told is None:
         hint = "Tokens without a number have no node of this feature in the circuit; load the model to see them all."
         return [*strip, html.P(hint, className="hint")] if None in values else strip
