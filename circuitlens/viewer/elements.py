@@ -19,8 +19,12 @@ from circuitlens.circuit import Circuit, Node, full_name
 
 ROOMY, ROOMY_ROWS = 12, 10
 """With up to so many slots across and so many rows each node is drawn large, with its label inside."""
-LINES, LEGIBLE = 3, 36
-"""With more than so many slots across, the nodes of a cell stand in more than one line, up to three."""
+LINES, LINES_IN_ALL, LEGIBLE = 3, 20, 36
+"""With more than so many slots across, the nodes of a cell stand in more than one line: up to three, or where there are
+few rows in more, so many in all.
+"""
+GAP = 0.1
+"""Of a column's width, between its small nodes and the next column's."""
 CHIP = 3
 """Slots of a chip (an input, embedding or logit), and of a column at least."""
 CHIPS = ("input", "embedding", "logit")
@@ -103,7 +107,8 @@ def count(number: int) -> str:
 def _layout(circuit: Circuit) -> tuple[Rows, Mapping[int, int], bool]:
     """The rows, the slots that each column needs, and whether there is room for large nodes."""
     rows = _rows(circuit)
-    layouts = [_slots(rows, lines) for lines in range(1, LINES + 1)]
+    most = max(LINES, LINES_IN_ALL // max(len(rows), 1))
+    layouts = [_slots(rows, lines) for lines in range(1, most + 1)]
     slots = next((one for one in layouts if sum(one.values()) <= LEGIBLE), layouts[-1])
     return rows, slots, sum(slots.values()) <= ROOMY and len(rows) <= ROOMY_ROWS
 
@@ -141,10 +146,10 @@ def stylesheet(scheme: str) -> list[dict[str, Any]]:
         },
         {"selector": "node[size]", "style": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"}},
         {"selector": ".crowded", "style": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0}},
-        {"selector": ".crowded[rank >= 0][rank < 5]", "style": {"text-opacity": 1}},
+        {"selector": ".crowded[rank >= 0][rank < 5]", "style": {"text-opacity": 1, "z-index": 1}},
         {
             "selector": ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned",
-            "style": {"text-opacity": 1},
+            "style": {"text-opacity": 1, "z-index": 2},
         },
         {"selector": "node[name]", "style": {"label": "data(name)"}},
         {
@@ -323,6 +328,7 @@ def _nodes(circuit: Circuit, rows: Rows, slots: Mapping[int, int], roomy: bool, 
             start, width = spans[pos]
             lines = stacked if chip else ceil(len(cell) / slots[pos])
             across = ceil(len(cell) / lines) if chip else len(cell)
+            gap = 0.0 if roomy or chip else GAP
             for i, placed in enumerate(cell):
                 node = here.get(placed.id)
                 if node is None:
@@ -336,7 +342,7 @@ def _nodes(circuit: Circuit, rows: Rows, slots: Mapping[int, int], roomy: bool, 
                     f"activation {node.activation:.3f}",
                     "rank": ranks.get(node.id, -1),
                     "size": _share(node.attribution, largest) if node.kind != "logit" else 1.0,
-                    "x": start + width * ((i // lines if chip else i) + 0.5) / across,
+                    "x": start + width * (gap / 2 + (1 - gap) * ((i // lines if chip else i) + 0.5) / across),
                     "y": 1 - (k + 0.5 + above) / len(rows),
                     **({"room": width / across, "high": 0.7 / lines / len(rows)} if chip else {}),
                 }
