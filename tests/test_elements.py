@@ -162,6 +162,19 @@ def test_axes_stand_where_their_nodes_do(tall: Circuit) -> None:
         assert node.hook in row["label"]
 
 
+def test_crowded_nodes_stand_apart_and_leave_a_gap_between_columns(tall: Circuit) -> None:
+    spans = {column["pos"]: (column["x"], column["width"]) for column in axes(tall)["columns"]}
+    at = {one["data"]["node"]: one["data"] for one in elements(tall) if "crowded" in one["classes"]}
+    assert len(at) > 300
+    for node in tall.nodes:
+        if node.id in at:
+            x, width = spans[node.pos]
+            assert abs(at[node.id]["x"] - x) <= 0.45 * width
+    places = sorted((data["y"], data["x"]) for data in at.values())
+    apart = [b[1] - a[1] for a, b in pairwise(places) if a[0] == b[0]]
+    assert min(apart) > 0.01  # 8 px of a pane 800 wide, the least that a node measures
+
+
 def test_ranks_follow_attribution_and_logits_have_none(tall: Circuit) -> None:
     ranks = {e["data"]["node"]: e["data"]["rank"] for e in of(tall, "node")}
     inner = sorted((n for n in tall.nodes if n.kind != "logit"), key=lambda n: ranks[n.id])
