@@ -211,7 +211,8 @@ def test_pins_groups_and_their_sums(page: Page, cat: Circuit) -> None:
     page.get_by_role("button", name="Group the ticked").click()
     expect(page.get_by_role("textbox", name="Name of the group")).to_have_value("verb")
     total = sum(e.weight for e in cat.edges if e.source == hidden.id and e.target in (feature.id, answer.id))
-    expect(page.locator("#sums tr")).to_have_text(f"{hidden.label} → verb{signed(total)}")
+    # A list waits for the rows to be these; a single text fails at once while there are two.
+    expect(page.locator("#sums tr")).to_have_text([f"{hidden.label} → verb{signed(total)}"])
     settled(page, "cy.nodes().map(n => n.data('label')).sort()", sorted([hidden.label, "verb"]), "subgraph")
     page.get_by_role("textbox", name="Name of the group").fill("agreement")
     page.keyboard.press("Enter")
