@@ -26,7 +26,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix
 
 schema: $(INSTALLED)
-	$(BIN)/python -c 'import json; from circuitlens.circuit import schema; print(json.dumps(schema(), indent=1))' > circuitlens/circuit.schema.json
+	$(BIN)/python -c 'import json; from circuitlens.circuit import schema; print(json.dumps(schema(), indent=1))' > circuitlens/circuit/circuit.schema.json
 
 images: $(INSTALLED)
 	$(BIN)/python docs/make_images.py

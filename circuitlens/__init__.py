@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from circuitlens.circuit import open_circuit as open  # noqa: F401
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
-    from circuitlens.evaluation import ablate as ablate
-    from circuitlens.features import describe as describe
-    from circuitlens.intervention import intervene as intervene
-    from circuitlens.pairs import Pair as Pair
-    from circuitlens.pairs import read_pairs as read_pairs
+    from circuitlens.evaluation.faithfulness import ablate as ablate
+    from circuitlens.evaluation.features import describe as describe
+    from circuitlens.evaluation.intervention import intervene as intervene
+    from circuitlens.evaluation.verification import verify as verify
+    from circuitlens.prompts.pairs import Pair as Pair
+    from circuitlens.prompts.pairs import read_pairs as read_pairs
     from circuitlens.registry import load as load
-    from circuitlens.verification import verify as verify
     from circuitlens.viewer import view as view
 
 _PUBLIC = {
@@ -34,15 +34,15 @@ _PUBLIC = {
     "Edge": ("circuitlens.circuit", "Edge"),
     "Node": ("circuitlens.circuit", "Node"),
     "aggregate": ("circuitlens.aggregation", "aggregate"),
-    "Pair": ("circuitlens.pairs", "Pair"),
-    "ablate": ("circuitlens.evaluation", "ablate"),
-    "describe": ("circuitlens.features", "describe"),
+    "Pair": ("circuitlens.prompts.pairs", "Pair"),
+    "ablate": ("circuitlens.evaluation.faithfulness", "ablate"),
+    "describe": ("circuitlens.evaluation.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
-    "intervene": ("circuitlens.intervention", "intervene"),
+    "intervene": ("circuitlens.evaluation.intervention", "intervene"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
-    "read_pairs": ("circuitlens.pairs", "read_pairs"),
-    "verify": ("circuitlens.verification", "verify"),
+    "read_pairs": ("circuitlens.prompts.pairs", "read_pairs"),
+    "verify": ("circuitlens.evaluation.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
     "wrap": ("circuitlens_saelens", "wrap"),
 }

@@ -1,5 +1,5 @@
 """`python -m circuitlens`."""
 
-from circuitlens.cli import main
+from circuitlens.cli.app import main
 
 main()

@@ -12,19 +12,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitlens.errors import AdapterError
+from circuitlens.literals import SiteKind
 
 Hook = Callable[[Tensor], Tensor | None]
 """Called with a site's activation; a tensor returned takes the activation's place."""
-
-Kind = Literal["input", "embedding", "neuron", "feature"]
-"""What the nodes of a site are: model inputs, whole embeddings, plain neurons, or features of a sparse coder."""
 
 
 LOGITS = "logits"
@@ -124,7 +122,7 @@ class Site:
     """
 
     name: str
-    kind: Kind
+    kind: SiteKind
     read: str
     write: str
     layer: int

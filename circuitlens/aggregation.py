@@ -24,14 +24,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuitlens.adapter import Adapter
-from circuitlens.alignment import Aligned, align, question
-from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
-from circuitlens.circuit import ANSWER, DISTRACTOR, By, Circuit, Edge, Found, Method, Metric, Node
-from circuitlens.discovery import MAX_EDGES, Steps, completeness_gaps, node
+from circuitlens.attribution.gradient import VECTOR, EdgeScores, NodeScores
+from circuitlens.attribution.methods import Scored, check_method, connect, measured, score
+from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node
+from circuitlens.discovery import MAX_EDGES, ProgressCallback, completeness_gaps, node
 from circuitlens.errors import PromptError
-from circuitlens.pairs import Pair
-from circuitlens.prompts import MetricName, Score
-from circuitlens.scoring import Scored, check_method, connect, measured, score
+from circuitlens.literals import MethodName, MetricName, PositionGrouping
+from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
+from circuitlens.prompts.batch import Score
+from circuitlens.prompts.pairs import Pair
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Keys:
         """The numbering of an adapter's nodes in prompts with these groups."""
         return Keys(len(adapter.sites), len(labels), max([2, *(s.coder.d_sae for s in adapter.sites if s.coder)]) + 1)
 
-    def __call__(self, nodes: NodeScores, batch: Aligned, asked: Scored) -> Int[Tensor, " node"]:
+    def __call__(self, nodes: NodeScores, batch: PromptSet, asked: Scored) -> Int[Tensor, " node"]:
         """The number of each node."""
         group = batch.table(asked.question.clean)[nodes.example, nodes.pos]
         index = nodes.index.clone()
@@ -134,8 +135,8 @@ class Keys:
 
 def pieces(
     adapter: Adapter,
-    aligned: Aligned,
-    method: Method,
+    aligned: PromptSet,
+    method: MethodName,
     *,
     metric: MetricName | Score | None = None,
     frozen: bool = False,
@@ -144,10 +145,10 @@ def pieces(
     """The node sums of each batch: independent pieces of work, to be `merged`."""
     keys = Keys.of(adapter, aligned.labels)
     for batch in aligned.batches(batch_size):
-        yield node_sums(keys, batch, score(adapter, question(adapter, batch.pairs, metric), method, frozen))
+        yield node_sums(keys, batch, score(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, frozen))
 
 
-def node_sums(keys: Keys, batch: Aligned, scored: Scored) -> Piece:
+def node_sums(keys: Keys, batch: PromptSet, scored: Scored) -> Piece:
     """One batch's sums."""
     nodes = scored.nodes
     moved = (nodes.delta != 0) | (nodes.site == keys.sites)
@@ -158,14 +159,14 @@ def node_sums(keys: Keys, batch: Aligned, scored: Scored) -> Piece:
     return Piece(len(batch), table, sums, scored.gaps.sum(0).cpu().double())
 
 
-def effect_sums(adapter: Adapter, keys: Keys, batch: Aligned, scored: Scored, kept: Int[Tensor, " kept"]) -> Table:
+def effect_sums(adapter: Adapter, keys: Keys, batch: PromptSet, scored: Scored, kept: Int[Tensor, " kept"]) -> Table:
     """The exact effects (and activations) of one batch's nodes that are among the kept (sorted numbers)."""
     mine, keep, _ = _among(keys, batch, scored, kept)
     values = torch.stack([measured(adapter, scored, keep), scored.nodes.activation], 1)[keep]
     return Table.of(scored.nodes.example[keep], mine[keep.cpu()], values)
 
 
-def _among(keys: Keys, batch: Aligned, scored: Scored, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _among(keys: Keys, batch: PromptSet, scored: Scored, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The nodes' numbers, which of them are kept, and their places among those."""
     mine = keys(scored.nodes, batch, scored).cpu()
     place = torch.searchsorted(kept, mine).clamp_max(max(len(kept) - 1, 0))
@@ -175,8 +176,8 @@ def _among(keys: Keys, batch: Aligned, scored: Scored, kept: Tensor) -> tuple[Te
 
 def edge_pieces(
     adapter: Adapter,
-    aligned: Aligned,
-    method: Method,
+    aligned: PromptSet,
+    method: MethodName,
     kept: Int[Tensor, " kept"],
     *,
     metric: MetricName | Score | None = None,
@@ -189,7 +190,7 @@ def edge_pieces(
     """
     keys = Keys.of(adapter, aligned.labels)
     for batch in aligned.batches(batch_size):
-        scored = score(adapter, question(adapter, batch.pairs, metric), method, frozen)
+        scored = score(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, frozen)
         _, keep, place = _among(keys, batch, scored, kept)
         effects = _summed(kept[:0], torch.zeros(0, 4, dtype=torch.double))
         if method == "exact":
@@ -205,22 +206,22 @@ def _edge_table(edges: EdgeScores, nodes: NodeScores, place: Tensor, count: int)
 
 def aggregate(
     adapter: Adapter,
-    pairs: Sequence[Pair] | Aligned,
-    method: Method | None = None,
+    pairs: Sequence[Pair] | PromptSet,
+    method: MethodName | None = None,
     *,
-    by: By = "position",
+    by: PositionGrouping = "position",
     metric: MetricName | Score | None = None,
     frozen: bool = False,
     max_nodes: int | None = MAX_NODES,
     max_edges: int | None = MAX_EDGES,
     batch_size: int = BATCH,
-    progress: Steps | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Circuit:
     """Find the circuit that many prompts have in common: mean attributions and mean edges.
 
     Args:
         adapter: a model with its sparse coders.
-        pairs: the prompts (`circuitlens.pairs.read_pairs` reads a file of them); those that can't be used are left out.
+        pairs: the prompts (`circuitlens.read_pairs` reads a file); those that can't be used are left out.
         method, metric, frozen, max_nodes, max_edges: as in `find`.
         by: how positions are brought together: "position" counts from the first token, "role" by the names that each
             pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
@@ -238,7 +239,7 @@ def aggregate(
     if batch_size < 1:
         raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
     with torch.inference_mode(False), torch.enable_grad():
-        if isinstance(pairs, Aligned):
+        if isinstance(pairs, PromptSet):
             aligned = pairs
         else:
             aligned = align(adapter, pairs, by)
@@ -249,7 +250,7 @@ def aggregate(
                 )
         corrupted = all(pair.corrupted is not None for pair in aligned.pairs)
         method = check_method(method, corrupted, frozen)
-        example = question(adapter, aligned.pairs[:1], metric)
+        example = tokenize_pairs(adapter, aligned.pairs[:1], metric)
         if metric is None:
             metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
         options = {"metric": metric, "frozen": frozen, "batch_size": batch_size}
@@ -304,7 +305,7 @@ def aggregate(
         pairs=aligned.pairs,
         by=aligned.by,
         tokens=aligned.labels,
-        metric=Metric(
+        metric=MetricRecord(
             name=example.metric.name,
             answers=(),
             distractors=(),
@@ -313,7 +314,7 @@ def aggregate(
         ),
         method=method,
         frozen=frozen,
-        found=Found(
+        found=FullGraphSize(
             nodes=int((~logits).sum()),
             features=int((torch.isin(site, coded) & (index != VECTOR)).sum()),
             attribution=mean[~logits].abs().sum().item(),
@@ -326,7 +327,7 @@ def aggregate(
     )
 
 
-def _nodes(adapter: Adapter, aligned: Aligned, keys: Keys, kept: Tensor, table: Table, prompts: int) -> list[Node]:
+def _nodes(adapter: Adapter, aligned: PromptSet, keys: Keys, kept: Tensor, table: Table, prompts: int) -> list[Node]:
     """The kept nodes with their means over all prompts, in the order of their numbers."""
     sums = table.at(kept)
     rows = zip(

@@ -11,16 +11,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuitlens.adapter import LOGITS, Adapter
-from circuitlens.attribution import VECTOR, EdgeScores, NodeScores
-from circuitlens.circuit import Circuit, Edge, Found, Method, Metric, Node, Output
+from circuitlens.attribution.gradient import VECTOR, EdgeScores, NodeScores
+from circuitlens.attribution.methods import check_method, connect, measured, score, stages, strongest
+from circuitlens.circuit import Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
 from circuitlens.errors import AdapterError, PromptError
-from circuitlens.prompts import MetricName, Outputs, Score, ask
-from circuitlens.scoring import check_method, connect, measured, score, stages, strongest
+from circuitlens.literals import MethodName, MetricName
+from circuitlens.prompts.batch import Outputs, Score, tokenize
 
 MAX_NODES, MAX_EDGES = 500, 10_000
 """What is kept of a circuit unless one asks for more: what a page can show and a person can search."""
 
-Steps = Callable[[str, int, int], object]
+ProgressCallback = Callable[[str, int, int], object]
 """Told the name of a stage of the work, how many steps are done, and how many there are; what it raises ends the work.
 """
 
@@ -31,13 +32,13 @@ def find(
     answer: Outputs,
     distractor: Outputs | None = None,
     corrupted: str | None = None,
-    method: Method | None = None,
+    method: MethodName | None = None,
     *,
     metric: MetricName | Score | None = None,
     frozen: bool = False,
     max_nodes: int | None = MAX_NODES,
     max_edges: int | None = MAX_EDGES,
-    progress: Steps | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Circuit:
     """Find the circuit by which the adapter's model answers `prompt`.
 
@@ -51,7 +52,7 @@ def find(
             gradient at the prompt; "ig" integrates the gradient on the way between the two; "exact" sets each of the
             kept nodes back for real. By default "ig" where there is a corrupted prompt ("contrastive" if frozen), else
             "gradient".
-        metric: what is explained, by name (`circuitlens.prompts.ask` lists them) or as a function of the logits at the
+        metric: what is explained, by name (`circuitlens.prompts.batch` lists them) or a function of the logits at the
             last position, `[batch, output]` to `[batch]`; by default the logit difference where there is a distractor,
             else the answer's logit.
         frozen: take attention patterns and layer-norm scales for constants, so that edges say what is moved and
@@ -75,7 +76,7 @@ def find(
 
     # Notebooks of this field often switch gradients off for good.
     with torch.inference_mode(False), torch.enable_grad():
-        question = ask(
+        question = tokenize(
             adapter,
             [prompt],
             [answer],
@@ -118,7 +119,7 @@ def find(
             prompt=prompt,
             corrupted=corrupted,
             tokens=question.clean.tokens[0],
-            metric=Metric(
+            metric=MetricRecord(
                 name=question.metric.name,
                 answers=_outputs(answer, question.metric.answers),
                 distractors=_outputs(distractor or (), question.metric.distractors),
@@ -127,7 +128,7 @@ def find(
             ),
             method=method,
             frozen=frozen,
-            found=Found(
+            found=FullGraphSize(
                 nodes=int(alive.sum()),
                 features=int(features.sum()),
                 attribution=attribution[alive].abs().sum().item(),
@@ -216,7 +217,7 @@ def node(
     )
 
 
-def completeness_gaps(adapter: Adapter, method: Method, gaps: list[float]) -> dict[str, float]:
+def completeness_gaps(adapter: Adapter, method: MethodName, gaps: list[float]) -> dict[str, float]:
     """The gaps by site, of the methods that have any."""
     return (
         {} if method in ("gradient", "contrastive") else {s.name: g for s, g in zip(adapter.sites, gaps, strict=True)}

@@ -6,17 +6,22 @@ distribution declares. Nothing is imported until an adapter is loaded.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.errors import AdapterError, CircuitLensError
+from circuitlens.options import AdapterOption
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
 
+log = logging.getLogger(__name__)
+
 GROUP = "circuitlens.adapters"
+OPTIONS_GROUP = "circuitlens.options"
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,24 @@ def installed_adapters() -> list[Installed]:
         },
         key=lambda adapter: (adapter.name, adapter.package),
     )
+
+
+def declared_options() -> dict[str, tuple[AdapterOption, ...]]:
+    """The options that installed adapters declare, by the adapter's name; no adapter is imported for them.
+
+    A declaration that can't be read is left out, with a warning: its adapter still loads from Python.
+    """
+    declared: dict[str, tuple[AdapterOption, ...]] = {}
+    for entry in sorted({(entry.name, entry.value) for entry in entry_points(group=OPTIONS_GROUP)}):
+        name, target = entry
+        try:
+            options = tuple(resolve_name(target))
+            if not all(isinstance(option, AdapterOption) for option in options):
+                raise TypeError("not every one is an AdapterOption")
+            declared[name] = options
+        except Exception as error:
+            log.warning("The options of the adapter %r can't be read from %s: %s.", name, target, error)
+    return declared
 
 
 def load(name: str, **options: Any) -> Adapter:

@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from circuitlens.adapter import Adapter, Inputs, SparseCoder
-from circuitlens.attribution import NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.attribution.gradient import NodeScores, conservation_residual, score_edges, score_nodes
 from circuitlens.discovery import find
 from circuitlens.errors import PromptError
-from circuitlens.evaluation import ablate
-from circuitlens.prompts import Question, ask
+from circuitlens.evaluation.faithfulness import ablate
+from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.tracing import run_spliced, total_gradients, trace
 
 
 def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
     """Inputs are `[batch, pos, ...]` with a mask, and one printable token an unpadded position."""
-    inputs = question(adapter).clean
+    inputs = example_batch(adapter).clean
     assert inputs.values.shape[:2] == inputs.mask.shape, "values and mask differ in batch or positions"
     assert inputs.mask.any(1).all(), "an example has no unpadded position"
     assert [len(tokens) for tokens in inputs.tokens] == inputs.mask.sum(1).tolist(), "not one token a position"
@@ -41,7 +41,7 @@ def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
 
 def examples_can_be_decided(adapter: Adapter) -> None:
     """Answers and distractors are different outputs with labels, and corrupting the prompt changes the metric."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     assert asked.corrupted is not None
     for index in torch.cat([asked.metric.answers, asked.metric.distractors], 1).flatten().tolist():
         assert isinstance(adapter.output_label(index), str)
@@ -65,7 +65,7 @@ def what_it_cannot_read_is_a_prompt_error(adapter: Adapter) -> None:
 def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
     """Every site's hooks are reached once, in the order of the sites, with `[batch, pos, ...]` activations."""
     fired: list[str] = []
-    inputs = question(adapter).clean
+    inputs = example_batch(adapter).clean
 
     def note(name: str) -> Callable[[Tensor], None]:
         def hook(x: Tensor) -> None:
@@ -83,7 +83,7 @@ def hooks_fire_once_and_in_order(adapter: Adapter) -> None:
 
 def a_hook_replaces_the_activation(adapter: Adapter) -> None:
     """What a write hook returns is what the model goes on with."""
-    inputs = question(adapter).clean
+    inputs = example_batch(adapter).clean
     plain = inputs.at_last(adapter.run(inputs, {}))
     for site in adapter.sites:
         changed = inputs.at_last(adapter.run(inputs, {site.write: lambda x: 0.5 * x + 1}))
@@ -92,7 +92,7 @@ def a_hook_replaces_the_activation(adapter: Adapter) -> None:
 
 def runs_leave_no_trace(adapter: Adapter) -> None:
     """A run is repeatable to the bit, also after a hook failed, and fires no hook of an earlier run."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     plain = adapter.run(asked.clean, {})
     assert plain.shape[:2] == asked.clean.mask.shape, f"logits have shape {tuple(plain.shape)}"
     calls = []
@@ -110,7 +110,7 @@ def runs_leave_no_trace(adapter: Adapter) -> None:
 
 def coders_keep_their_sizes(adapter: Adapter) -> None:
     """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
@@ -124,7 +124,7 @@ def coders_keep_their_sizes(adapter: Adapter) -> None:
 
 def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
     """Fast encoder and decoder rows equal those of the generic path at the active features."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
@@ -135,7 +135,7 @@ def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
 
 def splice_is_a_no_op(adapter: Adapter) -> None:
     """Writing `dec(f) + ε` at every site leaves the logits as they were."""
-    inputs = question(adapter).clean
+    inputs = example_batch(adapter).clean
     plain = inputs.at_last(adapter.run(inputs, {}))
     spliced = run_spliced(adapter, inputs, {site.name: lambda f, error, decode: (f, error) for site in adapter.sites})
     _close(spliced, plain)
@@ -143,7 +143,7 @@ def splice_is_a_no_op(adapter: Adapter) -> None:
 
 def gradient_is_the_models(adapter: Adapter) -> None:
     """The cut run's gradient at every site equals that of the model without coders."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     expected = uncut_gradients(adapter, asked)
     for total, gradient in zip(total_gradients(trace(adapter, asked.clean, asked.metric)), expected, strict=True):
         _close(total, gradient)
@@ -151,7 +151,7 @@ def gradient_is_the_models(adapter: Adapter) -> None:
 
 def attribution_is_conserved(adapter: Adapter) -> None:
     """A node's outgoing edges sum to its attribution, from zero and contrastive."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     assert asked.corrupted is not None
     clean = trace(adapter, asked.clean, asked.metric)
     for other in (None, trace(adapter, asked.corrupted, asked.metric, graph=False)):
@@ -163,9 +163,9 @@ def attribution_is_conserved(adapter: Adapter) -> None:
 
 def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
     """The same attributions in one batch and one by one."""
-    together = _nodes_of(question(adapter), adapter)
+    together = _nodes_of(example_batch(adapter), adapter)
     for b, example in enumerate(adapter.examples):
-        alone = _nodes_of(ask(adapter, [example.prompt], [example.answer], [example.distractor]), adapter)
+        alone = _nodes_of(tokenize(adapter, [example.prompt], [example.answer], [example.distractor]), adapter)
         ours = together.attribution[together.example == b]
         assert len(ours) == len(alone.attribution), "another number of active nodes"
         _close(ours, alone.attribution)
@@ -173,14 +173,14 @@ def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
 
 def padding_changes_nothing(adapter: Adapter) -> None:
     """Positions that the mask hides, left or right of a prompt, change neither the metric nor an attribution."""
-    asked = question(adapter)
+    asked = example_batch(adapter)
     plain = _nodes_of(asked, adapter)
     for left, right in ((2, 0), (0, 2)):
         wide = [0, 0] * (asked.clean.values.dim() - 2) + [left, right]
         values, mask = (
             torch.nn.functional.pad(t, w) for t, w in ((asked.clean.values, wide), (asked.clean.mask, wide[-2:]))
         )
-        padded = Question(Inputs(values, mask, asked.clean.tokens), None, asked.metric)
+        padded = PromptBatch(Inputs(values, mask, asked.clean.tokens), None, asked.metric)
         nodes = _nodes_of(padded, adapter)
         assert len(nodes.attribution) == len(plain.attribution), "padding changes the number of active nodes"
         assert torch.equal(nodes.pos - left, plain.pos), "padding moves nodes"
@@ -227,14 +227,14 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
 )
 
 
-def question(adapter: Adapter) -> Question:
+def example_batch(adapter: Adapter) -> PromptBatch:
     """The adapter's examples as one batch."""
     examples = adapter.examples
     answers, distractors = [e.answer for e in examples], [e.distractor for e in examples]
-    return ask(adapter, [e.prompt for e in examples], answers, distractors, [e.corrupted for e in examples])
+    return tokenize(adapter, [e.prompt for e in examples], answers, distractors, [e.corrupted for e in examples])
 
 
-def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
+def uncut_gradients(adapter: Adapter, asked: PromptBatch) -> list[Tensor]:
     """`∂m/∂x` at every site of the model without coders: the derivative in a zero that is added there."""
     added: list[Tensor] = []
 
@@ -246,7 +246,7 @@ def uncut_gradients(adapter: Adapter, asked: Question) -> list[Tensor]:
     return list(torch.autograd.grad(asked.metric(logits).sum(), added))
 
 
-def _nodes_of(asked: Question, adapter: Adapter) -> NodeScores:
+def _nodes_of(asked: PromptBatch, adapter: Adapter) -> NodeScores:
     return score_nodes(trace(adapter, asked.clean, asked.metric))
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
-from circuitlens.prompts import Metric
+from circuitlens.prompts.batch import BatchMetric
 
 Decode = Callable[[Tensor], Tensor]
 Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
@@ -66,14 +66,14 @@ class Trace:
     inputs: Inputs
     sites: tuple[SiteTrace, ...]
     logits: Float[Tensor, "batch output"]
-    scored_by: Metric
+    scored_by: BatchMetric
     metric: Float[Tensor, " batch"]
 
 
 def trace(
     adapter: Adapter,
     inputs: Inputs,
-    metric: Metric,
+    metric: BatchMetric,
     *,
     graph: bool = True,
     frozen: bool = False,

@@ -21,17 +21,18 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.aggregation import BATCH, Keys, Piece, Table, aggregate, pieces
-from circuitlens.alignment import ALL, align
-from circuitlens.attribution import VECTOR
-from circuitlens.circuit import ANSWER, DISTRACTOR, By, Circuit, Method, open_circuit
+from circuitlens.attribution.gradient import VECTOR
+from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, open_circuit
+from circuitlens.circuit.evidence import Evidence
 from circuitlens.errors import PromptError
-from circuitlens.evidence import Evidence
-from circuitlens.pairs import Pair
-from circuitlens.tasks import NOUNS, plural_of
-from tests.test_alignment import Spelled
+from circuitlens.literals import MethodName, PositionGrouping
+from circuitlens.prompts.alignment import ALL, align
+from circuitlens.prompts.pairs import Pair
+from circuitlens.prompts.tasks import NOUNS, plural_of
+from tests.prompts.test_alignment import Spelled
 from tests.tiny_transformer import Layout, TinyTransformer
 
-METHODS: tuple[Method, ...] = get_args(Method)
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
 
 def pair(prompt: str, corrupted: str | None, answer: Any = "d", distractor: Any = "e", roles: Any = ()) -> Pair:
@@ -64,7 +65,9 @@ def toy_pairs(count: int) -> list[Pair]:
 Scores = dict[Any, float]
 
 
-def alone(adapter: Adapter, one: Pair, method: Method, names: Callable[[int], int]) -> tuple[Scores, Scores, Scores]:
+def alone(
+    adapter: Adapter, one: Pair, method: MethodName, names: Callable[[int], int]
+) -> tuple[Scores, Scores, Scores]:
     """One prompt's attributions, activations and edges by site, position (as `names` calls it) and index."""
     circuit = circuitlens.find(
         adapter, one.prompt, one.answer, one.distractor, one.corrupted, method, max_nodes=None, max_edges=None
@@ -116,13 +119,13 @@ def assert_means(circuit: Circuit, scores: Sequence[tuple[Scores, Scores, Scores
             assert not {*key} <= kept or abs(statistics(edges, key)[0]) < 1e-12
 
 
-def whole(adapter: Adapter, pairs: Sequence[Pair], method: Method, **options: Any) -> Circuit:
+def whole(adapter: Adapter, pairs: Sequence[Pair], method: MethodName, **options: Any) -> Circuit:
     everything: dict[str, Any] = {"max_nodes": None, "max_edges": None, **options}
     return aggregate(adapter, pairs, method, **everything)
 
 
 @pytest.mark.parametrize(("layout", "method"), [("components", "contrastive"), *(("normalised", m) for m in METHODS)])
-def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, method: Method) -> None:
+def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, method: MethodName) -> None:
     adapter, pairs = TinyTransformer(layout), PAIRS[:3]
     circuit = whole(adapter, pairs, method, batch_size=2)
     scores = [alone(adapter, one, method, lambda pos: pos) for one in pairs]
@@ -140,7 +143,7 @@ def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, m
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_means_of_the_toy(method: Method, toy64: Adapter) -> None:
+def test_means_of_the_toy(method: MethodName, toy64: Adapter) -> None:
     pairs = toy_pairs(6)
     circuit = whole(toy64, pairs, method, batch_size=4)
     assert_means(circuit, [alone(toy64, one, method, lambda pos: pos) for one in pairs])
@@ -148,7 +151,7 @@ def test_means_of_the_toy(method: Method, toy64: Adapter) -> None:
 
 @pytest.mark.parametrize("method", ["contrastive", "exact"])
 @pytest.mark.parametrize("by", ["role", "sum"])
-def test_groups_are_sums_of_positions(by: By, method: Method) -> None:
+def test_groups_are_sums_of_positions(by: PositionGrouping, method: MethodName) -> None:
     """Ragged prompts: in each, what one group of positions holds is added up before means are taken."""
     adapter = Spelled()
     pairs = [
@@ -166,7 +169,7 @@ def test_groups_are_sums_of_positions(by: By, method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["gradient", "ig", "exact"])
-def test_without_corrupted_prompts(method: Method) -> None:
+def test_without_corrupted_prompts(method: MethodName) -> None:
     adapter = TinyTransformer()
     pairs = [one.model_copy(update={"corrupted": None}) for one in PAIRS[:3]]
     circuit = whole(adapter, pairs, method)
@@ -241,17 +244,17 @@ RAGGED = [
 FEW: dict[str, Any] = {"max_nodes": 12, "max_edges": None}
 
 
-def some_pairs(by: By) -> list[Pair]:
+def some_pairs(by: PositionGrouping) -> list[Pair]:
     return PAIRS[:3] if by == "position" else RAGGED
 
 
 @cache
-def expected(method: Method, by: By) -> Circuit:
+def expected(method: MethodName, by: PositionGrouping) -> Circuit:
     return aggregate(Spelled(), some_pairs(by), method, by=by, **FEW)
 
 
 BATCHES = {
-    "by": st.sampled_from(get_args(By)),
+    "by": st.sampled_from(get_args(PositionGrouping)),
     "size": st.integers(1, 4),
     "order": st.permutations(range(3)),
     "padding": st.sampled_from(["left", "right"]),
@@ -259,7 +262,9 @@ BATCHES = {
 }
 
 
-def shuffled(method: Method, by: By, size: int, order: list[int], padding: str, width: int) -> Circuit:
+def shuffled(
+    method: MethodName, by: PositionGrouping, size: int, order: list[int], padding: str, width: int
+) -> Circuit:
     adapter = Spelled(padding=padding)
     adapter.width = width
     pairs = some_pairs(by)
@@ -276,7 +281,7 @@ def test_batches_order_and_padding_change_nothing(**drawn: Any) -> None:
 @pytest.mark.parametrize("method", ["ig", "exact"])
 @settings(max_examples=2)
 @given(**BATCHES)
-def test_batches_order_and_padding_change_nothing_that_is_measured(method: Method, **drawn: Any) -> None:
+def test_batches_order_and_padding_change_nothing_that_is_measured(method: MethodName, **drawn: Any) -> None:
     assert_same(shuffled(method, **drawn), expected(method, drawn["by"]))
 
 
@@ -380,10 +385,10 @@ def test_pieces_are_made_one_at_a_time(toy: Adapter, monkeypatch: pytest.MonkeyP
         sizes.append(len(pairs))
         return ask_many(adapter, pairs, metric)
 
-    from circuitlens.aggregation import question as ask_many
+    from circuitlens.aggregation import tokenize_pairs as ask_many
 
     aligned = align(toy, toy_pairs(20))
-    monkeypatch.setattr("circuitlens.aggregation.question", counted)
+    monkeypatch.setattr("circuitlens.aggregation.tokenize_pairs", counted)
     made = iter(pieces(toy, aligned, "contrastive", batch_size=8))
     next(made)
     assert sizes == [8]
@@ -478,7 +483,7 @@ def test_prompts_all_alike_have_no_spread(toy64: Adapter) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_nodes_at_all(method: Method) -> None:
+def test_no_nodes_at_all(method: MethodName) -> None:
     circuit = aggregate(TinyTransformer(), PAIRS[:2], method, max_nodes=0)
     assert {n.kind for n in circuit.nodes} == {"logit"}
     assert circuit.edges == ()
@@ -486,7 +491,7 @@ def test_no_nodes_at_all(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["contrastive", "exact"])
-def test_no_edges_at_all(method: Method) -> None:
+def test_no_edges_at_all(method: MethodName) -> None:
     circuit, other = (
         aggregate(TinyTransformer(), PAIRS[:2], method, max_nodes=5, max_edges=count) for count in (0, None)
     )
@@ -501,7 +506,7 @@ def margin(logits: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_function_for_a_metric(method: Method) -> None:
+def test_a_function_for_a_metric(method: MethodName) -> None:
     adapter = TinyTransformer()
     pairs = PAIRS[:2]
     circuit = whole(adapter, pairs, method, metric=margin, batch_size=1)

@@ -78,7 +78,7 @@ def test_plugins_use_the_contract_only() -> None:
         assert imports(path) <= {"adapter", "errors", "files", "tasks"}, path
 
 
-@pytest.mark.parametrize("what", ["circuitlens", "circuitlens.cli", "circuitlens.circuit", "circuitlens.registry"])
+@pytest.mark.parametrize("what", ["circuitlens", "circuitlens.cli.app", "circuitlens.circuit", "circuitlens.registry"])
 def test_light_modules_import_no_torch(what: str) -> None:
     heavy = "{'torch', 'dash', 'lemminflect', 'networkx', 'numpy'}"
     code = f"import sys, {what}; print(sorted({heavy} & set(sys.modules)))"
@@ -95,7 +95,7 @@ def test_public_names_resolve() -> None:
 
 
 def test_published_schema_is_current() -> None:
-    published = json.loads((ROOT / "circuitlens/circuit.schema.json").read_text())
+    published = json.loads((ROOT / "circuitlens/circuit/circuit.schema.json").read_text())
     assert published == schema(), "run `make schema`"
 
 

@@ -9,18 +9,19 @@ import pytest
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.circuit import Circuit, Method
-from circuitlens.discovery import Steps
+from circuitlens.circuit import Circuit
+from circuitlens.discovery import ProgressCallback
 from circuitlens.errors import PromptError
-from circuitlens.pairs import Pair
-from circuitlens.verification import THRESHOLDS
+from circuitlens.evaluation.verification import THRESHOLDS
+from circuitlens.literals import MethodName
+from circuitlens.prompts.pairs import Pair
 from tests.tiny_transformer import TinyTransformer
 
 PAIRS = [
     Pair(prompt=f"a {w} c", corrupted=f"a {w} f", answer=("d",), distractor=("e",)) for w in ("a", "b", "c", "d", "g")
 ]
 Told = list[tuple[str, int, int]]
-Work = Callable[[Steps | None], Circuit]
+Work = Callable[[ProgressCallback | None], Circuit]
 
 
 def told_by(work: Work) -> tuple[Told, Circuit]:
@@ -28,7 +29,7 @@ def told_by(work: Work) -> tuple[Told, Circuit]:
     return told, work(lambda *step: told.append(step))
 
 
-def toy_work(toy: Adapter, method: Method) -> Work:
+def toy_work(toy: Adapter, method: MethodName) -> Work:
     return lambda progress: circuitlens.find(
         toy, "The cats", "run", "runs", None if method == "gradient" else "The cat", method, progress=progress
     )
@@ -41,8 +42,8 @@ def check(told: Told) -> None:
     assert {steps for _, _, steps in told} == {counts[-1]}
 
 
-@pytest.mark.parametrize("method", get_args(Method))
-def test_find_tells_each_stage(toy: Adapter, method: Method) -> None:
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_find_tells_each_stage(toy: Adapter, method: MethodName) -> None:
     work = toy_work(toy, method)
     told, circuit = told_by(work)
     check(told)
@@ -56,7 +57,7 @@ def test_find_tells_each_stage(toy: Adapter, method: Method) -> None:
 
 def test_find_tells_of_every_layout(model: Adapter) -> None:
     example = model.examples[0]
-    for method in get_args(Method):
+    for method in get_args(MethodName):
         told, _ = told_by(
             lambda progress, method=method: circuitlens.find(
                 model,
@@ -74,8 +75,8 @@ def test_find_tells_of_every_layout(model: Adapter) -> None:
 
 @pytest.mark.parametrize("method", ["contrastive", "exact"])
 @pytest.mark.parametrize("max_edges", [0, 10])
-def test_aggregate_tells_each_batch(method: Method, max_edges: int) -> None:
-    def work(progress: Steps | None) -> Circuit:
+def test_aggregate_tells_each_batch(method: MethodName, max_edges: int) -> None:
+    def work(progress: ProgressCallback | None) -> Circuit:
         return circuitlens.aggregate(
             TinyTransformer(), PAIRS, method, max_nodes=5, max_edges=max_edges, batch_size=2, progress=progress
         )

@@ -17,8 +17,8 @@ from torch.testing import assert_close
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.cli import main
-from circuitlens.prompts import ask
+from circuitlens.cli.app import main
+from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import run_spliced, total_gradients, trace
 
@@ -64,7 +64,7 @@ def test_a_whole_cut_set_to_its_corrupted_values_gives_the_corrupted_answer(adap
 
 
 def test_splice_and_gradient_are_the_models(adapter: Adapter) -> None:
-    asked = ask(adapter, ["The cats", "The keys to the cabinet"], [" are"] * 2, [" is"] * 2)
+    asked = tokenize(adapter, ["The cats", "The keys to the cabinet"], [" are"] * 2, [" is"] * 2)
     plain = asked.clean.at_last(adapter.run(asked.clean, {}))
     spliced = run_spliced(adapter, asked.clean, {s.name: lambda f, error, decode: (f, error) for s in adapter.sites})
     assert_close(spliced, plain, rtol=1e-4, atol=1e-3)
@@ -74,7 +74,7 @@ def test_splice_and_gradient_are_the_models(adapter: Adapter) -> None:
 
 
 def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Adapter) -> None:
-    """Found by attribution, named by its own decoder row, and switched off for real."""
+    """FullGraphSize by attribution, named by its own decoder row, and switched off for real."""
     circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat")
     middle = [n for n in circuit.nodes if n.hook == "blocks.15.hook_resid_pre" and n.kind == "feature"]
     strongest = max(middle, key=lambda node: abs(node.attribution))

@@ -11,14 +11,14 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
-from circuitlens.testing import question, uncut_gradients
+from circuitlens.testing import example_batch, uncut_gradients
 from circuitlens.tracing import Edit, run_spliced, total_gradients, trace
 from tests.helpers import close
 from tests.tiny_transformer import TinyTransformer
 
 
 def test_splice_is_a_no_op(model: Adapter) -> None:
-    inputs = question(model).clean
+    inputs = example_batch(model).clean
     plain = inputs.at_last(model.run(inputs, {}))
     spliced: list[str] = []
 
@@ -31,7 +31,7 @@ def test_splice_is_a_no_op(model: Adapter) -> None:
 
 
 def test_cut_run_has_the_plain_logits_and_metric(model: Adapter) -> None:
-    asked = question(model)
+    asked = example_batch(model)
     plain = asked.clean.at_last(model.run(asked.clean, {}))
     traced = trace(model, asked.clean, asked.metric)
     assert torch.equal(traced.logits, plain)
@@ -39,7 +39,7 @@ def test_cut_run_has_the_plain_logits_and_metric(model: Adapter) -> None:
 
 
 def test_total_gradient_is_that_of_the_model_without_saes(model: Adapter) -> None:
-    asked = question(model)
+    asked = example_batch(model)
     totals = total_gradients(trace(model, asked.clean, asked.metric))
     for total, expected in zip(totals, uncut_gradients(model, asked), strict=True):
         assert expected.abs().max() > 0
@@ -47,7 +47,7 @@ def test_total_gradient_is_that_of_the_model_without_saes(model: Adapter) -> Non
 
 
 def test_features_and_error_make_up_the_activation(model: Adapter) -> None:
-    asked = question(model)
+    asked = example_batch(model)
     for site in trace(model, asked.clean, asked.metric).sites:
         if site.site.coder is None:
             assert torch.equal(site.error, site.write)
@@ -106,7 +106,7 @@ def test_a_model_that_edits_activations_in_place_does_not_reach_the_record() -> 
 
             return super().run(inputs, {name: spoilt(hook) for name, hook in hooks.items()})
 
-    asked = question(TinyTransformer("components"))
+    asked = example_batch(TinyTransformer("components"))
     traced = trace(InPlace("components"), asked.clean, asked.metric, graph=False)
     expected = trace(TinyTransformer("components"), asked.clean, asked.metric, graph=False)
     assert torch.equal(traced.sites[0].write, expected.sites[0].write)
@@ -122,6 +122,6 @@ def test_a_model_that_edits_activations_in_place_does_not_reach_the_record() -> 
 def test_sites_out_of_order_are_named(change: Callable[..., tuple[Site, ...]], hook: str) -> None:
     adapter = TinyTransformer()
     adapter.sites = change(adapter.sites)
-    asked = question(TinyTransformer())
+    asked = example_batch(TinyTransformer())
     with pytest.raises(AdapterError, match=hook):
         trace(adapter, asked.clean, asked.metric)

@@ -22,9 +22,9 @@ from flask import abort, request
 from pydantic import ValidationError
 
 from circuitlens.circuit import Annotations, Circuit
+from circuitlens.circuit.comparison import Comparison, compare
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.viewer import layout, panels, tables
-from circuitlens.viewer.comparison import Comparison, compare
 from circuitlens.viewer.elements import axes, elements, largest_of, subgraph, within_budget
 from circuitlens.viewer.session import Session
 

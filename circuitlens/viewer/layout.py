@@ -10,7 +10,7 @@ import dash_cytoscape as cyto
 import dash_mantine_components as dmc
 from dash import dcc, html
 
-from circuitlens.circuit import Method
+from circuitlens.literals import MethodName
 from circuitlens.viewer.elements import stylesheet
 
 NODE_COLUMNS = [
@@ -417,7 +417,7 @@ def _new_circuit(adapters: Sequence[str]) -> Any:
                 id="new-method",
                 label="Method",
                 description="how attribution is measured",
-                data=[{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(Method))],
+                data=[{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(MethodName))],
                 value="",
                 allowDeselect=False,
             ),

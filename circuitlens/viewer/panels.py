@@ -10,14 +10,14 @@ import dash_mantine_components as dmc
 from dash import dcc, html
 
 from circuitlens.circuit import ANSWER, Circuit, Edge, Node, full_name
+from circuitlens.circuit.comparison import Comparison
 from circuitlens.errors import CircuitError
-from circuitlens.viewer.comparison import Comparison
 from circuitlens.viewer.elements import count, visible
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Example
-    from circuitlens.features import Feature
-    from circuitlens.intervention import Outcome, Setting
+    from circuitlens.evaluation.features import Feature
+    from circuitlens.evaluation.intervention import Outcome, Setting
 
 ABLATED = {"corrupted": "as in the corrupted prompt", "mean": "at its mean", "zero": "off"}
 LISTED = 20
@@ -300,7 +300,7 @@ def evidence_panel(circuit: Circuit, theme: str, file: str | None, can_ask: bool
             html.P([how, "run ", html.Code(f"circuitlens verify {file}" if file else python), "."]),
             conservation,
         ]
-    from circuitlens.plots import effect_plot, faithfulness_plot
+    from circuitlens.report.plots import effect_plot, faithfulness_plot
 
     checks = [
         html.Tr(

@@ -22,8 +22,8 @@ from circuitlens.registry import load as load_adapter
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
-    from circuitlens.features import Feature
-    from circuitlens.intervention import Outcome, Setting
+    from circuitlens.evaluation.features import Feature
+    from circuitlens.evaluation.intervention import Outcome, Setting
 
 log = logging.getLogger(__name__)
 
@@ -155,11 +155,11 @@ class Session:
         named = [adapter for adapter in self._adapters if adapter.name == circuit.adapter]
         if not named:
             return None
-        from circuitlens.features import check_made_by
+        from circuitlens.evaluation.features import require_same_adapter
 
         for adapter in named:
             try:
-                check_made_by(adapter, circuit)
+                require_same_adapter(adapter, circuit)
             except CircuitLensError:
                 continue
             return adapter
@@ -176,7 +176,7 @@ class Session:
             ViewerError: the model is not loaded, or at work.
             CircuitLensError: what `circuitlens.intervene` raises.
         """
-        from circuitlens.intervention import intervene
+        from circuitlens.evaluation.intervention import intervene
 
         adapter = self.adapter(number)
         with self._using():
@@ -189,7 +189,7 @@ class Session:
             ViewerError: the model is not loaded, or at work.
             CircuitLensError: what `circuitlens.describe` raises.
         """
-        from circuitlens.features import describe
+        from circuitlens.evaluation.features import describe
 
         adapter = self.adapter(number)
         with self._using():
@@ -258,7 +258,7 @@ class Session:
         self.circuit(number)
 
         def work(progress: Progress) -> None:
-            from circuitlens.verification import verify
+            from circuitlens.evaluation.verification import verify
 
             progress("loading the model", 0, 0)
             circuit = self.circuit(number)

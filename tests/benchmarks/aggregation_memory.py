@@ -35,7 +35,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     import circuitlens
-    from circuitlens.tasks import TASKS
+    from circuitlens.prompts.tasks import TASKS
 
     if args.model:
         adapter = circuitlens.load("gpt2", model=args.model, saes=[args.saes])

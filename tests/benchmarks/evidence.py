@@ -21,13 +21,14 @@ import torch
 from scipy.stats import spearmanr
 
 import circuitlens
-from circuitlens.alignment import align
-from circuitlens.circuit import Circuit, Method, Node
-from circuitlens.evaluation import Runs, interval, sub_circuits
-from circuitlens.pairs import Pair, read_pairs
-from circuitlens.tasks import PEOPLE, agreement
+from circuitlens.circuit import Circuit, Node
+from circuitlens.evaluation.faithfulness import AblationRuns, interval, sub_circuits
+from circuitlens.literals import MethodName
+from circuitlens.prompts.alignment import align
+from circuitlens.prompts.pairs import Pair, read_pairs
+from circuitlens.prompts.tasks import PEOPLE, agreement
 
-METHODS: tuple[Method, ...] = ("gradient", "contrastive", "ig", "exact")
+METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "ig", "exact")
 REFERENCE = {  # engine.md, "Figures to beat": ig, errors kept and removed
     "simple": {3: (0.57, 0.57), 10: (0.73, 0.69), 20: (0.83, 0.77), 50: (0.94, 0.86)},
     "nounpp": {3: (0.50, None), 10: (0.67, None), 20: (0.74, None), 50: (0.89, None)},
@@ -53,7 +54,7 @@ def main() -> None:
     results = {}
     for kind in args.kinds:
         found_on = [pair for pair, row in zip(every, rows, strict=True) if row["kind"] == kind][: args.pairs]
-        from circuitlens.tasks import plural_of
+        from circuitlens.prompts.tasks import plural_of
 
         nouns = [noun for noun in PEOPLE if noun not in known and plural_of(noun) not in known]
         held_out = agreement(kind, nouns, args.pairs, seed=1)
@@ -63,7 +64,7 @@ def main() -> None:
         args.json.write_text(json.dumps(results, indent=1))
 
 
-def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Method], reference) -> dict:
+def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[MethodName], reference) -> dict:
     circuits: dict[str, Circuit] = {}
     seconds = {}
     for method in methods:
@@ -77,7 +78,7 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
     universe = {node.id: node for nodes in ranked.values() for node in nodes}
     any_circuit = circuits[methods[0]]
     aligned = align(adapter, held_out, "position", any_circuit.tokens)
-    runs = Runs(adapter, any_circuit, aligned, "corrupted", list(universe.values()))
+    runs = AblationRuns(adapter, any_circuit, aligned, "corrupted", list(universe.values()))
     out(
         f"metric {runs.whole.mean():+.2f}, corrupted {runs.none.mean():+.2f}, {len(aligned)} usable pairs, "
         f"{len(universe)} active nodes\n"
@@ -124,7 +125,7 @@ def effects(adapter, circuit: Circuit, pairs: list[Pair], nodes: list[Node]) -> 
     """Mean measured effects of nodes that `exact` did not patch."""
     if not nodes:
         return {}
-    runs = Runs(adapter, circuit, align(adapter, pairs, "position", circuit.tokens), "corrupted", nodes)
+    runs = AblationRuns(adapter, circuit, align(adapter, pairs, "position", circuit.tokens), "corrupted", nodes)
     after = runs(~torch.eye(len(nodes), dtype=torch.bool), others=True)
     return dict(zip([node.id for node in nodes], (runs.whole.mean() - after.mean(1)).tolist(), strict=True))
 
@@ -134,7 +135,7 @@ def inner(circuit: Circuit) -> list[Node]:
     return sorted(nodes, key=lambda node: -abs(node.attribution))
 
 
-def controls(runs: Runs, chosen: list[Node]) -> torch.Tensor:
+def controls(runs: AblationRuns, chosen: list[Node]) -> torch.Tensor:
     """Random active nodes, as many of each site and kind."""
     draws = torch.zeros(DRAWS, len(runs.nodes), dtype=torch.bool)
     generator = torch.Generator().manual_seed(0)

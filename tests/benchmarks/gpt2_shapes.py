@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from circuitlens.attribution import VECTOR, NodeScores, conservation_residual, score_edges, score_nodes
-from circuitlens.prompts import Metric
+from circuitlens.attribution.gradient import VECTOR, NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.prompts.batch import BatchMetric
 from circuitlens.tracing import Trace, trace
 from tests.hub import write_gpt2
 
@@ -130,7 +130,9 @@ class Case:
         self.adapter = adapter
         self.inputs = _inputs(adapter, length)
         answer, distractor = torch.tensor([[100]]), torch.tensor([[200]])
-        self.metric = Metric("logit_difference", answer, distractor, lambda logits: logits[:, 100] - logits[:, 200])
+        self.metric = BatchMetric(
+            "logit_difference", answer, distractor, lambda logits: logits[:, 100] - logits[:, 200]
+        )
         self.trace, self.scores = self._scored()
         self.kept = self._strongest()
         features = (self.scores.index != VECTOR) & (self.scores.site < LAYERS)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import circuitlens
-from circuitlens.circuit import Circuit, Edge, Metric, Node, Output
+from circuitlens.circuit import Circuit, Edge, MetricRecord, Node, Output
 from circuitlens.viewer import server
 from tests.browser import INTRODUCED, chromium, find_chromium, place
 
@@ -53,7 +53,7 @@ def made_up(nodes: int, edges: int, layers: int = 12, tokens: int = 8) -> Circui
     weighed = sorted(((draw.gauss(0, 1), ends) for ends in sorted(joined)), key=lambda one: -abs(one[0]))
     return Circuit(
         created_by="benchmark", adapter="none", prompt="made up", corrupted=None, tokens=tuple("abcdefgh"[:tokens]),
-        metric=Metric(name="logit", answers=(Output(text="out0", index=0),), distractors=(), value=1.0),
+        metric=MetricRecord(name="logit", answers=(Output(text="out0", index=0),), distractors=(), value=1.0),
         method="gradient", conservation_residual=0.0, nodes=tuple(every),
         edges=tuple(Edge(source=a, target=b, weight=weight) for weight, (a, b) in weighed),
     )  # fmt: skip

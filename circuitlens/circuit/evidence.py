@@ -1,0 +1,89 @@
+"""The evidence that a circuit's file carries: what was measured on the model, and the verdict; plain values."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from circuitlens.literals import AblationKind, CheckStatus, Verdict
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Interval(_Value):
+    """The mean of some draws and the interval that holds the middle 95 % of them."""
+
+    mean: Number
+    low: Number
+    high: Number
+
+
+class Point(_Value):
+    """What the circuit's `nodes` strongest nodes do by themselves; 1 is the whole model and 0 is none of its nodes.
+
+    `errors_removed` is the faithfulness without those of them that are error nodes, `completeness` that of all other
+    nodes of the model, `random` that of random nodes, as many of each site and kind.
+    """
+
+    nodes: int = Field(ge=0)
+    faithfulness: Number
+    errors_removed: Number
+    completeness: Number
+    random: Interval | None = None
+
+
+class Curve(_Value):
+    """Faithfulness by the number of nodes kept, on one set of prompts.
+
+    `cpr` is the area under the faithfulness, `cmd` the area between it and 1, over the share of nodes kept (MIB,
+    Mueller et al. 2025). `whole` and `none` are the mean metric with every node and with none.
+    """
+
+    prompts: str = Field(description="which prompts: 'found on', 'held out', 'other nouns', 'paraphrase'")
+    pairs: int = Field(ge=1)
+    ablation: AblationKind
+    whole: Number
+    none: Number
+    points: tuple[Point, ...] = Field(min_length=1)
+    cpr: Number
+    cmd: Number
+
+
+class Effect(_Value):
+    """A node's attribution, and how far the metric really falls when the node alone is ablated."""
+
+    node: str
+    predicted: Number
+    measured: Number
+
+
+class Check(_Value):
+    """One question put to the circuit: the figure, what it had to reach, and the answer in a sentence."""
+
+    name: str
+    status: CheckStatus
+    value: Number | None = None
+    weak: Number | None = Field(default=None, description="from here on it is weak evidence")
+    supported: Number | None = Field(default=None, description="from here on it is evidence")
+    reason: str
+
+
+class Evidence(_Value):
+    """What was measured of a circuit, check by check, and the verdict."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = Field(description="why it is not better, or what speaks for it")
+    digest: str = Field(description="of the circuit that was measured")
+    created_by: str
+    ablation: AblationKind
+    core: tuple[str, ...] = Field(description="ids of the fewest strongest nodes that reach the wanted faithfulness")
+    checks: tuple[Check, ...]
+    curves: tuple[Curve, ...]
+    effects: tuple[Effect, ...]
+    seed: int
+    draws: int = Field(ge=1)

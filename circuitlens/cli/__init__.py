@@ -1,0 +1,3 @@
+"""The command line, `circuitlens`."""
+
+from circuitlens.cli.app import main as main

@@ -1,0 +1,103 @@
+"""What can be said of a feature without a network: the outputs it speaks for, and where in the prompt it is active."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Inputs
+from circuitlens.circuit import Circuit, Node
+from circuitlens.errors import CircuitError
+from circuitlens.prompts.alignment import align
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature in one prompt, of a circuit over many the first that has its position.
+
+    `promoted` and `suppressed` are outputs with what one unit of the feature adds to their logits by itself, strongest
+    first (`Adapter.unembed` says how a final normalisation is treated); both are empty where the adapter can't tell.
+    `activations` has one value for each of the prompt's `tokens`.
+    """
+
+    node: Node
+    promoted: tuple[tuple[str, float], ...]
+    suppressed: tuple[tuple[str, float], ...]
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+    url: str | None
+
+
+def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
+    """Refuse an adapter that the circuit was not made by: its features are others, though their numbers may be alike.
+
+    Raises:
+        CircuitError: it has another name, or was loaded with other options.
+    """
+    if circuit.adapter != adapter.name:
+        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+    for name in circuit.options.keys() - {"device", "dtype", "layers"}:
+        if (ours := adapter.options.get(name)) != circuit.options[name]:
+            raise CircuitError(
+                f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "
+                "load it alike."
+            )
+
+
+def check_tokens(circuit: Circuit, inputs: Inputs) -> None:
+    """Refuse a tokenizer that reads the circuit's prompt otherwise.
+
+    Raises:
+        CircuitError: the tokens differ.
+    """
+    if inputs.tokens[0] != circuit.tokens:
+        raise CircuitError(
+            f"The circuit's prompt has the tokens {list(circuit.tokens)}, and this adapter reads "
+            f"{list(inputs.tokens[0])}."
+        )
+
+
+def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10) -> Feature:
+    """Say what a feature (or neuron) of a circuit stands for, from the model's own weights and the prompt.
+
+    Raises:
+        CircuitError: the circuit was made by another adapter, or the node is not a feature.
+        PromptError: the circuit's prompt can't be read.
+    """
+    require_same_adapter(adapter, circuit)
+    if outputs < 0:
+        raise CircuitError(f"outputs is {outputs}: give a count of 0 or more.")
+    node = circuit.node(node_id)
+    site = next((site for site in adapter.sites if site.write == node.hook), None)
+    if site is None or site.coder is None or node.index is None or node.index >= site.coder.d_sae:
+        raise CircuitError(
+            f"Node {node_id!r} is of kind {node.kind!r}; only features and neurons of {adapter.name!r} can be "
+            "described."
+        )
+    seen: list[Tensor] = []
+    with torch.inference_mode(False):
+        if circuit.pairs:  # in the first of many prompts that has such a position
+            aligned = align(adapter, circuit.pairs, circuit.by or "position", circuit.tokens)
+            pair, groups = next(two for two in zip(aligned.pairs, aligned.groups, strict=True) if node.pos in two[1])
+            inputs, pos = adapter.inputs([pair.prompt]), groups.index(node.pos)
+        else:
+            inputs, pos = adapter.inputs([circuit.prompt]), node.pos
+            check_tokens(circuit, inputs)
+    with torch.inference_mode(False), torch.no_grad():
+        adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
+        x = seen[0]
+        f = site.coder.encode(x)
+        site.coder.decode(f)  # a coder may keep state from encode that its decode uses up
+        activations = f[0, inputs.mask[0], node.index]
+        at = x[0, inputs.mask[0]][pos]
+        direction = site.coder.decoder_rows(at[None], torch.tensor([node.index], device=x.device))[0]
+        logits = adapter.unembed(site, direction)
+    ends: list[tuple[tuple[str, float], ...]] = [(), ()]
+    if logits is not None:
+        for end, largest in enumerate((True, False)):
+            values, index = logits.topk(min(outputs, len(logits)), largest=largest)
+            texts = map(adapter.output_label, index.tolist())
+            ends[end] = tuple(zip(texts, values.tolist(), strict=True))
+    return Feature(node, ends[0], ends[1], inputs.tokens[0], tuple(activations.tolist()), node.url)

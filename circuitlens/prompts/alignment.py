@@ -1,0 +1,164 @@
+"""Many prompts side by side: which of them can be used, and which of their positions are one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Inputs
+from circuitlens.errors import PromptError
+from circuitlens.literals import PositionGrouping
+from circuitlens.prompts.batch import PromptBatch, tokenize
+from circuitlens.prompts.pairs import Pair, Skipped
+
+ALL = "all positions"
+"""The label of the one group where positions are summed."""
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that can be used together; `groups[n]` says of prompt `n` to which of the `labels` each token belongs."""
+
+    pairs: tuple[Pair, ...]
+    groups: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+    by: PositionGrouping = "position"
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def batches(self, size: int) -> Iterable[PromptSet]:
+        """The prompts in their order, `size` at a time."""
+        for start in range(0, len(self), size):
+            now = slice(start, start + size)
+            yield PromptSet(self.pairs[now], self.groups[now], self.labels, by=self.by)
+
+    def table(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
+        """The group of every position of a padded batch, -1 at padding."""
+        table = torch.full_like(inputs.mask, -1, dtype=torch.long)
+        for row, first, groups in zip(table, inputs.first.tolist(), self.groups, strict=True):
+            row[first : first + len(groups)] = torch.tensor(groups, device=row.device)
+        return table
+
+
+def align(
+    adapter: Adapter, pairs: Sequence[Pair], by: PositionGrouping = "position", labels: Sequence[str] | None = None
+) -> PromptSet:
+    """Bring prompts together by position (counted from the first token), by role, or all positions as one.
+
+    What can't be used is left out and listed in `skipped`: prompts or answers that the adapter can't read, a corrupted
+    prompt of another length, prompts of another length than most (by position), words without roles (by role). With
+    `labels`, those of a circuit, only prompts that fit them.
+
+    Raises:
+        PromptError: nothing can be used; the message says why of the first. Or only some of what can be used have a
+            corrupted prompt.
+    """
+    read: list[tuple[int, Pair, tuple[str, ...]]] = []
+    skipped: list[Skipped] = []
+    for number, pair in enumerate(pairs, 1):
+        try:
+            # One at a time, so that each says what is wrong with it; no model runs.
+            clean = tokenize_pairs(adapter, [pair]).clean
+            read.append((number, pair, clean.tokens[0]))
+        except PromptError as error:
+            skipped.append(Skipped(number, pair.prompt, str(error)))
+    lengths = Counter(len(tokens) for _, _, tokens in read)
+    length = len(labels) if labels is not None else lengths.most_common(1)[0][0] if lengths else 0
+    names: list[str] = list(labels or ())
+    used: list[tuple[Pair, tuple[str, ...], list[str]]] = []
+    for number, pair, tokens in read:
+        match by:
+            case "position":
+                fits = len(tokens) == length
+                others = "most have" if labels is None else "the circuit has"
+                why = f"It has {len(tokens)} tokens and {others} {length}: bring prompts together by role or sum."
+                mine = [str(pos) for pos in range(length)]
+            case "sum":
+                fits, why, mine = True, "", [ALL] * len(tokens)
+            case "role":
+                mine = _roles(pair, tokens)
+                fits = mine is not None and (labels is None or set(mine) <= set(labels))
+                why = "Its tokens do not spell it, so its words' roles are not theirs."
+                if mine:
+                    why = "Its roles are not those of the circuit."
+                elif not pair.roles:
+                    why = "Its words have no roles, one name a word."
+                mine = mine or []
+        if fits:
+            used.append((pair, tokens, mine))
+        else:
+            skipped.append(Skipped(number, pair.prompt, why))
+    if not used:
+        first = min(skipped, key=lambda s: s.line, default=None)
+        why = f" The first: {first.reason}" if first else " Give at least one."
+        raise PromptError(f"None of the {len(pairs)} prompts can be used.{why}")
+    _all_or_none([pair for pair, _, _ in used])
+    if by == "position":
+        names = names or [_common([tokens[pos] for _, tokens, _ in used], pos) for pos in range(length)]
+        groups = [tuple(range(length))] * len(used)
+    else:
+        names = names or list(dict.fromkeys(name for _, _, mine in used for name in mine))
+        groups = [tuple(names.index(name) for name in mine) for _, _, mine in used]
+    return PromptSet(tuple(pair for pair, _, _ in used), tuple(groups), tuple(names), tuple(skipped), by)
+
+
+def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> PromptBatch:
+    """`tokenize` for pairs.
+
+    Raises:
+        PromptError: as `tokenize`; and where only some of the pairs have a corrupted prompt.
+    """
+    with_corrupted = _all_or_none(pairs)
+    return tokenize(
+        adapter,
+        [pair.prompt for pair in pairs],
+        [pair.answer for pair in pairs],
+        [pair.distractor for pair in pairs] if any(pair.distractor for pair in pairs) else None,
+        [pair.corrupted or "" for pair in pairs] if with_corrupted else None,
+        metric,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _all_or_none(pairs: Sequence[Pair]) -> bool:
+    """Whether there are corrupted prompts.
+
+    Raises:
+        PromptError: only with some of the pairs.
+    """
+    with_corrupted = {pair.corrupted is not None for pair in pairs}
+    if len(with_corrupted) > 1:
+        raise PromptError(
+            "Some of the prompts have a corrupted prompt and some have none: give all of them one, or none."
+        )
+    return True in with_corrupted
+
+
+def _roles(pair: Pair, tokens: Sequence[str]) -> list[str] | None:
+    """The role of each token: that of the last word it has a part in; a token before the prompt is its own."""
+    words = pair.prompt.split()
+    if not pair.roles or len(words) != len(pair.roles):
+        return None
+    # Spaces count for nothing: adapters print them with their tokens or not.
+    letters = [len("".join(token.split())) for token in tokens]
+    before = next((n for n in range(len(tokens)) if "".join("".join(tokens[n:]).split()) == "".join(words)), None)
+    if before is None:
+        return None
+    of_letter = [role for role, word in zip(pair.roles, words, strict=True) for _ in word]
+    roles, end = list(tokens[:before]), 0
+    for count in letters[before:]:
+        end += count
+        # A token of nothing but space begins the next word.
+        roles.append(of_letter[end - 1 if count else min(end, len(of_letter) - 1)])
+    return roles
+
+
+def _common(tokens: Sequence[str], pos: int) -> str:
+    """What to call a position: its token, if it is the same in all prompts."""
+    return tokens[0] if len(set(tokens)) == 1 else f"[{pos}]"

@@ -1,0 +1,193 @@
+"""What is asked of a model: prompts, the prompts they are compared with, and the metric that scores the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Inputs
+from circuitlens.errors import PromptError
+from circuitlens.literals import MetricName
+
+Score = Callable[[Float[Tensor, "batch output"]], Float[Tensor, " batch"]]
+"""Logits at the last position to one number an example."""
+
+CUSTOM = "custom"
+"""The name of a metric that is a function of the user's own."""
+
+
+@dataclass(frozen=True)
+class BatchMetric:
+    """The scalar a circuit explains, of each example by itself: never averaged, so that no batch size enters a score.
+
+    `answers` and `distractors` are output indices, padded with -1.
+    """
+
+    name: str
+    answers: Int[Tensor, "batch answer"]
+    distractors: Int[Tensor, "batch distractor"]
+    score: Score
+
+    def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, " batch"]:
+        """The metric of each example, in the metric's own units."""
+        return self.score(logits)
+
+    def repeated(self, times: int) -> BatchMetric:
+        """The metric of the whole batch several times over."""
+
+        def score(logits: Tensor) -> Tensor:
+            return torch.cat([self.score(batch) for batch in logits.chunk(times)])
+
+        return BatchMetric(self.name, self.answers.repeat(times, 1), self.distractors.repeat(times, 1), score)
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """A batch of prompts with their metric and, for contrasts, corrupted prompts of the same lengths."""
+
+    clean: Inputs
+    corrupted: Inputs | None
+    metric: BatchMetric
+
+
+Outputs = str | Sequence[str]
+"""One answer or distractor, or several that count together."""
+
+
+def tokenize(
+    adapter: Adapter,
+    prompts: Sequence[str],
+    answers: Sequence[Outputs],
+    distractors: Sequence[Outputs] | None = None,
+    corrupted: Sequence[str] | None = None,
+    metric: MetricName | Score | None = None,
+) -> PromptBatch:
+    """Read prompts and answers into a `PromptBatch`; all sequences have one entry a prompt.
+
+    Args:
+        adapter: the model that reads them.
+        prompts: what the model reads.
+        answers: the output to explain, or several.
+        distractors: what the answers are set against.
+        corrupted: prompts that differ in what matters, token by token as long as `prompts`.
+        metric: by default `logit_difference` where there are distractors, else `logit`.
+            `logit_difference`: mean logit of the answers less that of the distractors.
+            `logit`: mean logit of the answers.
+            `log_probability`: of any of the answers, in nats.
+            `probability_difference`: probability of the answers less that of the distractors, each summed.
+            `kl_divergence`: from the corrupted prompt's output distribution to this one's, KL(corrupted ‖ this), nats.
+            Or a function of the logits at the last position, `[batch, output]` to `[batch]`.
+
+    Raises:
+        PromptError: a prompt, answer or distractor can't be read, an answer is its own distractor, a corrupted prompt
+            has another number of tokens than its prompt, or the metric needs what is not there.
+    """
+    if not prompts:
+        raise PromptError("There is no prompt: give at least one.")
+    clean = adapter.inputs(prompts)
+    ours = _indices(adapter, answers, prompts, clean, "answer")
+    theirs = _indices(adapter, distractors or [()] * len(prompts), prompts, clean, "distractor")
+    for texts, a, d in zip(distractors or (), ours.tolist(), theirs.tolist(), strict=False):
+        if both := {*a} & {*d} - {-1}:
+            text = _texts(texts)[d.index(min(both))]
+            raise PromptError(
+                f"The distractor {text!r} is the answer itself, so their difference is always 0. "
+                "Give another distractor, or none to explain the answer alone."
+            )
+    other = None
+    if corrupted is not None:
+        other = adapter.inputs(corrupted)
+        for prompt, changed, mine, its in zip(prompts, corrupted, clean.tokens, other.tokens, strict=True):
+            if len(mine) != len(its):
+                raise PromptError(
+                    f"The prompt {prompt!r} has {len(mine)} tokens {list(mine)} and the corrupted prompt {changed!r} "
+                    f"has {len(its)} {list(its)}. They are compared token by token: give one of the same length."
+                )
+    name, score = _score(adapter, metric, ours, theirs, other)
+    return PromptBatch(clean, other, BatchMetric(name, ours, theirs, score))
+
+
+def _score(
+    adapter: Adapter, metric: MetricName | Score | None, answers: Tensor, distractors: Tensor, corrupted: Inputs | None
+) -> tuple[str, Score]:
+    """The metric's name and its function of the logits."""
+    against = distractors.shape[1] > 0
+    name = metric or ("logit_difference" if against else "logit")
+    if not isinstance(name, str):
+        return CUSTOM, _checked(name)
+    if name in ("logit_difference", "probability_difference") and not (distractors >= 0).any(1).all():
+        raise PromptError(f"The metric {name!r} is a difference: give a distractor, or take 'logit'.")
+    if name in ("logit", "log_probability") and against and metric is not None:
+        raise PromptError(f"The metric {name!r} takes no distractor: leave it out, or take 'logit_difference'.")
+    match name:
+        case "logit_difference":
+            return name, lambda logits: _mean(logits, answers) - _mean(logits, distractors)
+        case "logit":
+            return name, lambda logits: _mean(logits, answers)
+        case "log_probability":
+            return name, lambda logits: _any_of(logits.log_softmax(1), answers)
+        case "probability_difference":
+            return name, lambda logits: _sum(logits.softmax(1), answers) - _sum(logits.softmax(1), distractors)
+        case "kl_divergence":
+            if corrupted is None:
+                raise PromptError("The metric 'kl_divergence' compares with a corrupted prompt: give one.")
+            with torch.no_grad():
+                reference = corrupted.at_last(adapter.run(corrupted, {})).log_softmax(1)
+            return name, lambda logits: (reference.exp() * (reference - logits.log_softmax(1))).sum(1)
+    raise PromptError(
+        f"There is no metric {name!r}: choose one of {', '.join(get_args(MetricName))}, or give a function."
+    )
+
+
+def _checked(function: Score) -> Score:
+    """The user's function, which has to give one number an example."""
+
+    def score(logits: Tensor) -> Tensor:
+        value = function(logits)
+        if not isinstance(value, Tensor) or value.shape != logits.shape[:1]:
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            raise PromptError(
+                f"The metric has to give one number an example, shape ({len(logits)},), from logits of shape "
+                f"{tuple(logits.shape)}, and gave {got}. Leave out means and sums over the batch."
+            )
+        return value
+
+    return score
+
+
+def _mean(values: Tensor, index: Tensor) -> Tensor:
+    return _sum(values, index) / (index >= 0).sum(1)
+
+
+def _sum(values: Tensor, index: Tensor) -> Tensor:
+    return (values.gather(1, index.clamp_min(0)) * (index >= 0)).sum(1)
+
+
+def _any_of(log_probabilities: Tensor, index: Tensor) -> Tensor:
+    chosen = log_probabilities.gather(1, index.clamp_min(0))
+    return chosen.masked_fill(index < 0, -torch.inf).logsumexp(1)
+
+
+def _indices(
+    adapter: Adapter, outputs: Sequence[Outputs], prompts: Sequence[str], inputs: Inputs, what: str
+) -> Int[Tensor, "batch output"]:
+    """Output indices of each prompt's answers or distractors, padded with -1."""
+    rows = []
+    for texts, prompt in zip(outputs, prompts, strict=True):
+        rows.append([adapter.answer_index(text, prompt) for text in _texts(texts)])
+        if what == "answer" and not rows[-1]:
+            raise PromptError(f"The prompt {prompt!r} has no answer: give at least one.")
+        if len(set(rows[-1])) < len(rows[-1]):
+            raise PromptError(f"The {what}s {list(_texts(texts))} name one output twice: give each once.")
+    width = max(map(len, rows))
+    padded = [row + [-1] * (width - len(row)) for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=inputs.mask.device).reshape(len(rows), width)
+
+
+def _texts(outputs: Outputs) -> tuple[str, ...]:
+    return (outputs,) if isinstance(outputs, str) else tuple(outputs)

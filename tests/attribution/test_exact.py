@@ -1,0 +1,218 @@
+"""Exact effects against interventions done another way, and against the toy's own weights."""
+
+from __future__ import annotations
+
+from itertools import chain, combinations
+from typing import get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.exact import exact_effects
+from circuitlens.attribution.gradient import VECTOR, NodeScores, score_nodes
+from circuitlens.literals import MethodName
+from circuitlens.prompts.batch import PromptBatch, tokenize
+from circuitlens.testing import example_batch
+from circuitlens.tracing import Trace, trace
+from tests.attribution.test_gradient import TINY_PROMPTS, by_hand, padded
+from tests.helpers import close
+from tests.tiny_transformer import Layout, TinyTransformer
+
+
+@pytest.fixture(params=[False, True], ids=["to zero", "to corrupted"])
+def contrastive(request: pytest.FixtureRequest) -> bool:
+    return request.param
+
+
+def scored(adapter: Adapter, asked: PromptBatch, contrastive: bool) -> tuple[Trace, NodeScores]:
+    assert asked.corrupted is not None
+    clean = trace(adapter, asked.clean, asked.metric)
+    other = trace(adapter, asked.corrupted, asked.metric, graph=False) if contrastive else None
+    return clean, score_nodes(clean, other)
+
+
+def ragged(adapter: Adapter) -> PromptBatch:
+    """Four prompts of one to five tokens."""
+    texts, answers, distractors, others = (list(column) for column in zip(*TINY_PROMPTS, strict=True))
+    return tokenize(adapter, texts, answers, distractors, others)
+
+
+def every(nodes: NodeScores) -> Tensor:
+    return torch.arange(len(nodes.site))
+
+
+# Against `ablate`, which splices: features are encoded, set and decoded anew
+
+
+@pytest.mark.parametrize("prompt", ["The cats", "This baby"])
+def test_exact_attributions_are_ablations_of_every_node_of_the_toy(
+    prompt: str, contrastive: bool, toy64: Adapter
+) -> None:
+    answer, distractor, other = ("run", "runs", "A cat") if prompt == "The cats" else ("runs", "run", "These babies")
+    circuit = circuitlens.find(
+        toy64, prompt, answer, distractor, other if contrastive else None, "exact", max_nodes=None
+    )
+    inner = [node for node in circuit.nodes if node.kind != "logit"]
+    assert {node.kind for node in inner} == {"input", "neuron", "feature", "error"}
+    for node in inner:
+        result = circuitlens.ablate(toy64, circuit, [node.id])
+        assert result.measured == pytest.approx(node.attribution, abs=1e-9)
+        assert result.predicted == node.attribution
+    assert max(abs(node.attribution) for node in inner) > 1
+
+
+def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive: bool) -> None:
+    example = model.examples[0]
+    asked = tokenize(model, [example.prompt], [example.answer], [example.distractor], [example.corrupted])
+    clean, nodes = scored(model, asked, contrastive)
+    # The circuit says which nodes there are and what they are set back to.
+    other = example.corrupted if contrastive else None
+    circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, other, _method(contrastive))
+    # Where ablation is to zero, `ablate` leaves a token of the adapter's own (BOS) alone.
+    alone = model.bos and not contrastive
+    inner = [node for node in circuit.nodes if node.kind != "logit" and not (alone and node.pos == 0)]
+    names = [site.write for site in model.sites]
+    rows = {
+        key: n for n, key in enumerate(zip(*(c.tolist() for c in (nodes.site, nodes.pos, nodes.index)), strict=True))
+    }
+    chosen = [*inner[:: len(inner) // 4 + 1], max(inner, key=lambda node: abs(node.attribution))]
+    where = [rows[names.index(n.hook), n.pos, VECTOR if n.index is None else n.index] for n in chosen]
+    bound = 1e-9 if nodes.delta.dtype == torch.float64 else 2e-5
+    effects = exact_effects(model, clean, nodes, torch.tensor(where)).tolist()
+    for node, effect in zip(chosen, effects, strict=True):
+        assert effect == pytest.approx(circuitlens.ablate(model, circuit, [node.id]).measured, rel=bound, abs=bound)
+    assert abs(effects[-1]) > 1e-3
+
+
+def _method(contrastive: bool) -> MethodName:
+    return "contrastive" if contrastive else "gradient"
+
+
+# Against the toy's weights (law 8)
+
+
+@pytest.mark.parametrize("prompt", ["The cats", "The cat", "These sheep"])
+def test_exact_effects_agree_with_all_sixteen_hidden_subsets(prompt: str, toy64: Adapter) -> None:
+    """The truth of each subset by hand; a neuron's effect is what any subset with it loses without it."""
+    asked = tokenize(toy64, [prompt], ["run"], ["runs"])
+    clean = trace(toy64, asked.clean, asked.metric)
+    nodes = score_nodes(clean)
+    hidden, margin, bias = by_hand(toy64, prompt)
+    here = ((nodes.site == 1) & (nodes.index != VECTOR)).nonzero()[:, 0]
+    exact = exact_effects(toy64, clean, nodes, here)
+    effect = torch.zeros_like(hidden).index_put((nodes.index[here],), exact)
+    subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
+    assert len(subsets) == 16
+    truth = {subset: (margin @ hidden.index_fill(0, _others(subset), 0) + bias).item() for subset in subsets}
+    assert clean.metric.item() == pytest.approx(truth[0, 1, 2, 3], abs=1e-6)
+    for subset in subsets:
+        for j in subset:
+            without = tuple(k for k in subset if k != j)
+            assert effect[j].item() == pytest.approx(truth[subset] - truth[without], abs=1e-6)
+        lost = sum(effect[j].item() for j in range(4) if j not in subset)
+        assert clean.metric.item() - lost == pytest.approx(truth[subset], abs=1e-6)
+
+
+def _others(subset: tuple[int, ...]) -> Tensor:
+    return torch.tensor([j for j in range(4) if j not in subset], dtype=torch.long)
+
+
+@pytest.mark.parametrize("contrast", [None, "The cat", "These sheep"])
+def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64: Adapter) -> None:
+    """Inputs pass a ReLU, which gradients miss: each is put back through the network's own weights."""
+    asked = tokenize(toy64, ["The cats"], ["run"], ["runs"], None if contrast is None else [contrast])
+    clean = trace(toy64, asked.clean, asked.metric)
+    other = None if asked.corrupted is None else trace(toy64, asked.corrupted, asked.metric, graph=False)
+    nodes = score_nodes(clean, other)
+    exact = exact_effects(toy64, clean, nodes, every(nodes))
+    network = toy64.model  # pyright: ignore[reportAttributeAccessIssue]
+    x = asked.clean.values[0, 0]
+    base = torch.zeros_like(x) if asked.corrupted is None else asked.corrupted.values[0, 0]
+    hidden, margin, _ = by_hand(toy64, "The cats")
+    before = torch.zeros_like(hidden) if contrast is None else by_hand(toy64, contrast)[0]
+    missed = 0.0
+    for n in every(nodes).tolist():
+        site, index = int(nodes.site[n]), int(nodes.index[n])
+        if index == VECTOR or site > 1:
+            continue
+        if site == 0:
+            changed = x.clone()
+            changed[index] = base[index]
+            after = (network.hidden.weight @ changed + network.hidden.bias).clamp_min(0)
+        else:
+            after = hidden.clone()
+            after[index] = before[index]
+        assert exact[n].item() == pytest.approx((margin @ (hidden - after)).item(), abs=1e-6)
+        missed = max(missed, abs(exact[n] - nodes.attribution[n]).item())
+    assert missed > 0.5
+
+
+# Batches
+
+
+@pytest.mark.parametrize("layout", ["residual", "normalised"])
+@pytest.mark.parametrize("positions", [1, 60])
+def test_how_runs_are_batched_changes_nothing(
+    layout: Layout, positions: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = TinyTransformer(layout)
+    clean, nodes = scored(adapter, ragged(adapter), contrastive)
+    rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:80]]
+    told: list[int] = []
+    expected = exact_effects(adapter, clean, nodes, rows, told.append)
+    monkeypatch.setattr("circuitlens.attribution.exact.POSITIONS", positions)
+    many: list[int] = []
+    close(exact_effects(adapter, clean, nodes, rows, many.append), expected)
+    # `on_run` counts every node but the logits once, in however many runs.
+    assert sum(told) == sum(many) == int((nodes.site[rows] < len(adapter.sites)).sum())
+    assert len(many) > len(told)
+
+
+def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
+    adapter = TinyTransformer("components")
+    clean, nodes = scored(adapter, ragged(adapter), contrastive)
+    rows = every(nodes)[::9]
+    close(exact_effects(adapter, clean, nodes, rows.flip(0)).flip(0), exact_effects(adapter, clean, nodes, rows))
+    assert len(exact_effects(adapter, clean, nodes, rows[:0])) == 0
+
+
+@pytest.mark.parametrize("layout", get_args(Layout))
+def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> None:
+    adapter = TinyTransformer(layout)
+
+    def effects(asked: PromptBatch, left: int, right: int) -> list[dict[tuple[int, ...], float]]:
+        assert asked.corrupted is not None
+        wide = PromptBatch(padded(asked.clean, left, right), padded(asked.corrupted, left, right), asked.metric)
+        clean, nodes = scored(adapter, wide, True)
+        chosen = ((nodes.delta != 0) & (nodes.index % 5 != 2)).nonzero()[:, 0]
+        found: list[dict[tuple[int, ...], float]] = [{} for _ in clean.metric]
+        columns = (nodes.example, nodes.site, nodes.pos - wide.clean.first[nodes.example], nodes.index)
+        exact = exact_effects(adapter, clean, nodes, chosen).tolist()
+        for b, *key, value in zip(*(column[chosen].tolist() for column in columns), exact, strict=True):
+            found[b][tuple(key)] = value
+        return found
+
+    together = effects(ragged(adapter), 0, 0)
+    apart = [
+        effects(tokenize(adapter, [text], [answer], [distractor], [other]), 1, 2)[0]
+        for text, answer, distractor, other in TINY_PROMPTS
+    ]
+    for ours, theirs in zip(together, apart, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+        assert max(map(abs, ours.values())) > 0.1
+
+
+def test_logits_keep_their_attribution_and_nothing_is_left(model: Adapter, contrastive: bool) -> None:
+    asked = example_batch(model)
+    before = model.run(asked.clean, {})
+    clean, nodes = scored(model, asked, contrastive)
+    rows = torch.cat([every(nodes)[:10], every(nodes)[-2:]])
+    exact = exact_effects(model, clean, nodes, rows)
+    assert not exact.requires_grad
+    logits = nodes.site[rows] == len(model.sites)
+    assert logits.any()
+    assert torch.equal(exact[logits], nodes.attribution[rows][logits])
+    assert torch.equal(model.run(asked.clean, {}), before)

@@ -1,0 +1,97 @@
+"""Two circuits beside each other: columns, matched nodes, and the difference."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit
+from circuitlens.circuit.comparison import Comparison, compare
+from circuitlens.prompts.pairs import Pair
+from tests.tiny_transformer import TinyTransformer
+
+
+def consistent(compared: Comparison) -> None:
+    """Second plus difference is first, node by node and edge by edge, and no id is there twice."""
+    for circuit in (compared.first, compared.second, compared.difference):
+        assert len({n.id for n in circuit.nodes}) == len(circuit.nodes)
+        assert len({(e.source, e.target) for e in circuit.edges}) == len(circuit.edges)
+    for values in (attributions, weights):
+        ours, theirs, less = map(values, (compared.first, compared.second, compared.difference))
+        assert less.keys() <= ours.keys() | theirs.keys()
+        for key in ours.keys() | theirs.keys():
+            assert less.get(key, 0.0) == ours.get(key, 0.0) - theirs.get(key, 0.0)
+
+
+def attributions(circuit: Circuit) -> dict[str, float]:
+    return {node.id: node.attribution for node in circuit.nodes}
+
+
+def weights(circuit: Circuit) -> dict[str, float]:
+    return {f"{edge.source} → {edge.target}": edge.weight for edge in circuit.edges}
+
+
+def test_a_circuit_differs_from_itself_in_nothing(cats: Circuit) -> None:
+    compared = compare(cats, cats)
+    assert [n.id for n in compared.difference.nodes] == [n.id for n in cats.nodes]
+    assert {n.attribution for n in compared.difference.nodes} == {0.0}
+    assert compared.difference.edges == ()
+    assert (
+        compared.summary
+        == "10 in both, 0 only in the first, 0 only in the second; attributions of those in both "
+        + ("correlate +1.00 (rank)")
+    )
+
+
+def test_singular_and_plural(cat: Circuit, cats: Circuit) -> None:
+    compared = compare(cat, cats)
+    assert compared.difference.tokens == ("The cat / The cats",)
+    shared = {n.id for n in cat.nodes} & {n.id for n in cats.nodes}
+    assert {ours.id for ours, _ in compared.shared} == shared
+    assert {n.id for n in compared.difference.nodes} == {n.id for n in (*cat.nodes, *cats.nodes)}
+    assert compared.difference.metric.value == cat.metric.value - cats.metric.value
+    consistent(compared)
+
+
+def test_a_token_that_only_one_has_gets_a_column_of_its_own() -> None:
+    adapter = TinyTransformer("components")
+    short = circuitlens.find(adapter, "a b c", "d", "e").prune(max_nodes=60)
+    long = circuitlens.find(adapter, "a f b c", "d", "e").prune(max_nodes=60)
+    compared = compare(short, long)
+    assert compared.difference.tokens == ("a", "f", "b", "c")
+    assert {n.pos for n in compared.first.nodes} <= {0, 2, 3}
+    assert [n.pos for n in compared.second.nodes] == [n.pos for n in long.nodes]
+    moved = {0: 0, 1: 2, 2: 3}
+    expected = {(n.hook, n.kind, n.index, moved[n.pos]) for n in short.nodes} & {
+        (n.hook, n.kind, n.index, n.pos) for n in long.nodes
+    }
+    assert {(n.hook, n.kind, n.index, n.pos) for n, _ in compared.shared} == expected
+    consistent(compared)
+
+
+def test_models_of_other_shapes_share_nothing(cats: Circuit) -> None:
+    other = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e").prune(max_nodes=20)
+    compared = compare(cats, other)
+    assert not [n for n, _ in compared.shared if n.kind != "logit"]
+    consistent(compared)
+
+
+def test_circuits_over_many_prompts(toy: Adapter) -> None:
+    """Their outputs have no index, and are matched by their names."""
+    pairs = [
+        Pair(prompt=f"The {noun}s", corrupted=f"The {noun}", answer=("run",), distractor=("runs",))
+        for noun in ("cat", "dog")
+    ]
+    each, together = circuitlens.aggregate(toy, pairs), circuitlens.aggregate(toy, pairs, by="sum")
+    compared = compare(each, together)
+    assert [n.id for n in compared.second.nodes if n.kind == "logit"] == [n.id for n in each.nodes if n.kind == "logit"]
+    assert len(compared.shared) == len(each.nodes)
+    consistent(compared)
+
+
+@given(st.integers(0, 8), st.integers(0, 8), st.integers(0, 23), st.integers(0, 23))
+def test_second_and_difference_make_the_first(cat: Circuit, cats: Circuit, n: int, m: int, k: int, j: int) -> None:
+    consistent(compare(cats.prune(max_nodes=n, max_edges=k), cats.prune(max_nodes=m, max_edges=j)))
+    consistent(compare(cats.prune(max_nodes=n, max_edges=k), cat.prune(max_nodes=m, max_edges=j)))

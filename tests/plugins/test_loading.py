@@ -1,0 +1,362 @@
+"""Models and SAEs by name: through the real loaders, from a cache, a folder or a hub, and how each of that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from circuitlens_saelens import SAELensAdapter, loading
+
+import circuitlens
+from circuitlens.circuit import open_circuit
+from circuitlens.cli.app import main
+from circuitlens.errors import AdapterError
+from tests.hub import FakeHub, write_gpt2, write_release
+from tests.saelens import made
+
+ROOT = Path(__file__).parent.parent.parent
+ASK: dict[str, Any] = {"prompt": "The cats", "answer": " run", "distractor": " runs"}
+FULL = ["gpt2-small-resid-post-v5-32k", "gpt2-small-attn-out-v5-32k", "gpt2-small-mlp-out-v5-32k"]
+ALONE = [
+    "gpt2-small-res-jb",
+    "gpt2-small-resid-post-v5-128k",
+    "gpt2-small-resid-mid-v5-32k",
+    "gpt2-small-resid-mid-v5-128k",
+    "gpt2-small-attn-out-v5-128k",
+    "gpt2-small-mlp-out-v5-128k",
+    "gpt2-small-hook-z-kk",
+    "gpt2-small-mlp-tm",
+    *(f"gpt2-small-res_{kind}-ajt" for kind in ("sce", "scefr", "scl", "sle", "slefr", "sll")),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a shrunken GPT-2 and the releases above, layers 0 to 3."""
+    folder = tmp_path_factory.mktemp("hub")
+    write_gpt2(folder)
+    for release in [*ALONE, *FULL]:
+        write_release(folder, release)
+    return folder
+
+
+@pytest.fixture
+def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    return home
+
+
+def load(saes: str | Sequence[str], layers: Any = "0-3", **options: Any) -> SAELensAdapter:
+    adapter = circuitlens.load("gpt2", saes=saes, layers=layers, **options)
+    assert isinstance(adapter, SAELensAdapter)
+    return adapter
+
+
+@pytest.mark.parametrize(
+    "releases",
+    [*ALONE, FULL, ["gpt2-small-res-jb", "gpt2-small-hook-z-kk", "gpt2-small-mlp-tm"]],
+    ids=lambda releases: releases if isinstance(releases, str) else "+".join(releases),
+)
+def test_every_gpt2_release_makes_a_circuit(cache: Path, releases: str | list[str]) -> None:
+    adapter = load(releases, 2 if "ajt" in releases else "0-3", dtype="float64")
+    circuit = circuitlens.find(adapter, **ASK, corrupted="The cat", max_nodes=None)
+    assert circuit.conservation_residual < 1e-9 * max(1, abs(circuit.metric.value))
+    kinds = {node.kind for node in circuit.nodes}
+    assert kinds == {"embedding", "feature", "error", "logit"}
+    bos = circuit.tokens[0] == "<|endoftext|>"
+    assert bos == ("v5" not in str(releases)), "prompts begin as the SAEs were trained"
+    if "ajt" not in releases:
+        hooks = [site.write for site in adapter.sites if site.kind == "feature"]
+        assert len(hooks) == 4 * (1 if isinstance(releases, str) else len(releases))
+
+
+def test_one_sae_of_a_release(cache: Path) -> None:
+    write_release(cache, "gpt2-small-res-jb-feature-splitting", ["blocks.8.hook_resid_pre_768"])
+    adapter = load("gpt2-small-res-jb/blocks.2.hook_resid_pre", None)
+    assert [site.write for site in adapter.sites if site.kind == "feature"] == ["blocks.2.hook_resid_pre"]
+    assert adapter.url(adapter.sites[-1], 5) == "https://www.neuronpedia.org/gpt2-small/2-res-jb/5"
+    with pytest.raises(AdapterError, match=r"no hook 'blocks.8.hook_resid_pre'"):
+        load("gpt2-small-res-jb-feature-splitting/blocks.8.hook_resid_pre_768", None)
+
+
+def test_the_model_is_processed_as_the_saes_ask(cache: Path) -> None:
+    """res-jb's model is centred; others' is as it is."""
+    for release, centred in (("gpt2-small-res-jb", True), ("gpt2-small-res_sce-ajt", False)):
+        adapter = load(release, 2)
+        inputs, seen = adapter.inputs(["The cats"]), []
+        adapter.run(inputs, {"blocks.2.hook_resid_pre": lambda x, seen=seen: seen.append(x.detach())})
+        mean = float((seen[0].mean(-1).abs() / seen[0].square().mean(-1).sqrt()).max())
+        assert (mean < 1e-5) == centred, release
+        assert centred or mean > 0.01
+
+
+def test_layers() -> None:
+    for layers, numbers in ((3, [3]), ("3", [3]), ("0-2,5", [0, 1, 2, 5]), (range(2), [0, 1]), (" 4 - 5 ", [4, 5])):
+        assert loading._numbers(layers) == numbers
+    for wrong in ("", "a", "3-1", "1,,2", "-1", "0-"):
+        with pytest.raises(AdapterError, match="can't be read: give them as"):
+            loading._numbers(wrong)
+
+
+def test_folders_of_saes_and_models(cache: Path, tmp_path: Path) -> None:
+    """One SAE, or a folder of them, with a model's folder: no cache and no name is needed."""
+    model = next(cache.glob("hub/models--gpt2/snapshots/*"))
+    for layer in (1, 3):
+        made("topk", layer, "float32").save_model(tmp_path / f"layer {layer}")
+    both = load(str(tmp_path), None, model=str(model))
+    assert [site.layer for site in both.sites if site.kind == "feature"] == [1, 3]
+    one = load(str(tmp_path / "layer 3"), None, model=str(model))
+    assert [site.layer for site in one.sites if site.kind == "feature"] == [3]
+    assert [site.layer for site in load(str(tmp_path), 1).sites if site.kind == "feature"] == [1]
+    options = {"model": str(model), "saes": str(tmp_path), "device": "cpu", "dtype": "float32", "prepend_bos": True}
+    assert both.options == options
+
+
+def test_lower_precision(cache: Path) -> None:
+    adapter = load("gpt2-small-res-jb", "1,2", dtype="bfloat16")
+    inputs = adapter.inputs(["The cats"])
+    assert adapter.run(inputs, {}).dtype == torch.bfloat16
+    circuitlens.find(adapter, **ASK)
+
+
+# Failures: one clear sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            {"saes": "gpt2-small-resjb"},
+            r"neither a release of SAE-Lens nor a folder. Releases like it: gpt2-small-res-jb",
+        ),
+        ({"saes": "gpt2-small-res-jb", "layers": 14}, r"no SAE at layer 14; there are at 0, 1, .* 11\."),
+        ({"saes": "gpt2-small-res-jb/blocks.40.x"}, r"has no SAE 'blocks.40.x'. It has blocks"),
+        ({"saes": "gpt2-small-res-jb", "dtype": "int8"}, r"no dtype 'int8': choose one of float32"),
+        ({"saes": "gpt2-small-res-jb", "device": "tpu"}, r"no device 'tpu': choose one of auto, cpu"),
+        ({"saes": "gpt2-small-res-jb", "release": "x"}, r"no option 'release': give model, saes, layers"),
+        ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "./nowhere"}, r"no model folder './nowhere'"),
+        (
+            {"saes": ["gpt2-small-res-jb", "gpt2-small-resid-post-v5-32k"], "layers": 0},
+            r"some without: give prepend_bos",
+        ),
+        ({"saes": ["gpt2-small-res-jb", "gpt2-small-res_sce-ajt"], "layers": 2}, r"need differently processed models"),
+        ({"saes": ["gpt2-small-res-jb", "gemma-2b-res-jb"], "layers": 0}, r"different models, gpt2 .*google/gemma-2b"),
+        (
+            {"saes": ["gpt2-small-mlp-tm", "gpt2-small-mlp-tm"], "layers": 0},
+            r"2 SAEs on the hook 'blocks.0.hook_mlp_out'",
+        ),
+        ({"saes": "gpt2-small-res-jb"}, r"Not in the cache .* HF_HUB_OFFLINE is set: jbloom/.*blocks.4"),
+        ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "gpt2-large"}, r"Not in the cache .*: gpt2-large"),
+        ({"saes": "tests"}, r"folder 'tests' holds no SAE"),
+        ({"saes": "gemma-scope-2b-pt-res"}, r"a format of its own: load its SAEs with SAE.from_pretrained"),
+        ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "tests"}, r"'tests' holds no weights in safetensors"),
+        ({"saes": "gpt2-small-res-jb", "layers": []}, r"no SAE at layer \[\]"),
+        ({"saes": []}, r"There are no SAEs in \[\]"),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_what_can_not_be_loaded_is_said(cache: Path, options: dict[str, Any], why: str) -> None:
+    with pytest.raises(AdapterError, match=why) as error:
+        circuitlens.load("gpt2", **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_which_a_part_is_missing_is_not_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_gpt2(tmp_path)
+    write_release(tmp_path, "gpt2-small-res-jb", ["blocks.1.hook_resid_pre"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    (weights,) = tmp_path.glob("hub/models--gpt2/snapshots/*/model.safetensors")
+    parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    weights.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    weights.rename(weights.with_name(parts["a"]))
+    with pytest.raises(AdapterError, match=r"Not in the cache .*: gpt2 \(model\*.safetensors"):
+        load("gpt2-small-res-jb", 1)
+
+
+def test_too_little_memory_is_said_before_anything_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
+    monkeypatch.setattr(loading, "SAE", None)
+    monkeypatch.setattr(loading, "TransformerBridge", None)
+    numbers = 4 * (2 * 32 * 64 + 64 + 32 + 64)  # weights, biases and the scaling factors that res-jb's files carry
+    with pytest.raises(AdapterError, match=r"0.1 MB of memory are free") as error:
+        load("gpt2-small-res-jb")
+    assert f"The 4 SAEs take {4 * numbers / 1e6:.1f} MB" in str(error.value)
+    with pytest.raises(AdapterError, match=f"SAEs take {8 * numbers / 1e6:.1f} MB"):
+        load("gpt2-small-res-jb", dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("sae_weights.safetensors", b"torn", "is no whole safetensors file"),
+        ("cfg.json", b"{", "configuration of the SAE .* can't be read"),
+        ("cfg.json", b'{"architecture": "standard"}', "can't be loaded|do not say which model"),
+    ],
+)
+def test_damaged_files_are_said(cache: Path, tmp_path: Path, file: str, content: bytes, why: str) -> None:
+    made("standard", 1, "float32").save_model(tmp_path / "sae")
+    (tmp_path / "sae" / file).write_bytes(content)
+    with pytest.raises(AdapterError, match=why):
+        load(str(tmp_path / "sae"), None)
+    with pytest.raises(AdapterError, match=why):
+        load(str(tmp_path / "sae"), None, model="gpt2")
+
+
+# The command line
+
+
+def cli(*arguments: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["circuitlens", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    return int(stop.value.code or 0)
+
+
+def test_the_command_line_finds_a_language_models_circuit(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cats.json"
+    words = ["--answer", " run", "--distractor", " runs", "--corrupted", "The cat"]
+    options = ["--sae", "gpt2-small-res-jb", "--layers", "0-3", "--max-nodes", "40", "--max-edges", "100"]
+    assert cli("find", "gpt2", "The cats", *words, *options, "-o", str(out)) == 0
+    printed = capsys.readouterr().out
+    circuit = open_circuit(out)
+    assert circuit.found is not None
+    assert len(circuit.nodes) == 42
+    assert len(circuit.edges) == 100
+    assert circuit.options["layers"] == "0-3"
+    assert f"{circuit.found.features} features, 3 tokens" in printed
+    assert f"the strongest of {circuit.found.nodes} and {circuit.found.edges}" in printed
+    for part in (f"{circuit.metric.value:+.3f}", str(circuit.strongest_path()), "residual", "peak memory", "measured"):
+        assert part in printed
+
+
+def test_metrics_and_several_answers_on_the_command_line(cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    sets = ["--answer", " run", "--answer", " are", "--distractor", " runs", "--distractor", " is"]
+    options = ["--sae", "gpt2-small-res-jb", "--layers", "2", "--metric", "probability_difference", "--frozen"]
+    assert cli("find", "gpt2", "The cats", *sets, *options, "-o", str(out)) == 0
+    circuit = open_circuit(out)
+    assert [o.text for o in circuit.metric.answers] == [" run", " are"]
+    assert (circuit.metric.name, circuit.frozen) == ("probability_difference", True)
+    assert next(node for node in circuit.nodes if node.kind == "logit").label == "all other outputs"
+
+
+def test_a_failure_on_the_command_line_is_one_sentence(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "no.json"
+    assert (
+        cli(
+            "find",
+            "gpt2",
+            "The cats",
+            "--answer",
+            " goes",
+            "--sae",
+            "gpt2-small-res-jb",
+            "--layers",
+            "1",
+            "-o",
+            str(out),
+        )
+        == 1
+    )
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("Error: The answer ' goes' is not one token after 'The cats'")
+    assert not out.exists()
+    assert cli("find", "toy", "The cats", "--answer", "run", "--layers", "2") == 1
+    assert "has not the option 'layers'" in capsys.readouterr().err
+
+
+# A hub, over HTTP
+
+
+def in_a_new_process(code: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env={**keep, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+FIND = """
+import json, logging, sys, time
+logging.basicConfig(format="%(message)s"); logging.getLogger("circuitlens_saelens").setLevel(logging.INFO)
+import circuitlens, circuitlens_saelens.loading
+start = time.monotonic()
+try:
+    adapter = circuitlens.load("gpt2", saes="gpt2-small-res-jb", layers="1-2")
+    print(circuitlens.find(adapter, "The cats", " run", " runs").conservation_residual)
+except circuitlens.CircuitLensError as error:
+    print(f"Error: {error}")
+print(time.monotonic() - start)
+"""
+
+
+def test_what_is_missing_is_downloaded_once(home: Path, tmp_path: Path) -> None:
+    with FakeHub(home) as hub:
+        first = in_a_new_process(FIND, tmp_path, HF_ENDPOINT=hub.url)
+    assert float(first.stdout.split()[0]) < 1e-4, first.stderr
+    assert "Downloading" in first.stderr
+    assert "from jbloom/GPT2-Small-SAEs-Reformatted, gpt2" in first.stderr
+    got = [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
+    assert not any("blocks.0." in request or "blocks.3." in request for request in got), "only what was asked for"
+    # The hub is gone: nothing is asked of it, and nothing waits for it.
+    second = in_a_new_process(FIND, tmp_path, HF_ENDPOINT=hub.url)
+    assert second.stdout.split()[0] == first.stdout.split()[0], second.stdout + second.stderr
+    assert "Downloading" not in second.stderr
+
+
+def test_without_network_or_cache_one_sentence_says_so(tmp_path: Path) -> None:
+    wrong = """
+import circuitlens, torch
+from tests.saelens import made
+for model, saes in ((torch.nn.Linear(2, 2), []), (torch.nn.Linear(2, 2), ["gpt2-small-res-jb"])):
+    try:
+        circuitlens.wrap(model, saes)
+    except circuitlens.CircuitLensError as error:
+        print("Error:", error)
+"""
+    done = in_a_new_process(FIND + wrong, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=str(ROOT))
+    said, seconds, *wrongs = done.stdout.strip().splitlines()
+    assert said.startswith("Error: Not in the cache"), done.stderr
+    assert "Connect to the network" in said
+    assert float(seconds) < 60, "the hub's client was left to retry"  # 23 s a file; a loaded machine takes under 5
+    assert len(wrongs) == 2
+    assert "is a Linear; CircuitLens reads TransformerLens models" in wrongs[0]
+    assert not list((tmp_path / "hub").glob("**/*.safetensors"))
+
+
+def test_a_download_that_breaks_off_is_said(home: Path, tmp_path: Path) -> None:
+    """A repository without the file: it was moved, or the release has changed."""
+    broken = tmp_path / "broken"
+    write_gpt2(broken)
+    write_release(broken, "gpt2-small-res-jb", ["blocks.1.hook_resid_pre"])
+    with FakeHub(broken) as hub:
+        done = in_a_new_process(FIND, tmp_path / "mine", HF_ENDPOINT=hub.url)
+    assert "has no file 'blocks.2.hook_resid_pre/cfg.json'" in done.stdout, done.stdout + done.stderr
+
+
+def test_circuits_say_what_was_loaded(cache: Path, tmp_path: Path) -> None:
+    circuit = circuitlens.find(load("gpt2-small-res-jb", 1), **ASK)
+    circuit.save(tmp_path / "c.json")
+    options = json.loads((tmp_path / "c.json").read_text())["options"]
+    expected = {"model": "gpt2", "saes": "gpt2-small-res-jb", "device": "cpu", "dtype": "float32"}
+    assert options == expected | {"layers": "1", "prepend_bos": True}
