@@ -9,16 +9,16 @@ if TYPE_CHECKING:
     from circuitlens_saelens import wrap as wrap
 
     from circuitlens.adapter import Adapter as Adapter
-    from circuitlens.aggregation import aggregate as aggregate
     from circuitlens.circuit import Circuit as Circuit
     from circuitlens.circuit import CircuitPath as CircuitPath
     from circuitlens.circuit import Edge as Edge
     from circuitlens.circuit import Node as Node
     from circuitlens.circuit import open_circuit as open  # noqa: F401
+    from circuitlens.discovery import aggregate as aggregate
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
-    from circuitlens.evaluation.faithfulness import ablate as ablate
     from circuitlens.evaluation.features import describe as describe
+    from circuitlens.evaluation.intervention import ablate as ablate
     from circuitlens.evaluation.intervention import intervene as intervene
     from circuitlens.evaluation.verification import verify as verify
     from circuitlens.prompts.pairs import Pair as Pair
@@ -33,9 +33,9 @@ _PUBLIC = {
     "CircuitPath": ("circuitlens.circuit", "CircuitPath"),
     "Edge": ("circuitlens.circuit", "Edge"),
     "Node": ("circuitlens.circuit", "Node"),
-    "aggregate": ("circuitlens.aggregation", "aggregate"),
+    "aggregate": ("circuitlens.discovery", "aggregate"),
     "Pair": ("circuitlens.prompts.pairs", "Pair"),
-    "ablate": ("circuitlens.evaluation.faithfulness", "ablate"),
+    "ablate": ("circuitlens.evaluation.intervention", "ablate"),
     "describe": ("circuitlens.evaluation.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
     "intervene": ("circuitlens.evaluation.intervention", "intervene"),

@@ -1,29 +1,57 @@
-"""Prompt in, circuit out: the stages in their order."""
+"""Prompts in, circuit out: one pipeline, for one prompt (`find`) and for many (`aggregate`).
+
+1. Each batch of prompts is scored by itself into sums by node, which are joined.
+2. The strongest nodes by |mean| are kept.
+3. Each batch gives the edges between those (and, for a method that measures, their measured effects). Every prompt
+   gives every kept edge what it is there, small or 0, so that a mean has no threshold in it.
+
+Memory is that of one batch and of the sums, whose size is the number of different nodes, not of prompts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any, cast
 
 import torch
+from jaxtyping import Bool, Int
 from pydantic import ValidationError
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from circuitlens.adapter import LOGITS, Adapter
-from circuitlens.attribution.gradient import VECTOR, EdgeScores, NodeScores
-from circuitlens.attribution.methods import check_method, connect, measured, score, stages, strongest
-from circuitlens.circuit import Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
+from circuitlens.adapter import LOGITS, Adapter, Site
+from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes, stages
+from circuitlens.attribution.methods import METHODS, choose_method
+from circuitlens.attribution.node_index import VECTOR, NodeIndex, node_id
+from circuitlens.attribution.sums import (
+    ACTIVATION,
+    ATTRIBUTION,
+    BatchSums,
+    KeyedSums,
+    among,
+    edge_sums,
+    measured_sums,
+)
+from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
 from circuitlens.errors import AdapterError, PromptError
-from circuitlens.literals import MethodName, MetricName
-from circuitlens.prompts.batch import Outputs, Score, tokenize
+from circuitlens.literals import MethodName, MetricName, PositionGrouping
+from circuitlens.progress import Progress, ProgressCallback
+from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
+from circuitlens.prompts.batch import Outputs, PromptBatch, Score, tokenize
+from circuitlens.prompts.pairs import Pair
+
+log = logging.getLogger(__name__)
 
 MAX_NODES, MAX_EDGES = 500, 10_000
 """What is kept of a circuit unless one asks for more: what a page can show and a person can search."""
 
-ProgressCallback = Callable[[str, int, int], object]
-"""Told the name of a stage of the work, how many steps are done, and how many there are; what it raises ends the work.
-"""
+MAX_NODES_OF_MANY = 100
+"""The same of a circuit over many prompts: what carries a decision on many prompts is little."""
+
+BATCH = 16
+"""Prompts to a batch."""
 
 
 def find(
@@ -52,13 +80,13 @@ def find(
             gradient at the prompt; "ig" integrates the gradient on the way between the two; "exact" sets each of the
             kept nodes back for real. By default "ig" where there is a corrupted prompt ("contrastive" if frozen), else
             "gradient".
-        metric: what is explained, by name (`circuitlens.prompts.batch` lists them) or a function of the logits at the
+        metric: what is explained, by name (`circuitlens.prompts.metrics` lists them) or a function of the logits at the
             last position, `[batch, output]` to `[batch]`; by default the logit difference where there is a distractor,
             else the answer's logit.
         frozen: take attention patterns and layer-norm scales for constants, so that edges say what is moved and
             not what moves where. Without it every derivative is the model's own.
         max_nodes: how many nodes to keep beside the logits, the strongest by |attribution|; None keeps all.
-        max_edges: how many edges between them to keep, the strongest by |weight|; None keeps all.
+        max_edges: how many edges between them to keep, the strongest by |weight|; None keeps all, 0 computes none.
         progress: told the name of each stage as it ends, the steps done and the steps in all; what it raises ends the
             work and comes out.
 
@@ -69,141 +97,248 @@ def find(
         PromptError: a prompt or answer can't be read, or the method or metric does not fit what is given.
         AdapterError: the adapter does not keep its contract, or its model's numbers are not finite.
     """
-    method = check_method(method, corrupted is not None, frozen)
-    for name, count in (("max_nodes", max_nodes), ("max_edges", max_edges)):
-        if count is not None and count < 0:
-            raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
-
+    method = choose_method(method, corrupted is not None, frozen)
     # Notebooks of this field often switch gradients off for good.
     with torch.inference_mode(False), torch.enable_grad():
-        question = tokenize(
-            adapter,
-            [prompt],
-            [answer],
-            None if distractor is None else [distractor],
-            None if corrupted is None else [corrupted],
-            metric,
+        distractors = None if distractor is None else [distractor]
+        batch = tokenize(adapter, [prompt], [answer], distractors, None if corrupted is None else [corrupted], metric)
+        # Not validated: what could be read is known to be a pair.
+        pair = Pair.model_construct(
+            prompt=prompt, corrupted=corrupted, answer=_texts(answer), distractor=_texts(distractor or ())
         )
-        # Shown on a terminal or in a notebook, and only where it takes a while.
-        steps = stages(adapter, method) + (method == "exact")
-        with tqdm(total=steps, delay=1, disable=None, leave=False, unit="step") as bar:
-            done = 0
-
-            def tell(name: str, more: int = 1) -> None:
-                nonlocal done
-                done += more
-                bar.set_description_str(name, refresh=False)
-                bar.update(more)
-                if progress is not None:
-                    progress(name, done, steps)
-
-            scored = score(adapter, question, method, frozen, tell)
-            nodes, attribution = scored.nodes, scored.attribution
-            kept = strongest(nodes, attribution, max_nodes)
-            if method == "exact":
-                # Between its runs too, so that one may end it: it is the longest stage.
-                attribution = measured(adapter, scored, kept, lambda _: tell("patching", 0))
-                tell("patching")
-            edges, residual = connect(adapter, scored, method, kept, tell)
-    other = scored.corrupted
-    alive = _alive(nodes, edges) & (nodes.site < len(adapter.sites))
-    coded = [s for s, site in enumerate(adapter.sites) if site.kind == "feature"]
-    features = alive & (nodes.index != VECTOR) & torch.isin(nodes.site, nodes.site.new_tensor(coded))
-    chosen = edges.weight.abs().argsort(descending=True, stable=True)[:max_edges]
-    try:
-        plain = _nodes(adapter, nodes, attribution, edges, kept, offset=int(question.clean.first[0]))
-        return Circuit(
-            created_by=f"circuitlens {version('circuitlens')}",
-            adapter=adapter.name,
-            options=adapter.options,
-            prompt=prompt,
-            corrupted=corrupted,
-            tokens=question.clean.tokens[0],
-            metric=MetricRecord(
-                name=question.metric.name,
-                answers=_outputs(answer, question.metric.answers),
-                distractors=_outputs(distractor or (), question.metric.distractors),
-                value=scored.clean.metric.item(),
-                corrupted_value=None if other is None else other.metric.item(),
-            ),
-            method=method,
-            frozen=frozen,
-            found=FullGraphSize(
-                nodes=int(alive.sum()),
-                features=int(features.sum()),
-                attribution=attribution[alive].abs().sum().item(),
-                edges=len(edges.weight),
-            ),
-            completeness_gaps=completeness_gaps(adapter, method, scored.gaps[0].tolist()),
-            conservation_residual=residual,
-            nodes=tuple(plain.values()),
-            edges=_edges(plain, edges, chosen),
-        )
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        raise AdapterError(
-            f"Adapter {adapter.name!r} names parts of its model so that they make no circuit: "
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
-        ) from error
+        prompts = PromptSet.of_one(pair, batch.clean.tokens[0])
+        search = _Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges)
+        return search.run(progress)
 
 
-def _outputs(texts: Outputs, index: Tensor) -> tuple[Output, ...]:
-    texts = (texts,) if isinstance(texts, str) else texts
-    return tuple(Output(text=text, index=i) for text, i in zip(texts, index[0].tolist(), strict=True))
+def aggregate(
+    adapter: Adapter,
+    pairs: Sequence[Pair] | PromptSet,
+    method: MethodName | None = None,
+    *,
+    by: PositionGrouping = "position",
+    metric: MetricName | Score | None = None,
+    frozen: bool = False,
+    max_nodes: int | None = MAX_NODES_OF_MANY,
+    max_edges: int | None = MAX_EDGES,
+    batch_size: int = BATCH,
+    progress: ProgressCallback | None = None,
+) -> Circuit:
+    """Find the circuit that many prompts have in common: mean attributions and mean edges, with standard errors.
 
+    Args:
+        adapter: a model with its sparse coders.
+        pairs: the prompts (`circuitlens.read_pairs` reads a file); those that can't be used are left out.
+        method, metric, frozen, max_nodes, max_edges, progress: as in `find`.
+        by: how positions are brought together: "position" counts from the first token, "role" by the names that each
+            pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
+        batch_size: prompts that run together; results do not depend on it.
 
-def _nodes(
-    adapter: Adapter, scores: NodeScores, attribution: Tensor, edges: EdgeScores, kept: Tensor, offset: int
-) -> dict[int, Node]:
-    """Plain nodes by their rows: the kept ones, without those that do not change and have no edge.
-
-    Positions count from the first token, not from the padding.
+    Raises:
+        PromptError: no prompt can be used, or the method or metric does not fit.
+        AdapterError: as `find`.
     """
-    alive = (_alive(scores, edges) | (scores.site == len(adapter.sites))) & kept
-    columns = (scores.site, scores.pos - offset, scores.index, scores.activation, attribution)
-    rows = zip(alive.nonzero()[:, 0].tolist(), *(column[alive].tolist() for column in columns), strict=True)
-    return {row: node(adapter, *values) for row, *values in rows}
+    if batch_size < 1:
+        raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
+    with torch.inference_mode(False), torch.enable_grad():
+        prompts = pairs if isinstance(pairs, PromptSet) else align(adapter, pairs, by)
+        if prompts.skipped and prompts is not pairs:
+            row = prompts.skipped[0]
+            log.warning(
+                "%d of %d prompts can't be used and are skipped; the first, %r: %s",
+                *(len(prompts.skipped), len(pairs), row.text, row.reason),
+            )
+        method = choose_method(method, all(pair.corrupted is not None for pair in prompts.pairs), frozen)
+        example = tokenize_pairs(adapter, prompts.pairs[:1], metric)
+        if metric is None:
+            metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
+        search = _Search(adapter, prompts, example, method, metric, frozen, max_nodes, max_edges, batch_size)
+        return search.run(progress)
 
 
-def _alive(scores: NodeScores, edges: EdgeScores) -> Tensor:
-    """Marks what changes, or passes on what does."""
-    alive = scores.delta != 0
-    alive[edges.source] = alive[edges.target] = True
-    return alive
+@dataclass(frozen=True)
+class _Search:
+    """What is asked: prompts, the first of them as a batch, and how their circuit is to be found."""
+
+    adapter: Adapter
+    prompts: PromptSet
+    example: PromptBatch
+    method: MethodName
+    metric: MetricName | Score | None
+    frozen: bool
+    max_nodes: int | None
+    max_edges: int | None
+    batch_size: int = BATCH
+    index: NodeIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, count in (("max_nodes", self.max_nodes), ("max_edges", self.max_edges)):
+            if count is not None and count < 0:
+                raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
+        named = torch.cat([self.example.metric.answers, self.example.metric.distractors], 1)
+        outputs = max(2, int(named.max()) + 1)
+        object.__setattr__(self, "index", NodeIndex.of(self.adapter, len(self.prompts.labels), outputs))
+
+    @property
+    def connects(self) -> bool:
+        """Whether edges are asked for."""
+        return self.max_edges != 0
+
+    def run(self, callback: ProgressCallback | None) -> Circuit:
+        """The circuit."""
+        batches = list(self.prompts.batches(self.batch_size))
+        nodes, edges = stages(self.adapter, self.method)
+        again = len(batches) > 1  # one batch is scored once, of several none is kept
+        second = self.connects or METHODS[self.method].measures
+        total = len(batches) * (nodes + second * (again * nodes + edges))
+        with Progress(total, callback) as progress:
+            sums, found = None, None
+            for batch in batches:
+                found = self._score(batch, progress)
+                more = BatchSums.of(self.index, batch, found)
+                sums = more if sums is None else sums.merged(more)
+            assert sums is not None, "there is a prompt"
+            kept = sums.nodes.keys[_strongest(self.index, sums, self.max_nodes)]
+            edges, measured, residual = KeyedSums.empty(1), KeyedSums.empty(1), 0.0
+            for batch in batches if second else ():
+                if again:
+                    found = self._score(batch, progress)
+                assert found is not None, "there is a batch"
+                if METHODS[self.method].measures:
+                    more = measured_sums(self.adapter, self.index, batch, found, kept, progress)
+                    measured = measured.merged(more)
+                if self.connects:
+                    keep, place = among(self.index, batch, found, kept)
+                    scores, worst = attribute_edges(self.adapter, found, keep, progress)
+                    edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
+        return self._circuit(sums, kept, edges, measured, residual)
+
+    def _score(self, batch: PromptSet, progress: Progress) -> Attributions:
+        asked = self.example
+        if batch.by is not None:
+            asked = tokenize_pairs(self.adapter, batch.pairs, self.metric)
+        return attribute_nodes(self.adapter, asked, self.method, self.frozen, progress)
+
+    def _circuit(
+        self, sums: BatchSums, kept: Int[Tensor, " kept"], edges: KeyedSums, measured: KeyedSums, residual: float
+    ) -> Circuit:
+        """The sums as plain values, without nodes that do not change and have no edge."""
+        count, table = sums.prompts, sums.nodes
+        if METHODS[self.method].measures:
+            table = _with_measured(table, kept, measured)
+        edges = KeyedSums(edges.keys[edges.sums[:, 0] != 0], edges.sums[edges.sums[:, 0] != 0])
+        alive = sums.changed
+        ends = kept[torch.cat([edges.keys // max(len(kept), 1), edges.keys % max(len(kept), 1)])]
+        alive[torch.searchsorted(table.keys, ends)] = True
+        nodes = self._nodes(table, alive, kept, count)
+        inner = alive & ~self.index.is_logit(table.keys)
+        site, _, index = self.index.parts(table.keys)
+        coded = torch.tensor([s for s, each in enumerate(self.adapter.sites) if each.kind == "feature"]).long()
+        clean, other = (sums.metric / count).tolist()
+        gaps = zip(self.adapter.sites, (sums.gaps / count).tolist(), strict=True)
+        try:
+            return Circuit(
+                created_by=f"circuitlens {version('circuitlens')}",
+                adapter=self.adapter.name,
+                options=self.adapter.options,
+                **self._prompt_fields(),
+                tokens=self.prompts.labels,
+                metric=MetricRecord(
+                    **self._output_fields(),
+                    name=self.example.metric.name,
+                    value=clean,
+                    corrupted_value=None if self.example.corrupted is None else other,
+                ),
+                method=self.method,
+                frozen=self.frozen,
+                found=FullGraphSize(
+                    nodes=int(inner.sum()),
+                    features=int((inner & torch.isin(site, coded) & (index != VECTOR)).sum()),
+                    attribution=(table.sums[inner, ATTRIBUTION] / count).abs().sum().item(),
+                    edges=len(edges.keys),
+                ),
+                completeness_gaps={s.name: gap for s, gap in gaps} if METHODS[self.method].has_gaps else {},
+                conservation_residual=residual,
+                nodes=tuple(nodes.values()),
+                edges=_edges(kept, nodes, edges, self.max_edges, count),
+            )
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            raise AdapterError(
+                f"Adapter {self.adapter.name!r} names parts of its model so that they make no circuit: "
+                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
+            ) from error
+
+    def _prompt_fields(self) -> Mapping[str, Any]:
+        """What the circuit says of its prompts."""
+        pairs, first = self.prompts.pairs, self.prompts.pairs[0]
+        if self.prompts.by is None:
+            return {"prompt": first.prompt, "corrupted": first.corrupted}
+        told = first.prompt if len(pairs) == 1 else f"{len(pairs)} prompts such as {first.prompt!r}"
+        return {"prompt": told, "corrupted": first.corrupted, "pairs": pairs, "by": self.prompts.by}
+
+    def _output_fields(self) -> Mapping[str, tuple[Output, ...]]:
+        """The answers and distractors of a single prompt; of many each pair says its own."""
+        if self.prompts.by is not None:
+            return {"answers": (), "distractors": ()}
+        (pair,), metric = self.prompts.pairs, self.example.metric
+        both = {"answers": (pair.answer, metric.answers), "distractors": (pair.distractor, metric.distractors)}
+        return {
+            name: tuple(Output(text=text, index=i) for text, i in zip(texts, index[0].tolist(), strict=True))
+            for name, (texts, index) in both.items()
+        }
+
+    def _nodes(self, table: KeyedSums, alive: Tensor, kept: Tensor, count: int) -> dict[int, Node]:
+        """The kept nodes that are alive, by number, with their means."""
+        numbers = kept[alive[torch.searchsorted(table.keys, kept)]]
+        rows = KeyedSums(numbers, table.at(numbers))
+        columns = (*self.index.parts(numbers), *(rows.sums[:, [ACTIVATION, ATTRIBUTION]] / count).T)
+        values = zip(*(column.tolist() for column in columns), rows.errors(ATTRIBUTION, count), strict=True)
+        many = self.prompts.by is not None
+        return {
+            number: make_node(self.adapter, *each, many=many)
+            for number, each in zip(numbers.tolist(), values, strict=True)
+        }
 
 
-def node(
+def make_node(
     adapter: Adapter,
     s: int,
     pos: int,
     index: int,
     activation: float,
     attribution: float,
-    *,
     standard_error: float | None = None,
-    logit: str | None = None,
+    *,
+    many: bool = False,
 ) -> Node:
-    """A plain node by its site's number, position and index (or `VECTOR`); `logit` names a logit that is many."""
-    number: int | None = index if index != VECTOR else None
+    """A plain node by its site's number, position and index (or `VECTOR`); of `many` prompts, whose outputs differ, a
+    logit's index is 0 for their answers and 1 for their distractors.
+    """
+    number = None if index == VECTOR else index
+    url = None
     if s == len(adapter.sites):
-        name, kind, hook, url = LOGITS, "logit", LOGITS, None
-        label = logit or ("all other outputs" if number is None else adapter.output_label(index))
+        name, hook, kind = LOGITS, LOGITS, "logit"
         layer = max(site.layer for site in adapter.sites) + 1
-        number = None if logit else number
+        if many and number is not None:
+            label = which = (ANSWER, DISTRACTOR)[number]
+            number = None
+        else:
+            label = "all other outputs" if number is None else adapter.output_label(number)
+            which = "other" if number is None else number
     else:
         site = adapter.sites[s]
         name, hook, layer = site.name, site.write, site.layer
-        if number is None:
-            beside = any(
-                other.layer == layer and other.coder is not None for other in adapter.sites if other is not site
-            )
-            what = f"{hook.rsplit('.', 1)[-1].removeprefix('hook_')} error" if beside else "error"
-            kind, label, url = ("embedding", name, None) if site.coder is None else ("error", what, None)
+        if number is not None:
+            kind, label, url, which = site.kind, adapter.label(site, number), adapter.url(site, number), number
+        elif site.coder is None:
+            kind = which = "embedding"
+            label = name
         else:
-            kind, label, url = site.kind, adapter.label(site, index), adapter.url(site, index)
-    which = logit or ("other" if kind == "logit" else kind)
+            kind = which = "error"
+            label = _error_label(adapter, site)
     return Node(
-        id=f"{name}:{pos}:{which if number is None else number}",
+        id=node_id(name, pos, which),
         kind=kind,
         hook=hook,
         layer=layer,
@@ -217,14 +352,40 @@ def node(
     )
 
 
-def completeness_gaps(adapter: Adapter, method: MethodName, gaps: list[float]) -> dict[str, float]:
-    """The gaps by site, of the methods that have any."""
-    return (
-        {} if method in ("gradient", "contrastive") else {s.name: g for s, g in zip(adapter.sites, gaps, strict=True)}
+def _error_label(adapter: Adapter, site: Site) -> str:
+    """ "error", or where its layer has several coders whose error it is."""
+    if not any(other.layer == site.layer and other.coder for other in adapter.sites if other is not site):
+        return "error"
+    return f"{site.write.rsplit('.', 1)[-1].removeprefix('hook_')} error"
+
+
+def _edges(kept: Tensor, nodes: Mapping[int, Node], edges: KeyedSums, most: int | None, count: int) -> tuple[Edge, ...]:
+    """The strongest edges, with their means."""
+    chosen = edges.sums[:, 0].abs().argsort(descending=True, stable=True)[:most]
+    rows = KeyedSums(edges.keys[chosen], edges.sums[chosen])
+    columns = (kept[rows.keys // max(len(kept), 1)], kept[rows.keys % max(len(kept), 1)], rows.sums[:, 0] / count)
+    return tuple(
+        Edge(source=nodes[u].id, target=nodes[d].id, weight=weight, standard_error=error)
+        for u, d, weight, error in zip(*(c.tolist() for c in columns), rows.errors(0, count), strict=True)
     )
 
 
-def _edges(nodes: dict[int, Node], scores: EdgeScores, chosen: Tensor) -> tuple[Edge, ...]:
-    """Plain edges, in the order of `chosen`."""
-    columns = (column[chosen].tolist() for column in (scores.source, scores.target, scores.weight))
-    return tuple(Edge(source=nodes[u].id, target=nodes[d].id, weight=w) for u, d, w in zip(*columns, strict=True))
+def _strongest(index: NodeIndex, sums: BatchSums, count: int | None) -> Bool[Tensor, " node"]:
+    """Marks the `count` nodes of largest |mean attribution|, and all logit nodes; every node for None."""
+    logits = index.is_logit(sums.nodes.keys)
+    if count is None or count >= int((~logits).sum()):
+        return torch.ones_like(logits)
+    strength = sums.nodes.sums[:, ATTRIBUTION].abs().masked_fill(logits, -1)
+    return logits.index_fill(0, strength.argsort(descending=True, stable=True)[:count], True)
+
+
+def _with_measured(table: KeyedSums, kept: Tensor, measured: KeyedSums) -> KeyedSums:
+    """The sums with the kept nodes' attributions replaced by their measured effects."""
+    sums, at = table.sums.clone(), torch.searchsorted(table.keys, kept)
+    square = sums.shape[1] // 2 + ATTRIBUTION
+    sums[at[:, None], torch.tensor([ATTRIBUTION, square])] = measured.at(kept)
+    return KeyedSums(table.keys, sums)
+
+
+def _texts(outputs: Outputs) -> tuple[str, ...]:
+    return (outputs,) if isinstance(outputs, str) else tuple(outputs)

@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from circuitlens.adapter import Adapter, Inputs, SparseCoder
-from circuitlens.attribution.gradient import NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.nodes import score_nodes
+from circuitlens.attribution.scores import NodeScores, conservation_residual
 from circuitlens.discovery import find
 from circuitlens.errors import PromptError
-from circuitlens.evaluation.faithfulness import ablate
+from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.tracing import run_spliced, total_gradients, trace
 

@@ -1,63 +1,100 @@
 """Exact effects: what the metric really does when one node is set to its baseline in the clean run.
 
-The yardstick of every estimate. A decoder is affine, so setting a node to its baseline takes `Δ · direction` out of the
-stream at its site; everything downstream is computed anew. Runs are batched: row `k` of a run carries the `k`-th node
+The yardstick of every estimate. Each of the kept nodes is set, by itself, to its value in the corrupted run (or to
+zero), and everything downstream is computed anew. Which nodes are kept is decided by integrated gradients, which also
+give the edges.
+
+Cost: that of integrated gradients, and one forward a node. Runs are batched: row `k` of a run carries the `k`-th node
 of every example.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import NodeScores, directions
-from circuitlens.tracing import Trace, run_patched
+from circuitlens.attribution.integrated import IntegratedGradients
+from circuitlens.attribution.scores import NodeScores, ranks
+from circuitlens.edits import NodeMask, SiteValues, own_tokens, set_nodes, variants_at_once
+from circuitlens.progress import Progress
+from circuitlens.tracing import Trace, run_spliced
 
 POSITIONS = 2048
 """Rows × examples × positions of one run, if more than one row."""
 
 
+class Exact(IntegratedGradients):
+    """Integrated gradients whose kept nodes are then measured."""
+
+    def measured(
+        self,
+        adapter: Adapter,
+        clean: Trace,
+        baseline: Trace | None,
+        nodes: NodeScores,
+        keep: Bool[Tensor, " node"],
+        progress: Progress,
+    ) -> Float[Tensor, " node"]:
+        """The attributions, with those of the kept nodes replaced by their exact effects."""
+        rows = keep.nonzero()[:, 0]
+        effects = exact_effects(adapter, clean, baseline, nodes, rows, progress)
+        progress.step("patching")
+        return nodes.attribution.index_copy(0, rows, effects)
+
+    def steps(self, sites: int) -> tuple[int, int]:
+        """Measuring is one more."""
+        nodes, edges = super().steps(sites)
+        return nodes, edges + 1
+
+
 def exact_effects(
     adapter: Adapter,
     clean: Trace,
+    baseline: Trace | None,
     nodes: NodeScores,
     rows: Int[Tensor, " row"],
-    on_run: Callable[[int], None] = lambda _: None,
+    progress: Progress | None = None,
 ) -> Float[Tensor, " row"]:
     """How far the metric falls when each node in `rows` alone is set to its baseline: the node's exact attribution.
 
-    Logit nodes move nothing upstream, and keep their attribution. `on_run` is told how many nodes each run did.
+    Logit nodes move nothing upstream, and keep their attribution. With a baseline of zero nothing is done at a token
+    that the adapter puts before a prompt, as in every ablation: the effect there is 0.
     """
     effects = nodes.attribution[rows].clone()
-    batch = len(clean.metric)
-    most = max(1, POSITIONS // clean.inputs.mask.numel())
-    for s, site in enumerate(clean.sites):
-        here = (nodes.site[rows] == s).nonzero()[:, 0]
-        if not len(here):
-            continue
-        example = nodes.example[rows[here]]
-        rank = torch.zeros_like(here)
-        for b in example.unique():
-            mine = example == b
-            rank[mine] = torch.arange(int(mine.sum()), device=rank.device)
-        for start in range(0, int(rank.max()) + 1, most):
-            now = here[(rank >= start) & (rank < start + most)]
-            chosen, row = rows[now], rank[(rank >= start) & (rank < start + most)] - start
-            times = int(row.max()) + 1
-            moved = directions(clean, nodes, s, chosen)
-            moved = moved * nodes.delta[chosen].view(-1, *[1] * (moved.dim() - 1))
-            at = row * batch + nodes.example[chosen], nodes.pos[chosen]
-
-            def patch(x: Tensor, at: tuple[Tensor, Tensor] = at, moved: Tensor = moved) -> Tensor:
-                return x.index_put(at, x[at] - moved)
-
-            with torch.no_grad():
-                logits = run_patched(adapter, clean.inputs.repeated(times), site.site, patch)
-                after = clean.scored_by.repeated(times)(logits)
-            effects[now] = clean.metric.detach()[nodes.example[chosen]] - after[at[0]]
-            on_run(len(now))
+    free = clean.inputs.mask if baseline is not None else own_tokens(adapter, clean.inputs)
+    bound = free[nodes.example[rows], nodes.pos[rows]].logical_not() & ~nodes.is_logit[rows]
+    effects[bound] = 0
+    most = min(max(1, POSITIONS // clean.inputs.mask.numel()), variants_at_once(adapter, clean.inputs))
+    for s in range(len(clean.sites)):
+        here = ((nodes.site[rows] == s) & ~bound).nonzero()[:, 0]
+        rank = ranks(nodes.example[rows[here]])
+        for start in range(0, int(rank.max()) + 1 if len(here) else 0, most):
+            now = (rank >= start) & (rank < start + most)
+            effects[here[now]] = _effects(adapter, clean, baseline, nodes, s, rows[here[now]], rank[now] - start)
+            if progress is not None:
+                progress.step("patching", 0)  # the longest stage: it may be ended between its runs
     return effects
+
+
+def _effects(
+    adapter: Adapter,
+    clean: Trace,
+    baseline: Trace | None,
+    nodes: NodeScores,
+    s: int,
+    chosen: Int[Tensor, " row"],
+    variant: Int[Tensor, " row"],
+) -> Float[Tensor, " row"]:
+    """The effects of some nodes of one site, each in the repetition of the batch that is its `variant`."""
+    site, times = clean.sites[s].site, int(variant.max()) + 1
+    at = variant * len(clean.metric) + nodes.example[chosen]
+    none = torch.zeros_like(clean.inputs.mask).repeat(times, 1)
+    mask = NodeMask.at(none, site.coder, (at, nodes.pos[chosen], nodes.index[chosen]))
+    values = None if baseline is None else SiteValues.of(baseline.sites[s]).repeated(times)
+    edit = set_nodes(mask, values)
+    with torch.no_grad():
+        logits = run_spliced(adapter, clean.inputs.repeated(times), {site.name: edit})
+        after = clean.scored_by.repeated(times)(logits)
+    return clean.metric.detach()[nodes.example[chosen]] - after[at]

@@ -18,7 +18,7 @@ Cost: `steps` times the gradient's, for each site that changes; steps are batche
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +26,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import VECTOR, EdgeScores, NodeScores, score_edges, score_nodes
+from circuitlens.attribution.base import AttributionMethod, Gaps
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.node_index import NodeIndex
+from circuitlens.attribution.nodes import score_nodes
+from circuitlens.attribution.scores import EdgeScores, NodeScores
+from circuitlens.progress import Progress
 from circuitlens.tracing import Trace, next_sites, run_patched, trace
 
 STEPS = 8
@@ -37,7 +42,7 @@ POSITIONS = 2048
 
 
 @dataclass(frozen=True)
-class Path:
+class Line:
     """The straight line of one site from its baseline to its clean activation, `[batch, pos, *d_out]` at both ends."""
 
     start: Float[Tensor, "batch pos ..."]
@@ -49,29 +54,53 @@ class Path:
         return torch.cat([self.start + share * way for share in shares])
 
 
-def paths(clean: Trace, corrupted: Trace | None) -> list[Path]:
+class IntegratedGradients(AttributionMethod):
+    """The change from the corrupted run, or from zero, times the gradient averaged on the way."""
+
+    def nodes(
+        self, adapter: Adapter, clean: Trace, baseline: Trace | None, progress: Progress
+    ) -> tuple[NodeScores, Gaps]:
+        """`STEPS` forwards and backwards a site that changes."""
+        return integrated_gradients(adapter, clean, baseline, progress=progress)
+
+    def edges(
+        self,
+        adapter: Adapter,
+        clean: Trace,
+        baseline: Trace | None,
+        nodes: NodeScores,
+        keep: Bool[Tensor, " node"],
+        progress: Progress,
+    ) -> EdgeScores:
+        """The direct effects in the runs at the midpoints."""
+        return integrated_edges(adapter, clean, baseline, nodes, keep, progress=progress)
+
+    def steps(self, sites: int) -> tuple[int, int]:
+        """One a site for the nodes, and one for the edges."""
+        return sites, sites
+
+
+def lines(clean: Trace, baseline: Trace | None) -> list[Line]:
     """The line of every site: from the corrupted run, or from zero (features and error 0)."""
-    return [Path(_baseline(clean, corrupted, s), site.write.detach()) for s, site in enumerate(clean.sites)]
+    return [Line(_baseline(clean, baseline, s), site.write.detach()) for s, site in enumerate(clean.sites)]
 
 
 def integrated_gradients(
     adapter: Adapter,
     clean: Trace,
-    corrupted: Trace | None,
+    baseline: Trace | None,
     steps: int = STEPS,
-    on_site: Callable[[], None] = lambda: None,
-) -> tuple[NodeScores, Float[Tensor, "batch site"]]:
-    """Every node's integrated gradients, and the completeness gap of each site, in units of the metric.
-
-    `on_site` is called after each site.
-    """
+    progress: Progress | None = None,
+) -> tuple[NodeScores, Gaps]:
+    """Every node's integrated gradients, and the completeness gap of each site, in units of the metric."""
+    progress = progress or Progress()
     totals, gaps = [], []
-    for site, path in zip(clean.sites, paths(clean, corrupted), strict=True):
-        total = torch.zeros_like(path.end)
+    for site, line in zip(clean.sites, lines(clean, baseline), strict=True):
+        total = torch.zeros_like(line.end)
         gap = torch.zeros_like(clean.metric.detach())
-        if not torch.equal(path.start, path.end):
+        if not torch.equal(line.start, line.end):
             for shares in _shares(clean, steps):
-                x = path.at(shares).requires_grad_()
+                x = line.at(shares).requires_grad_()
                 inputs = clean.inputs.repeated(len(shares))
                 # The model gets a copy: one that edits its activations in place must not reach the leaf.
                 logits = run_patched(adapter, inputs, site.site, lambda _, x=x: x.clone())
@@ -80,32 +109,33 @@ def integrated_gradients(
                 total = total + gradient.unflatten(0, (len(shares), -1)).sum(0) / steps
             with torch.no_grad():
                 start = clean.scored_by(
-                    run_patched(adapter, clean.inputs, site.site, lambda _, p=path: p.start.clone())
+                    run_patched(adapter, clean.inputs, site.site, lambda _, p=line: p.start.clone())
                 )
-            moved = (total * (path.end - path.start)).flatten(1).sum(1)
+            moved = (total * (line.end - line.start)).flatten(1).sum(1)
             gap = moved - (clean.metric.detach() - start)
         totals.append(total)
         gaps.append(gap)
-        on_site()
-    return score_nodes(clean, corrupted, totals, _logit_gradient(clean, corrupted, steps)), torch.stack(gaps, 1)
+        progress.step("nodes")
+    return score_nodes(clean, baseline, totals, _logit_gradient(clean, baseline, steps)), torch.stack(gaps, 1)
 
 
 def integrated_edges(
     adapter: Adapter,
     clean: Trace,
-    corrupted: Trace | None,
+    baseline: Trace | None,
     nodes: NodeScores,
     keep: Bool[Tensor, " node"],
     steps: int = STEPS,
-    on_site: Callable[[], None] = lambda: None,
+    progress: Progress | None = None,
 ) -> EdgeScores:
     """Direct effects between the kept nodes, averaged along the line of each source's site; as `score_edges`."""
+    progress = progress or Progress()
     count = len(nodes.site)
     rest = torch.zeros_like(nodes.delta)
     keys = [nodes.site.new_zeros(0)]
     weights = [nodes.delta.new_zeros(0)]
     after = next_sites(clean)
-    for s, path in enumerate(paths(clean, corrupted)):
+    for s, line in enumerate(lines(clean, baseline)):
         # Only sites that the sources reach directly are targets; coding the others would be most of the work.
         cuts = torch.tensor([s, *after[s], len(clean.sites)], device=nodes.site.device)
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
@@ -115,13 +145,13 @@ def integrated_edges(
                 adapter,
                 clean.inputs.repeated(times),
                 clean.scored_by.repeated(times),
-                replaced={clean.sites[s].site.name: path.at(shares)},
+                replaced={clean.sites[s].site.name: line.at(shares)},
                 only=[clean.sites[t].site.name for t in cuts[:-1].tolist()],
             )
             there, row_of = _with_sources(score_nodes(run), nodes, cuts, rows, times)
             wanted = (row_of >= 0) & keep[row_of.clamp_min(0)]
             # Outputs that enter the metric on the way alone are no nodes: what goes to them is in the rest.
-            found = score_edges(run, there, wanted | (there.site == len(run.sites)))
+            found = score_edges(run, there, wanted | there.is_logit)
             here = row_of[found.target] >= 0
             rest.index_add_(0, row_of[found.source[~here]], found.weight[~here] / steps)
             pairs = row_of[found.source[here]] * count + row_of[found.target[here]]
@@ -129,16 +159,16 @@ def integrated_edges(
             keys.append(key)
             weights.append(nodes.delta.new_zeros(len(key)).index_add(0, place, found.weight[here] / steps))
             rest.index_add_(0, row_of[wanted], found.rest[wanted] / steps)
-        on_site()
+        progress.step("edges")
     key, place = torch.cat(keys).unique(return_inverse=True)
     weight = nodes.delta.new_zeros(len(key)).index_add(0, place, torch.cat(weights))
     return EdgeScores(key // count, key % count, weight, rest)
 
 
-def _logit_gradient(clean: Trace, corrupted: Trace | None, steps: int) -> Float[Tensor, "batch output"]:
+def _logit_gradient(clean: Trace, baseline: Trace | None, steps: int) -> Float[Tensor, "batch output"]:
     """The metric's gradient in the logits, averaged on their own way from the corrupted run's (or zero)."""
     end = clean.logits.detach()
-    start = torch.zeros_like(end) if corrupted is None else corrupted.logits.detach()
+    start = torch.zeros_like(end) if baseline is None else baseline.logits.detach()
     total = torch.zeros_like(end)
     for step in range(steps):
         logits = (start + (step + 0.5) / steps * (end - start)).requires_grad_()
@@ -147,10 +177,10 @@ def _logit_gradient(clean: Trace, corrupted: Trace | None, steps: int) -> Float[
     return total
 
 
-def _baseline(clean: Trace, corrupted: Trace | None, s: int) -> Tensor:
+def _baseline(clean: Trace, baseline: Trace | None, s: int) -> Tensor:
     site = clean.sites[s]
-    if corrupted is not None:
-        return corrupted.sites[s].write.detach()
+    if baseline is not None:
+        return baseline.sites[s].write.detach()
     coder = site.site.coder
     if coder is None:
         return torch.zeros_like(site.write)
@@ -190,14 +220,10 @@ def _with_sources(
 def _rows(there: NodeScores, chosen: Tensor, nodes: NodeScores, batch: int) -> Tensor:
     """For each chosen node of the repeated runs the row of the same node in `nodes`, or -1."""
     positions = int(torch.cat([nodes.pos, there.pos]).max()) + 1
-    width = int(torch.cat([nodes.index, there.index]).max()) + 2
-
-    def keys(scores: NodeScores, rows: Tensor) -> Tensor:
-        place = (scores.site[rows] * batch + scores.example[rows] % batch) * positions + scores.pos[rows]
-        return place * width + scores.index[rows] - VECTOR
-
-    ours = keys(nodes, torch.arange(len(nodes.site), device=chosen.device))
+    width = int(torch.cat([nodes.index, there.index]).max()) + 1
+    number = NodeIndex(len(nodes.totals), positions, width)
+    ours = number.number(nodes.site, nodes.pos, nodes.index, nodes.example)
     ordered, order = ours.sort()
-    theirs = keys(there, chosen)
+    theirs = number.number(there.site[chosen], there.pos[chosen], there.index[chosen], there.example[chosen] % batch)
     at = torch.searchsorted(ordered, theirs).clamp_max(len(ordered) - 1)
     return torch.where(ordered[at] == theirs, order[at], torch.full_like(at, -1))

@@ -530,8 +530,8 @@ def _print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> No
 def _print_evidence(adapter: Adapter, circuit: Circuit) -> None:
     """Switch off each node of the strongest path for real, and set the result beside its attribution."""
     from circuitlens.circuit import full_name
-    from circuitlens.evaluation.faithfulness import ablate
     from circuitlens.evaluation.features import describe
+    from circuitlens.evaluation.intervention import ablate
 
     away = "its value in the corrupted run" if circuit.from_corrupted else "zero"
     typer.echo(f"Set to {away} for real, the metric falls by (a nonlinearity on the way makes the difference)")

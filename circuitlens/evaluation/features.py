@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Inputs
+from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
+from circuitlens.evaluation.circuit_inputs import require_same_adapter, require_same_tokens
 from circuitlens.prompts.alignment import align
 
 
@@ -28,35 +29,6 @@ class Feature:
     tokens: tuple[str, ...]
     activations: tuple[float, ...]
     url: str | None
-
-
-def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
-    """Refuse an adapter that the circuit was not made by: its features are others, though their numbers may be alike.
-
-    Raises:
-        CircuitError: it has another name, or was loaded with other options.
-    """
-    if circuit.adapter != adapter.name:
-        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
-    for name in circuit.options.keys() - {"device", "dtype", "layers"}:
-        if (ours := adapter.options.get(name)) != circuit.options[name]:
-            raise CircuitError(
-                f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "
-                "load it alike."
-            )
-
-
-def check_tokens(circuit: Circuit, inputs: Inputs) -> None:
-    """Refuse a tokenizer that reads the circuit's prompt otherwise.
-
-    Raises:
-        CircuitError: the tokens differ.
-    """
-    if inputs.tokens[0] != circuit.tokens:
-        raise CircuitError(
-            f"The circuit's prompt has the tokens {list(circuit.tokens)}, and this adapter reads "
-            f"{list(inputs.tokens[0])}."
-        )
 
 
 def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10) -> Feature:
@@ -84,7 +56,7 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
             inputs, pos = adapter.inputs([pair.prompt]), groups.index(node.pos)
         else:
             inputs, pos = adapter.inputs([circuit.prompt]), node.pos
-            check_tokens(circuit, inputs)
+            require_same_tokens(circuit, inputs)
     with torch.inference_mode(False), torch.no_grad():
         adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
         x = seen[0]

@@ -21,6 +21,7 @@ of them, if none do). Of it is asked, on the circuit's own prompts and on others
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from importlib.metadata import version
 from typing import cast
@@ -33,25 +34,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from circuitlens.adapter import LOGITS, Adapter
-from circuitlens.aggregation import Keys, Piece, Table, effect_sums, node_sums
-from circuitlens.attribution.gradient import VECTOR
-from circuitlens.attribution.methods import Scored, score
+from circuitlens.attribution.attributions import Attributions, attribute_nodes
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.attribution.sums import BatchSums, KeyedSums, measured_sums
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Check, Curve, Effect, Evidence, Interval
-from circuitlens.discovery import ProgressCallback, node
+from circuitlens.discovery import make_node
 from circuitlens.errors import CircuitError, PromptError
-from circuitlens.evaluation.faithfulness import (
-    INPUTS,
-    AblationRuns,
-    circuit_prompts,
-    curve,
-    interval,
-    named_metric,
-    node_counts,
-    sub_circuits,
-)
-from circuitlens.evaluation.features import require_same_adapter
+from circuitlens.evaluation.circuit_inputs import circuit_metric, circuit_prompts, require_same_adapter
+from circuitlens.evaluation.curves import curve, interval, node_counts, sub_circuits
+from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.literals import AblationKind, CheckStatus, MetricName, Verdict
+from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.pairs import Pair
@@ -170,7 +164,7 @@ class _Verification:
         self.adapter, self.circuit, self.wanted = adapter, circuit, wanted
         self.ablation: AblationKind = ablation
         self.draws, self.top, self.prompts, self.seed = draws, top, prompts, seed
-        self.metric: MetricName | Score = named_metric(circuit, metric)
+        self.metric: MetricName | Score = circuit_metric(circuit, metric)
         self.bar, self.progress, self.stage = bar, progress, "the file"
         self.stopped: BaseException | None = None
         self.random = torch.Generator().manual_seed(seed)
@@ -190,7 +184,7 @@ class _Verification:
         own = circuit_prompts(self.adapter, self.circuit)
         self._begin("attribution and effects")
         tables, measured = self._scores(_some(own, SCORED * self.prompts, self.seed))
-        total = reduce(Piece.merged, tables)
+        total = reduce(BatchSums.merged, tables)
         self._reproduced(total, measured, len(own))
         own = _some(own, self.prompts, self.seed)
         nodes = [*self.ranked, *self._others(total)]
@@ -265,23 +259,23 @@ class _Verification:
     def _runs(self, aligned: PromptSet, nodes: Sequence[Node]) -> AblationRuns:
         return AblationRuns(self.adapter, self.circuit, aligned, self.ablation, nodes, self.metric)
 
-    def _scores(self, own: PromptSet) -> tuple[list[Piece], Table]:
+    def _scores(self, own: PromptSet) -> tuple[list[BatchSums], KeyedSums]:
         """The node sums of up to 16 parts of the prompts, and the exact effects of the strongest nodes."""
-        keys = Keys.of(self.adapter, own.labels)
+        keys = NodeIndex.of(self.adapter, len(own.labels))
         kept = self._numbers(keys, self.ranked[: self.top]).sort().values
         pieces, effects, own_rows = [], [], []
         for batch in own.batches(max(1, -(-len(own) // 16))):
             asked = tokenize_pairs(self.adapter, batch.pairs, self.metric)
             method = "ig" if self.circuit.method == "exact" else self.circuit.method
-            scored = score(self.adapter, asked, method, self.circuit.frozen)
-            pieces.append(node_sums(keys, batch, scored))
-            effects.append(effect_sums(self.adapter, keys, batch, scored, kept))
+            scored = attribute_nodes(self.adapter, asked, method, self.circuit.frozen)
+            pieces.append(BatchSums.of(keys, batch, scored))
+            effects.append(measured_sums(self.adapter, keys, batch, replace(scored, method="exact"), kept))
             own_rows.append(self._own_rows(scored))
             self._ran()
         self._dictionary(torch.stack(own_rows).sum(0))
-        return pieces, reduce(Table.merged, effects)
+        return pieces, reduce(KeyedSums.merged, effects)
 
-    def _own_rows(self, scored: Scored) -> Float[Tensor, " two"]:
+    def _own_rows(self, scored: Attributions) -> Float[Tensor, " two"]:
         """How many active features there are at sites that are read where they are written, and how many of them have
         their own decoder row nearest to their encoder row.
         """
@@ -310,27 +304,23 @@ class _Verification:
             return
         self._check("dictionary", own / features, f"{own / features:.0%} of the active features write what they read")
 
-    def _numbers(self, keys: Keys, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
+    def _numbers(self, keys: NodeIndex, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
         site = {each.write: s for s, each in enumerate(self.adapter.sites)}
         for each in nodes:
             if each.hook not in site:
                 raise CircuitError(
                     f"Node {each.id!r} is at the hook {each.hook!r}, which {self.adapter.name!r} has not."
                 )
-        columns = (
-            [site[each.hook] for each in nodes],
-            [each.pos for each in nodes],
-            [VECTOR if each.index is None else each.index for each in nodes],
-        )
-        return keys.number(*(torch.tensor(column, dtype=torch.long) for column in columns))
+        return keys.located(self.adapter, nodes)
 
-    def _others(self, total: Piece) -> list[Node]:
+    def _others(self, total: BatchSums) -> list[Node]:
         """Nodes that are active on the prompts and not in the circuit."""
-        keys = Keys.of(self.adapter, self.circuit.tokens)
+        keys = NodeIndex.of(self.adapter, len(self.circuit.tokens))
         known = set(self._numbers(keys, [n for n in self.circuit.nodes if n.kind != "logit"]).tolist())
-        parts = zip(total.nodes.keys.tolist(), *(part.tolist() for part in keys.parts(total.nodes.keys)), strict=True)
+        numbers = total.nodes.keys[total.changed]
+        parts = zip(numbers.tolist(), *(part.tolist() for part in keys.parts(numbers)), strict=True)
         return [
-            node(self.adapter, s, group, index, 0.0, 0.0)
+            make_node(self.adapter, s, group, index, 0.0, 0.0)
             for key, s, group, index in parts
             if key not in known and s < keys.sites and self.adapter.sites[s].kind not in INPUTS and self._free(group)
         ]
@@ -341,9 +331,9 @@ class _Verification:
             status, reason = "failed", "the file was edited after it was written: its digest does not fit"
         self._add(Check(name="intact", status=cast(CheckStatus, status), reason=reason))
 
-    def _reproduced(self, total: Piece, measured: Table, prompts: int) -> None:
+    def _reproduced(self, total: BatchSums, measured: KeyedSums, prompts: int) -> None:
         """Compare the file's attributions with those found again; of a sample, as near as its size lets one say."""
-        keys = Keys.of(self.adapter, self.circuit.tokens)
+        keys = NodeIndex.of(self.adapter, len(self.circuit.tokens))
         exact = self.circuit.method == "exact"
         every = [each for each in self.circuit.nodes if each.hook != LOGITS]
         nodes, table = (self.ranked[: self.top], measured) if exact else (every, total.nodes)
@@ -385,10 +375,10 @@ class _Verification:
 
     def _task(self, runs: AblationRuns, own: PromptSet) -> bool:
         """Whether there is a decision to explain: the model makes it, and what is ablated matters to it."""
-        whole, none = runs.whole.mean().item(), runs.none.mean().item()
+        whole, none = runs.full_model.mean().item(), runs.empty_circuit.mean().item()
         metric = self.circuit.metric
         if metric.name in DIFFERENCES:
-            right = ((runs.whole > 0) & (self._turns(own, runs) > 0)).float().mean().item()
+            right = ((runs.full_model > 0) & (self._turns(own, runs) > 0)).float().mean().item()
             said = f"{metric} is {whole:+.3f}"
             reason = f"the model decides {right:.0%} of {len(own)} prompts right; {said}"
             if right < self.wanted["task"][1]:
@@ -420,7 +410,7 @@ class _Verification:
 
         1 for prompts that differ in anything else.
         """
-        turned = torch.ones_like(runs.whole)
+        turned = torch.ones_like(runs.full_model)
         flips = [n for n, pair in enumerate(own.pairs) if other_nouns(pair, 1)]
         if flips:
             asked = tokenize_pairs(self.adapter, [own.pairs[n] for n in flips], self.metric)
@@ -544,7 +534,7 @@ class _Verification:
             return
         curves.append(found)
         point = next(p for p in found.points if p.nodes == count)
-        right = (runs.whole > 0).float().mean().item()
+        right = (runs.full_model > 0).float().mean().item()
         if self.circuit.metric.name in DIFFERENCES and right < self.wanted["task"][0]:
             self._check(check, 0.0, f"the model fails the task on {found.pairs} prompts ({prompts}): {right:.0%} right")
             return
@@ -563,10 +553,10 @@ class _Verification:
             for new in other_nouns(pair, each, seed=self.seed + n, exclude=words)
         ]
 
-    def _estimate(self, measured: Table, prompts: int) -> list[Effect]:
+    def _estimate(self, measured: KeyedSums, prompts: int) -> list[Effect]:
         """Attributions against exact effects."""
         nodes = self.ranked[: self.top]
-        keys = Keys.of(self.adapter, self.circuit.tokens)
+        keys = NodeIndex.of(self.adapter, len(self.circuit.tokens))
         real = (measured.at(self._numbers(keys, nodes))[:, 0] / prompts).tolist()
         said = [each.attribution for each in nodes]
         effects = [Effect(node=each.id, predicted=p, measured=m) for each, p, m in zip(nodes, said, real, strict=True)]
@@ -584,25 +574,29 @@ class _Verification:
         )
         return effects
 
-    def _stability(self, tables: Sequence[Piece], count: int) -> None:
+    def _stability(self, tables: Sequence[BatchSums], count: int) -> None:
         """How much of the core the same number of strongest nodes of resampled prompts share."""
         if len(tables) < 4:
             self._not_tested("stability", "a circuit of fewer than four prompts has nothing to resample")
             return
-        keys = Keys.of(self.adapter, self.circuit.tokens)
+        keys = NodeIndex.of(self.adapter, len(self.circuit.tokens))
         inputs = torch.tensor([s for s, site in enumerate(self.adapter.sites) if site.kind in INPUTS] + [keys.sites])
 
-        def strongest(piece: Piece) -> set[int]:
+        def strongest(piece: BatchSums) -> set[int]:
             site, group, _ = keys.parts(piece.nodes.keys)
-            inner = ~torch.isin(site, inputs) & torch.tensor([self._free(g) for g in group.tolist()], dtype=torch.bool)
+            inner = (
+                piece.changed
+                & ~torch.isin(site, inputs)
+                & torch.tensor([self._free(g) for g in group.tolist()], dtype=torch.bool)
+            )
             order = piece.nodes.sums[inner, 0].abs().argsort(descending=True, stable=True)[:count]
             return set(piece.nodes.keys[inner][order].tolist())
 
-        whole = strongest(reduce(Piece.merged, tables))
+        whole = strongest(reduce(BatchSums.merged, tables))
         shares = []
         for _ in range(self.draws):
             draw = torch.randint(len(tables), (len(tables),), generator=self.random).tolist()
-            again = strongest(reduce(Piece.merged, [tables[number] for number in draw]))
+            again = strongest(reduce(BatchSums.merged, [tables[number] for number in draw]))
             shares.append(len(whole & again) / max(len(whole | again), 1))
         spread: Interval = interval(shares)
         self._check(

@@ -22,13 +22,21 @@ ALL = "all positions"
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts that can be used together; `groups[n]` says of prompt `n` to which of the `labels` each token belongs."""
+    """Prompts whose circuit is one; `groups[n]` says of prompt `n` to which of the `labels` each of its tokens belongs.
+
+    `by` is how positions were brought together, None of a single prompt whose outputs keep their names.
+    """
 
     pairs: tuple[Pair, ...]
     groups: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
-    by: PositionGrouping = "position"
+    by: PositionGrouping | None = "position"
+
+    @staticmethod
+    def of_one(pair: Pair, tokens: tuple[str, ...]) -> PromptSet:
+        """A single prompt, each of its tokens by itself."""
+        return PromptSet((pair,), (tuple(range(len(tokens))),), tokens, by=None)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -385,7 +385,9 @@ def outcome_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Set
     )
     metric = [("Metric", f"{circuit.metric}"), ("Before", signed(outcome.before))]
     if changed:
-        predicted = "can't be said of this change" if outcome.predicted is None else signed(outcome.predicted)
+        predicted = (
+            "can't be said of this change" if outcome.predicted_change is None else signed(outcome.predicted_change)
+        )
         metric += [
             ("After", signed(outcome.after)),
             ("Measured change", signed(outcome.after - outcome.before)),

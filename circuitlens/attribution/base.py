@@ -1,0 +1,58 @@
+"""What an attribution method is: its nodes, its edges, and how many steps of work they are."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.scores import EdgeScores, NodeScores
+from circuitlens.progress import Progress
+from circuitlens.tracing import Trace
+
+Gaps = Float[Tensor, "batch site"]
+"""What each site's nodes miss of the metric's change (completeness), in units of the metric."""
+
+
+class AttributionMethod(ABC):
+    """A way to score nodes and the edges between them.
+
+    `clean` is the cut run of the prompts, with its graph; `baseline` the run that change is measured from, values only,
+    None for zero.
+    """
+
+    @abstractmethod
+    def nodes(
+        self, adapter: Adapter, clean: Trace, baseline: Trace | None, progress: Progress
+    ) -> tuple[NodeScores, Gaps | None]:
+        """Every node's scores, and the completeness gaps of a method that has them."""
+
+    @abstractmethod
+    def edges(
+        self,
+        adapter: Adapter,
+        clean: Trace,
+        baseline: Trace | None,
+        nodes: NodeScores,
+        keep: Bool[Tensor, " node"],
+        progress: Progress,
+    ) -> EdgeScores:
+        """The direct effects between the nodes that `keep` marks."""
+
+    def measured(
+        self,
+        adapter: Adapter,
+        clean: Trace,
+        baseline: Trace | None,
+        nodes: NodeScores,
+        keep: Bool[Tensor, " node"],
+        progress: Progress,
+    ) -> Float[Tensor, " node"]:
+        """The attributions once it is known which nodes are kept; only a method that measures those changes them."""
+        return nodes.attribution
+
+    @abstractmethod
+    def steps(self, sites: int) -> tuple[int, int]:
+        """How many steps of progress the nodes are, and the edges with what is measured."""

@@ -1,0 +1,153 @@
+"""Sums of scores over prompts, by node or edge: what batches give, and how it is joined.
+
+Joining is associative and commutative, so batches may run in any order and anywhere. A table has as many rows as there
+are different nodes, whatever the number of prompts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.attributions import Attributions, measured_attribution
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.attribution.scores import EdgeScores
+from circuitlens.progress import Progress
+from circuitlens.prompts.alignment import PromptSet
+
+
+@dataclass(frozen=True)
+class KeyedSums:
+    """Sums over prompts, a row a key: `sums[k]` are sums of values and then of their squares; rows not there are 0."""
+
+    keys: Int[Tensor, " key"]
+    sums: Float[Tensor, "key column"]
+
+    @staticmethod
+    def empty(values: int) -> KeyedSums:
+        """No row, of so many values each."""
+        return KeyedSums(torch.zeros(0, dtype=torch.long), torch.zeros(0, 2 * values, dtype=torch.double))
+
+    @staticmethod
+    def of(example: Int[Tensor, " row"], keys: Int[Tensor, " row"], values: Float[Tensor, "row value"]) -> KeyedSums:
+        """Rows of single prompts; rows of one prompt and key are one value, their sum."""
+        keys, example, values = keys.cpu(), example.cpu(), values.detach().cpu().double()
+        pairs, place = torch.stack([keys, example]).unique(dim=1, return_inverse=True)
+        each = values.new_zeros(pairs.shape[1], values.shape[1]).index_add(0, place, values)
+        return _summed(pairs[0], torch.cat([each, each.square()], 1))
+
+    def merged(self, other: KeyedSums) -> KeyedSums:
+        """The sums over the prompts of both."""
+        return _summed(torch.cat([self.keys, other.keys]), torch.cat([self.sums, other.sums]))
+
+    def at(self, keys: Int[Tensor, " wanted"]) -> Float[Tensor, "wanted column"]:
+        """The sums of these keys, 0 where there is none."""
+        if not len(self.keys):
+            return self.sums.new_zeros(len(keys), self.sums.shape[1])
+        at = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
+        return self.sums[at] * (self.keys[at] == keys)[:, None]
+
+    def errors(self, column: int, prompts: int) -> list[float | None]:
+        """The standard error of the mean of each row's value, prompts without the row counting as 0; None of one."""
+        if prompts < 2:
+            return [None] * len(self.keys)
+        values = self.sums.shape[1] // 2
+        mean = self.sums[:, column] / prompts
+        variance = (self.sums[:, values + column] / prompts - mean.square()).clamp_min(0) * prompts / (prompts - 1)
+        return (variance / prompts).sqrt().tolist()
+
+
+def _summed(keys: Tensor, sums: Tensor) -> KeyedSums:
+    unique, place = keys.unique(return_inverse=True)
+    return KeyedSums(unique, sums.new_zeros(len(unique), sums.shape[1]).index_add(0, place, sums))
+
+
+ATTRIBUTION, ACTIVATION, CHANGED = range(3)
+"""The values of a node in `BatchSums.nodes`; `CHANGED` is 1 where the node differs from its baseline."""
+
+
+@dataclass(frozen=True)
+class BatchSums:
+    """What some of the prompts add up to: nodes by number, the metric clean and corrupted, the completeness gaps."""
+
+    prompts: int
+    nodes: KeyedSums
+    metric: Float[Tensor, " two"]
+    gaps: Float[Tensor, " site"]
+
+    @staticmethod
+    def of(index: NodeIndex, prompts: PromptSet, found: Attributions) -> BatchSums:
+        """The sums of one batch; `prompts` are those of the batch."""
+        nodes = found.nodes
+        changed = ((nodes.delta != 0) | nodes.is_logit).to(nodes.delta)
+        values = torch.stack([nodes.attribution, nodes.activation, changed], 1)
+        table = KeyedSums.of(nodes.example, node_numbers(index, prompts, found), values)
+        other = found.clean.metric if found.corrupted is None else found.corrupted.metric
+        metric = torch.stack([found.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()
+        return BatchSums(len(prompts), table, metric, found.gaps.sum(0).cpu().double())
+
+    def merged(self, other: BatchSums) -> BatchSums:
+        """The sums over the prompts of both."""
+        return BatchSums(
+            self.prompts + other.prompts,
+            self.nodes.merged(other.nodes),
+            self.metric + other.metric,
+            self.gaps + other.gaps,
+        )
+
+    @property
+    def changed(self) -> Bool[Tensor, " node"]:
+        """Marks the nodes that differ from their baseline on a prompt, and logits."""
+        return self.nodes.sums[:, CHANGED] > 0
+
+
+def node_numbers(index: NodeIndex, prompts: PromptSet, found: Attributions) -> Int[Tensor, " node"]:
+    """The number of each node of a batch, at the group of its position.
+
+    The logits stand at the last group, wherever prompts end. Of many prompts those of all answers are one node (index
+    0) and those of all distractors another (index 1).
+    """
+    nodes, logit = found.nodes, found.nodes.is_logit
+    group = prompts.table(found.batch.clean)[nodes.example, nodes.pos].masked_fill(logit, index.positions - 1)
+    which = nodes.index
+    if prompts.by is not None:
+        answers = (found.batch.metric.answers[nodes.example] == which[:, None]).any(1)
+        which = torch.where(logit & (which != VECTOR), torch.where(answers, 0, 1), which)
+    return index.number(nodes.site, group, which)
+
+
+def among(
+    index: NodeIndex, prompts: PromptSet, found: Attributions, kept: Int[Tensor, " kept"]
+) -> tuple[Bool[Tensor, " node"], Int[Tensor, " node"]]:
+    """Which nodes of a batch are among the kept (sorted numbers), and each one's place there."""
+    mine = node_numbers(index, prompts, found).cpu()
+    place = torch.searchsorted(kept, mine).clamp_max(max(len(kept) - 1, 0))
+    keep = kept[place] == mine if len(kept) else torch.zeros_like(mine, dtype=torch.bool)
+    return keep.to(found.nodes.site.device), place
+
+
+def measured_sums(
+    adapter: Adapter,
+    index: NodeIndex,
+    prompts: PromptSet,
+    found: Attributions,
+    kept: Int[Tensor, " kept"],
+    progress: Progress | None = None,
+) -> KeyedSums:
+    """The attributions, measured where the method measures, of a batch's nodes among the kept (sorted numbers)."""
+    keep, place = among(index, prompts, found, kept)
+    values = measured_attribution(adapter, found, keep, progress)[keep]
+    return KeyedSums.of(found.nodes.example[keep], kept[place[keep.cpu()]], values[:, None])
+
+
+def edge_sums(edges: EdgeScores, found: Attributions, place: Int[Tensor, " node"], count: int) -> KeyedSums:
+    """The edges of one batch; an edge's key is its source's place among `count` kept nodes, times their count, plus its
+    target's.
+    """
+    source, target = edges.source.cpu(), edges.target.cpu()
+    keys = place[source] * count + place[target]
+    return KeyedSums.of(found.nodes.example[edges.source], keys, edges.weight[:, None])

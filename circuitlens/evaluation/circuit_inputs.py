@@ -1,0 +1,119 @@
+"""A circuit's own record, read again by an adapter: is it the same adapter, and its prompts, metric and nodes.
+
+Everything that is asked of the real model about a circuit begins here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter, Inputs, Site
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.circuit import Circuit, Node
+from circuitlens.errors import CircuitError, PromptError
+from circuitlens.literals import AblationKind, MetricName
+from circuitlens.prompts.alignment import PromptSet, align
+from circuitlens.prompts.batch import CUSTOM, Score
+
+BATCH = 16
+"""Prompts whose runs share a batch."""
+
+
+def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
+    """Refuse an adapter that the circuit was not made by: its features are others, though their numbers may be alike.
+
+    Raises:
+        CircuitError: it has another name, or was loaded with other options.
+    """
+    if circuit.adapter != adapter.name:
+        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+    for name in circuit.options.keys() - {"device", "dtype", "layers"}:
+        if (ours := adapter.options.get(name)) != circuit.options[name]:
+            raise CircuitError(
+                f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "
+                "load it alike."
+            )
+
+
+def require_same_tokens(circuit: Circuit, inputs: Inputs) -> None:
+    """Refuse a tokenizer that reads the circuit's prompt otherwise.
+
+    Raises:
+        CircuitError: the tokens differ.
+    """
+    if inputs.tokens[0] != circuit.tokens:
+        raise CircuitError(
+            f"The circuit's prompt has the tokens {list(circuit.tokens)}, and this adapter reads "
+            f"{list(inputs.tokens[0])}."
+        )
+
+
+def circuit_prompts(adapter: Adapter, circuit: Circuit) -> PromptSet:
+    """The circuit's own prompts, as this adapter reads them.
+
+    Raises:
+        CircuitError: it reads them otherwise.
+        PromptError: it can't read them.
+    """
+    if not circuit.pairs:
+        require_same_tokens(circuit, adapter.inputs([circuit.prompt]))
+    prompts = align(adapter, circuit.questions, circuit.by or "position", circuit.tokens)
+    if prompts.skipped:
+        first = prompts.skipped[0]
+        raise PromptError(f"The circuit's prompt {first.text!r} can't be used with this adapter: {first.reason}")
+    return prompts
+
+
+def circuit_metric(circuit: Circuit, metric: MetricName | Score | None) -> MetricName | Score:
+    """The metric to evaluate a circuit with: the one given, or its own.
+
+    Raises:
+        CircuitError: its own was a function.
+    """
+    if metric is None and circuit.metric.name == CUSTOM:
+        raise CircuitError("The circuit's metric was a function, which no file keeps: give it again as metric=.")
+    return metric or cast(MetricName, circuit.metric.name)
+
+
+def baseline_of(circuit: Circuit) -> AblationKind:
+    """What the circuit's attribution measures from."""
+    return "corrupted" if circuit.from_corrupted else "zero"
+
+
+def by_site(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> dict[str, list[int]]:
+    """The numbers of `nodes` by the name of their site.
+
+    Raises:
+        CircuitError: a node is none of the adapter's (or a logit).
+    """
+    sites = {site.write: site for site in adapter.sites}
+    numbers: dict[str, list[int]] = {}
+    for number, node in enumerate(nodes):
+        site = sites.get(node.hook)
+        if site is None or not _fits(node, site, len(circuit.tokens)):
+            raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be changed.")
+        numbers.setdefault(site.name, []).append(number)
+    return numbers
+
+
+Places = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Where some nodes of a site lie in a batch, as columns: example, pos, index (or `VECTOR`), the node's number."""
+
+
+def places(nodes: Sequence[Node], numbers: Sequence[int], table: Int[Tensor, "batch pos"]) -> Places:
+    """Where the nodes of these numbers lie; `table` says which group of positions each position belongs to."""
+    group = torch.tensor([nodes[number].pos for number in numbers], device=table.device)
+    index = torch.tensor([VECTOR if (i := nodes[number].index) is None else i for number in numbers]).to(group)
+    which = torch.tensor(numbers).to(group)
+    example, pos, n = (table[..., None] == group).nonzero(as_tuple=True)
+    return example, pos, index[n], which[n]
+
+
+def _fits(node: Node, site: Site, positions: int) -> bool:
+    features = 0 if site.coder is None else site.coder.d_sae
+    return node.pos < positions and (node.index is None or 0 <= node.index < features)
