@@ -21,8 +21,8 @@ from circuitlens.evaluation.faithfulness import ablate
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import CONTRACT, example_batch
 from circuitlens.tracing import run_spliced, trace
-from tests.attribution.test_gradient import moved
-from tests.conftest import SAE_LENS_LAYOUTS
+from tests.models import SAE_LENS_LAYOUTS
+from tests.oracles import moved
 from tests.saelens import ARCHITECTURES, LAYERS, D, by_hook, made, model, wrapped
 
 ASK: dict[str, Any] = {"prompt": "The cats", "answer": " run", "distractor": " runs"}
