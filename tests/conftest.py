@@ -11,6 +11,8 @@ from typing import get_args
 import pytest
 from hypothesis import settings
 
+from tests import typecheck  # noqa: F401 (pyproject.toml names it by its package alone)
+
 # Before anything reads it, and in the environment, so that subprocesses use the same cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
 os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
