@@ -1,4 +1,4 @@
-"""Batch independence: neither other prompts, nor padding, nor order change a prompt's scores."""
+"""Batch independence (docs/laws.md): neither other prompts, nor padding, nor order change a prompt's scores."""
 
 from __future__ import annotations
 

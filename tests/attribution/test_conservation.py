@@ -1,4 +1,4 @@
-"""Conservation: what a node is attributed flows on along its edges, and the logits' share is the metric."""
+"""Conservation (docs/laws.md): what a node is attributed flows on along its edges, and the logits' share is the metric."""
 
 from __future__ import annotations
 

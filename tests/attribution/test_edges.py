@@ -1,4 +1,4 @@
-"""Edge scores: direct effects by finite difference, and edges between some nodes only."""
+"""Edge scores: direct effects (docs/laws.md) against a slow oracle, and edges between some nodes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact effects against interventions done another way, and against the toy's own weights."""
+"""Exact effects against interventions done another way, and against the toy's ground truth (docs/laws.md)."""
 
 from __future__ import annotations
 

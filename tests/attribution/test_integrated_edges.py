@@ -1,4 +1,4 @@
-"""Integrated gradients of edges: conservation, direct effects step by step, and batches."""
+"""Integrated gradients of edges: conservation, direct effects, batch independence (docs/laws.md)."""
 
 from __future__ import annotations
 

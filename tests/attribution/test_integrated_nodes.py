@@ -1,4 +1,4 @@
-"""Integrated gradients of nodes: completeness by patching a site for real, finite differences, linear models."""
+"""Integrated gradients of nodes: completeness (docs/laws.md), finite differences, linear models."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def parameters(adapter: Adapter) -> list[torch.nn.Parameter]:
 
 
 def test_no_trace_is_left(model: Adapter) -> None:
-    """Law 10: logits to the bit, no gradient, and nothing that fires in a later run."""
+    """Logits to the bit, no gradient, and nothing that fires in a later run."""
     batch = example_batch(model)
     before = model.run(batch.clean, {})
     grads = [(p.requires_grad, p.grad) for p in parameters(model)]

@@ -1,4 +1,4 @@
-"""The laws hold for every metric, with several answers and distractors."""
+"""Conservation and the model's gradient (docs/laws.md) for every metric, with several answers and distractors."""
 
 from __future__ import annotations
 

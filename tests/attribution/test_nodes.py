@@ -1,4 +1,4 @@
-"""Node scores: decomposition, finite differences, and the toy's weights by hand."""
+"""Node scores: decomposition, finite differences and the toy's ground truth (docs/laws.md)."""
 
 from __future__ import annotations
 

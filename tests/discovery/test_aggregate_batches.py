@@ -1,4 +1,4 @@
-"""Neither batches, nor order, nor padding change a circuit over many prompts, and sums stay small."""
+"""Batch independence (docs/laws.md): batches, order and padding change no circuit over many prompts; sums stay small."""
 
 from __future__ import annotations
 

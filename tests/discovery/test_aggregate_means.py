@@ -1,4 +1,4 @@
-"""Circuits over many prompts against numpy on single-prompt circuits."""
+"""Means of single prompts (docs/laws.md): circuits over many prompts against numpy on those of each."""
 
 from __future__ import annotations
 

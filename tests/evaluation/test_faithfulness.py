@@ -29,7 +29,7 @@ from tests.tiny_transformer import Layout, TinyTransformer
 ABLATIONS = get_args(AblationKind)
 
 
-# Laws, in every layout
+# Whole and nothing, complement, complete cuts (docs/laws.md), in every layout
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)

@@ -98,7 +98,7 @@ def test_an_sae_that_reads_other_positions_is_refused() -> None:
     assert Looks not in KNOWN
 
 
-# Law 5
+# Frozen linearity (docs/laws.md)
 
 
 @pytest.mark.parametrize("layout", ["attn + mlp + resid", "transcoders"])
@@ -146,7 +146,7 @@ def test_frozen_in_edges_and_bias_sum_to_the_pre_activation(layout: str, bridge:
     assert checked > 100
 
 
-# Laws 6 and 7
+# Finite differences and agreement with interventions (docs/laws.md)
 
 
 @pytest.mark.parametrize("layout", SAE_LENS_LAYOUTS)
