@@ -1,4 +1,4 @@
-"""Conservation (docs/laws.md): what a node is attributed flows on along its edges, and the logits' share is the metric."""
+"""Conservation (docs/laws.md): what a node is attributed flows on along its edges, and logits share out the metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batch independence (docs/laws.md): batches, order and padding change no circuit over many prompts; sums stay small."""
+"""Batch independence (docs/laws.md): batches, order and padding change no circuit of many prompts; sums stay small."""
 
 from __future__ import annotations
 
