@@ -11,6 +11,8 @@ from typing import get_args
 import pytest
 from hypothesis import settings
 
+from tests import typecheck  # noqa: F401 (pyproject.toml names it by its package alone)
+
 # Before anything reads it, and in the environment, so that subprocesses use the same cache.
 _CACHE = tempfile.TemporaryDirectory(prefix="circuitlens-tests-")
 os.environ["CIRCUITLENS_CACHE"] = _CACHE.name
@@ -24,10 +26,8 @@ from playwright.sync_api import Browser  # noqa: E402
 import circuitlens  # noqa: E402
 from circuitlens.adapter import Adapter  # noqa: E402
 from circuitlens.circuit import Circuit  # noqa: E402
+from tests.models import SAE_LENS_LAYOUTS  # noqa: E402
 from tests.tiny_transformer import Layout, TinyTransformer  # noqa: E402
-
-# tests.saelens has them; it is imported by the tests that need it only, since it takes seconds.
-SAE_LENS_LAYOUTS = ["residual", "middle", "attn + mlp + resid", "heads", "layer norm", "transcoders"]
 
 # No test is a clock: a busy machine is no failure.
 settings.register_profile("circuitlens", deadline=None)

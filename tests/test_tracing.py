@@ -1,4 +1,4 @@
-"""Laws 1, 2 and 10 of the engine: the splice changes nothing, the gradient is the model's, no trace is left."""
+"""Exact splice, the model's gradient, and no trace left (docs/laws.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exact effects against interventions done another way, and against the toy's own weights."""
+"""Exact effects against interventions done another way, and against the toy's ground truth (docs/laws.md)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,11 @@ from circuitlens.attribution.gradient import VECTOR, NodeScores, score_nodes
 from circuitlens.literals import MethodName
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.testing import example_batch
-from circuitlens.tracing import Trace, trace
-from tests.attribution.test_gradient import TINY_PROMPTS, by_hand, padded
-from tests.helpers import close
+from circuitlens.tracing import trace
+from tests.helpers import close, padded
+from tests.oracles import hidden_by_hand
+from tests.scores import TINY_PROMPTS, scored, tiny_batch
 from tests.tiny_transformer import Layout, TinyTransformer
-
-
-@pytest.fixture(params=[False, True], ids=["to zero", "to corrupted"])
-def contrastive(request: pytest.FixtureRequest) -> bool:
-    return request.param
-
-
-def scored(adapter: Adapter, asked: PromptBatch, contrastive: bool) -> tuple[Trace, NodeScores]:
-    assert asked.corrupted is not None
-    clean = trace(adapter, asked.clean, asked.metric)
-    other = trace(adapter, asked.corrupted, asked.metric, graph=False) if contrastive else None
-    return clean, score_nodes(clean, other)
-
-
-def ragged(adapter: Adapter) -> PromptBatch:
-    """Four prompts of one to five tokens."""
-    texts, answers, distractors, others = (list(column) for column in zip(*TINY_PROMPTS, strict=True))
-    return tokenize(adapter, texts, answers, distractors, others)
 
 
 def every(nodes: NodeScores) -> Tensor:
@@ -66,8 +49,8 @@ def test_exact_attributions_are_ablations_of_every_node_of_the_toy(
 
 def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive: bool) -> None:
     example = model.examples[0]
-    asked = tokenize(model, [example.prompt], [example.answer], [example.distractor], [example.corrupted])
-    clean, nodes = scored(model, asked, contrastive)
+    batch = tokenize(model, [example.prompt], [example.answer], [example.distractor], [example.corrupted])
+    clean, nodes = scored(model, batch, contrastive)
     # The circuit says which nodes there are and what they are set back to.
     other = example.corrupted if contrastive else None
     circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, other, _method(contrastive))
@@ -91,16 +74,16 @@ def _method(contrastive: bool) -> MethodName:
     return "contrastive" if contrastive else "gradient"
 
 
-# Against the toy's weights (law 8)
+# The toy's ground truth
 
 
 @pytest.mark.parametrize("prompt", ["The cats", "The cat", "These sheep"])
 def test_exact_effects_agree_with_all_sixteen_hidden_subsets(prompt: str, toy64: Adapter) -> None:
     """The truth of each subset by hand; a neuron's effect is what any subset with it loses without it."""
-    asked = tokenize(toy64, [prompt], ["run"], ["runs"])
-    clean = trace(toy64, asked.clean, asked.metric)
+    batch = tokenize(toy64, [prompt], ["run"], ["runs"])
+    clean = trace(toy64, batch.clean, batch.metric)
     nodes = score_nodes(clean)
-    hidden, margin, bias = by_hand(toy64, prompt)
+    hidden, margin, bias = hidden_by_hand(toy64, prompt)
     here = ((nodes.site == 1) & (nodes.index != VECTOR)).nonzero()[:, 0]
     exact = exact_effects(toy64, clean, nodes, here)
     effect = torch.zeros_like(hidden).index_put((nodes.index[here],), exact)
@@ -123,16 +106,16 @@ def _others(subset: tuple[int, ...]) -> Tensor:
 @pytest.mark.parametrize("contrast", [None, "The cat", "These sheep"])
 def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64: Adapter) -> None:
     """Inputs pass a ReLU, which gradients miss: each is put back through the network's own weights."""
-    asked = tokenize(toy64, ["The cats"], ["run"], ["runs"], None if contrast is None else [contrast])
-    clean = trace(toy64, asked.clean, asked.metric)
-    other = None if asked.corrupted is None else trace(toy64, asked.corrupted, asked.metric, graph=False)
+    batch = tokenize(toy64, ["The cats"], ["run"], ["runs"], None if contrast is None else [contrast])
+    clean = trace(toy64, batch.clean, batch.metric)
+    other = None if batch.corrupted is None else trace(toy64, batch.corrupted, batch.metric, graph=False)
     nodes = score_nodes(clean, other)
     exact = exact_effects(toy64, clean, nodes, every(nodes))
     network = toy64.model  # pyright: ignore[reportAttributeAccessIssue]
-    x = asked.clean.values[0, 0]
-    base = torch.zeros_like(x) if asked.corrupted is None else asked.corrupted.values[0, 0]
-    hidden, margin, _ = by_hand(toy64, "The cats")
-    before = torch.zeros_like(hidden) if contrast is None else by_hand(toy64, contrast)[0]
+    x = batch.clean.values[0, 0]
+    base = torch.zeros_like(x) if batch.corrupted is None else batch.corrupted.values[0, 0]
+    hidden, margin, _ = hidden_by_hand(toy64, "The cats")
+    before = torch.zeros_like(hidden) if contrast is None else hidden_by_hand(toy64, contrast)[0]
     missed = 0.0
     for n in every(nodes).tolist():
         site, index = int(nodes.site[n]), int(nodes.index[n])
@@ -159,7 +142,7 @@ def test_how_runs_are_batched_changes_nothing(
     layout: Layout, positions: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = TinyTransformer(layout)
-    clean, nodes = scored(adapter, ragged(adapter), contrastive)
+    clean, nodes = scored(adapter, tiny_batch(adapter), contrastive)
     rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:80]]
     told: list[int] = []
     expected = exact_effects(adapter, clean, nodes, rows, told.append)
@@ -173,7 +156,7 @@ def test_how_runs_are_batched_changes_nothing(
 
 def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
     adapter = TinyTransformer("components")
-    clean, nodes = scored(adapter, ragged(adapter), contrastive)
+    clean, nodes = scored(adapter, tiny_batch(adapter), contrastive)
     rows = every(nodes)[::9]
     close(exact_effects(adapter, clean, nodes, rows.flip(0)).flip(0), exact_effects(adapter, clean, nodes, rows))
     assert len(exact_effects(adapter, clean, nodes, rows[:0])) == 0
@@ -183,9 +166,9 @@ def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
 def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> None:
     adapter = TinyTransformer(layout)
 
-    def effects(asked: PromptBatch, left: int, right: int) -> list[dict[tuple[int, ...], float]]:
-        assert asked.corrupted is not None
-        wide = PromptBatch(padded(asked.clean, left, right), padded(asked.corrupted, left, right), asked.metric)
+    def effects(batch: PromptBatch, left: int, right: int) -> list[dict[tuple[int, ...], float]]:
+        assert batch.corrupted is not None
+        wide = PromptBatch(padded(batch.clean, left, right), padded(batch.corrupted, left, right), batch.metric)
         clean, nodes = scored(adapter, wide, True)
         chosen = ((nodes.delta != 0) & (nodes.index % 5 != 2)).nonzero()[:, 0]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in clean.metric]
@@ -195,7 +178,7 @@ def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> N
             found[b][tuple(key)] = value
         return found
 
-    together = effects(ragged(adapter), 0, 0)
+    together = effects(tiny_batch(adapter), 0, 0)
     apart = [
         effects(tokenize(adapter, [text], [answer], [distractor], [other]), 1, 2)[0]
         for text, answer, distractor, other in TINY_PROMPTS
@@ -206,13 +189,13 @@ def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> N
 
 
 def test_logits_keep_their_attribution_and_nothing_is_left(model: Adapter, contrastive: bool) -> None:
-    asked = example_batch(model)
-    before = model.run(asked.clean, {})
-    clean, nodes = scored(model, asked, contrastive)
+    batch = example_batch(model)
+    before = model.run(batch.clean, {})
+    clean, nodes = scored(model, batch, contrastive)
     rows = torch.cat([every(nodes)[:10], every(nodes)[-2:]])
     exact = exact_effects(model, clean, nodes, rows)
     assert not exact.requires_grad
     logits = nodes.site[rows] == len(model.sites)
     assert logits.any()
     assert torch.equal(exact[logits], nodes.attribution[rows][logits])
-    assert torch.equal(model.run(asked.clean, {}), before)
+    assert torch.equal(model.run(batch.clean, {}), before)

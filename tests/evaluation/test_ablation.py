@@ -1,4 +1,4 @@
-"""Law 6: ablating for real does what attribution says, where the path is linear; and where it isn't, it is said."""
+"""Agreement with interventions (docs/laws.md): ablating does what attribution predicts where the path is linear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the model answers with nodes set otherwise: by hand, beside `ablate`, and where attribution says it exactly."""
+"""What the model answers with nodes set otherwise: by hand, and beside `ablate`; and what can't be set."""
 
 from __future__ import annotations
 
@@ -17,38 +17,19 @@ from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import intervention
 from circuitlens.evaluation.intervention import Outcome, Setting, intervene
 from circuitlens.literals import MethodName, PositionGrouping
-from circuitlens.prompts.pairs import Pair
-from tests.prompts.test_alignment import Spelled
+from tests.circuits import PAIRS, example_circuit, inner, strongest_feature, toy_circuit
+from tests.models import Spelled
 from tests.tiny_transformer import Layout, TinyTransformer
 
 FACTORS = st.floats(-20, 20)
-PAIRS = [
-    Pair(prompt="a b c", corrupted="a b f", answer=("d",), distractor=("e",)),
-    Pair(prompt="c d e", corrupted="c d b", answer=("a",), distractor=("g",)),
-    Pair(prompt="g a b", corrupted="f a b", answer=("b",), distractor=("d", "f")),
-]
 
 
-def inner(circuit: Circuit) -> list[Node]:
-    return [n for n in circuit.nodes if n.kind != "logit"]
-
-
-def first(adapter: Adapter, method: MethodName | None = "gradient", **more: Any) -> Circuit:
-    """The circuit of an adapter's first example."""
-    example = adapter.examples[0]
-    return circuitlens.find(
-        adapter, example.prompt, example.answer, example.distractor, example.corrupted, method, **more
-    )
+THREE = PAIRS[:3]
 
 
 def some(nodes: list[Node], seed: int = 0, share: float = 0.5) -> list[Node]:
     drawn = torch.rand(len(nodes), generator=torch.Generator().manual_seed(seed)) < share
     return [node for node, chosen in zip(nodes, drawn.tolist(), strict=True) if chosen]
-
-
-def alone(circuit: Circuit) -> Node:
-    """The toy's feature on the strongest path."""
-    return next(node for node in circuit.strongest_path().nodes if node.kind == "feature")
 
 
 # By hand
@@ -59,8 +40,8 @@ def alone(circuit: Circuit) -> Node:
 def test_a_scaled_feature_of_the_toy_by_hand(toy64: Any, prompt: str, factor: float) -> None:
     """The hidden layer moved along the feature's decoder row, and the logits and probabilities of that."""
     answer = ["The cat", "The cats"].index(prompt)
-    circuit = found(toy64, prompt)
-    feature = alone(circuit)
+    circuit = toy_circuit(toy64, prompt)
+    feature = strongest_feature(circuit)
     model, sae = toy64.model, toy64.sae
     h = model.relu(model.hidden(toy64.inputs([prompt]).values))
     f = sae.encode(h)
@@ -82,21 +63,10 @@ def test_a_scaled_feature_of_the_toy_by_hand(toy64: Any, prompt: str, factor: fl
         assert sum(side) == pytest.approx(1, abs=1e-12)
 
 
-FOUND: dict[tuple[str, str], Circuit] = {}
-
-
-def found(adapter: Adapter, prompt: str, method: MethodName = "gradient") -> Circuit:
-    """A circuit of the toy, found once: hypothesis asks for it a hundred times."""
-    if (prompt, method) not in FOUND:
-        ours, theirs, other = ("run", "runs", "The cat") if prompt == "The cats" else ("runs", "run", "The cats")
-        FOUND[prompt, method] = circuitlens.find(adapter, prompt, ours, theirs, other, method)
-    return FOUND[prompt, method]
-
-
 def test_a_scaled_feature_of_a_transformer_by_hand() -> None:
     """A feature of the last residual stream, moved along its decoder row: all probabilities are those of the logits."""
     adapter = TinyTransformer("components")
-    circuit = first(adapter)
+    circuit = example_circuit(adapter)
     node = next(n for n in inner(circuit) if n.hook == "2.resid" and n.kind == "feature" and n.pos == 2)
     coder: Any = adapter.sites[-1].coder
     streams: list[Tensor] = []
@@ -119,7 +89,7 @@ def test_a_scaled_feature_of_a_transformer_by_hand() -> None:
 
 def test_a_scaled_embedding_by_hand() -> None:
     adapter = TinyTransformer("components")
-    circuit = first(adapter)
+    circuit = example_circuit(adapter)
     node = next(n for n in inner(circuit) if n.hook == "embed" and n.pos == 1)
 
     def scale(x: Tensor) -> Tensor:
@@ -135,7 +105,7 @@ def test_a_scaled_embedding_by_hand() -> None:
 def test_a_scaled_error_by_hand(factor: float) -> None:
     """An error goes into the stream as it is."""
     adapter = TinyTransformer("residual")
-    circuit = first(adapter)
+    circuit = example_circuit(adapter)
     node = next(n for n in inner(circuit) if n.hook == "1.resid" and n.kind == "error" and n.pos == 2)
     coder = adapter.sites[1].coder
     assert coder is not None
@@ -157,7 +127,7 @@ def test_a_scaled_error_by_hand(factor: float) -> None:
 @pytest.mark.parametrize("method", ["gradient", "contrastive"])
 def test_everything_switched_off_is_what_ablation_says(model: Adapter, method: MethodName) -> None:
     """All at once and some at a time, in every layout; and in any order."""
-    circuit = first(model, method, max_nodes=60, max_edges=0)
+    circuit = example_circuit(model, method, max_nodes=60, max_edges=0)
     setting: Setting = "corrupted" if method == "contrastive" else 0
     bound = 1e-9 if "64" in str(circuit.options.get("dtype")) or circuit.adapter == "tiny" else 1e-4
     for chosen in (inner(circuit), some(inner(circuit)), inner(circuit)[:1]):
@@ -179,10 +149,10 @@ def test_so_it_is_over_many_prompts(
 ) -> None:
     """Of several lengths, in batches of their own, with a token before them and without."""
     adapter: Adapter = Spelled() if bos else TinyTransformer("components")
-    pairs = [pair.model_copy(update={"roles": ("one", "two", "two")}) for pair in PAIRS]
+    pairs = [pair.model_copy(update={"roles": ("one", "two", "two")}) for pair in THREE]
     if by != "position":
         more = {"prompt": "a b c d g", "corrupted": "f b c d g", "roles": ("one", "two", "one", "two", "two")}
-        pairs.append(PAIRS[0].model_copy(update=more))
+        pairs.append(THREE[0].model_copy(update=more))
     circuit = circuitlens.aggregate(adapter, pairs, method, by=by, max_nodes=40, max_edges=0)
     setting: Setting = "corrupted" if method == "contrastive" else 0
     for chosen in (inner(circuit), some(inner(circuit), 1)):
@@ -204,7 +174,7 @@ def test_so_it_is_over_many_prompts(
 
 
 def test_nothing_set_changes_nothing(model: Adapter) -> None:
-    outcome = intervene(model, first(model, max_edges=0, max_nodes=5), {})
+    outcome = intervene(model, example_circuit(model, max_edges=0, max_nodes=5), {})
     assert outcome.after == outcome.before
     assert (outcome.nodes, outcome.measured, outcome.predicted) == ((), 0, 0)
     assert all(each.after == each.before for each in outcome.outputs)
@@ -213,7 +183,7 @@ def test_nothing_set_changes_nothing(model: Adapter) -> None:
 @pytest.mark.parametrize("method", ["gradient", "contrastive"])
 def test_a_factor_of_one_changes_nothing(model: Adapter, method: MethodName) -> None:
     """Whatever and however many are held at what they are."""
-    circuit = first(model, method, max_nodes=60, max_edges=0)
+    circuit = example_circuit(model, method, max_nodes=60, max_edges=0)
     for chosen in (inner(circuit), some(inner(circuit), 2)):
         outcome = intervene(model, circuit, {node.id: 1 for node in chosen})
         assert outcome.after == pytest.approx(outcome.before, rel=1e-5, abs=1e-5)
@@ -224,7 +194,7 @@ def test_a_factor_of_one_changes_nothing(model: Adapter, method: MethodName) -> 
 @given(one=FACTORS, two=FACTORS)
 def test_settings_of_one_linear_layer_add_up(toy64: Adapter, one: float, two: float) -> None:
     """What features and errors do to the logits is linear, so together they do the sum, and attribution says it."""
-    circuit = found(toy64, "The cats")
+    circuit = toy_circuit(toy64, "The cats")
     a, b, *_ = sorted((n for n in inner(circuit) if n.hook == "hook_sae"), key=lambda n: -abs(n.attribution))
     both = intervene(toy64, circuit, {a.id: one, b.id: two})
     apart = [intervene(toy64, circuit, {node.id: factor}) for node, factor in ((a, one), (b, two))]
@@ -246,8 +216,8 @@ def test_a_node_is_set_to_its_clean_value_whatever_is_set_before_it(toy64: Adapt
 
 def test_what_is_not_set_is_that_of_the_changed_stream(toy64: Any) -> None:
     """A neuron switched off and a feature doubled: the others are read from the changed hidden layer, by hand."""
-    circuit = found(toy64, "The cats")
-    feature = alone(circuit)
+    circuit = toy_circuit(toy64, "The cats")
+    feature = strongest_feature(circuit)
     neuron = next(n for n in circuit.strongest_path().nodes if n.kind == "neuron")
     model, sae = toy64.model, toy64.sae
     h = model.relu(model.hidden(toy64.inputs(["The cats"]).values))
@@ -267,7 +237,7 @@ def test_what_is_not_set_is_that_of_the_changed_stream(toy64: Any) -> None:
 def test_factors_and_the_corrupted_run_side_by_side(layout: Layout) -> None:
     """Set one after the other they would differ; set together, a whole cut is as each half of it is set."""
     adapter = TinyTransformer(layout)
-    circuit = first(adapter, "contrastive", max_nodes=None, max_edges=0)
+    circuit = example_circuit(adapter, "contrastive", max_nodes=None, max_edges=0)
     last = [n for n in inner(circuit) if n.hook == "2.resid"]
     away = {n.id for n in some(last)}
     mixed: dict[str, Setting] = {n.id: "corrupted" if n.id in away else 1 for n in last}
@@ -275,196 +245,16 @@ def test_factors_and_the_corrupted_run_side_by_side(layout: Layout) -> None:
     assert intervene(adapter, circuit, mixed).after == pytest.approx(only.after, abs=1e-9)
 
 
-def test_a_factor_leaves_the_token_before_the_prompt_alone() -> None:
-    from tests.saelens import wrapped
-
-    adapter = wrapped("residual")
-    circuit = first(adapter, max_nodes=None, max_edges=0)
-    before = [n for n in inner(circuit) if n.pos == 0]
-    assert before
-    outcome = intervene(adapter, circuit, {n.id: 3 for n in before})
-    assert outcome.measured == pytest.approx(0, abs=1e-4)
-    assert outcome.predicted == 0
-    pairs = [Pair(prompt=circuit.prompt, answer=("",), distractor=()).model_copy(update=answers(circuit))]
-    summed = circuitlens.aggregate(adapter, pairs, "gradient", by="sum", max_nodes=5, max_edges=0)
-    assert intervene(adapter, summed, {inner(summed)[0].id: 3}).predicted is None
-
-
-def answers(circuit: Circuit) -> dict[str, tuple[str, ...]]:
-    """A circuit's answers and distractors, as those of a pair."""
-    question = circuit.questions[0]
-    return {"answer": question.answer, "distractor": question.distractor}
-
-
-# What attribution says
-
-
-@settings(max_examples=30)
-@given(factor=FACTORS)
-def test_from_the_corrupted_run_a_feature_is_said_in_proportion(toy64: Adapter, factor: float) -> None:
-    """The prediction is exact where all is linear, though attribution measured the change from another value."""
-    circuit = found(toy64, "The cats", "contrastive")
-    features = [n for n in inner(circuit) if n.kind == "feature"]
-    assert features
-    for node in features:
-        outcome = intervene(toy64, circuit, {node.id: factor})
-        assert outcome.predicted is not None
-        assert outcome.measured == pytest.approx(outcome.predicted, abs=1e-8)
-    node = alone(circuit)
-    set_back = intervene(toy64, circuit, {node.id: "corrupted"})
-    assert set_back.predicted == -node.attribution
-    assert set_back.measured == pytest.approx(-node.attribution, abs=1e-9)
-
-
-def test_the_corrupted_value_is_said_by_a_gradient_from_zero(toy64: Adapter) -> None:
-    """The corrupted prompt is given, and attribution does not measure from it."""
-    circuit = found(toy64, "The cats")
-    assert not circuit.from_corrupted
-    for node in (n for n in inner(circuit) if n.kind == "feature"):
-        outcome = intervene(toy64, circuit, {node.id: "corrupted"})
-        assert outcome.predicted is not None
-        assert outcome.measured == pytest.approx(outcome.predicted, abs=1e-9)
-
-
-def test_where_attribution_does_not_say_there_is_no_prediction() -> None:
-    adapter = TinyTransformer("residual")
-    contrast = first(adapter, "contrastive", max_nodes=None, max_edges=0)
-    plain = first(adapter, "gradient", max_nodes=None, max_edges=0)
-    feature, error = (
-        next(n for n in inner(contrast) if n.kind == kind and n.pos == 2 and n.activation)
-        for kind in ("feature", "error")
-    )
-    # Of a vector that was compared with the corrupted run's, only what was compared is known.
-    assert intervene(adapter, contrast, {error.id: 0.5}).predicted is None
-    assert intervene(adapter, contrast, {feature.id: 2, error.id: 0}).predicted is None
-    assert intervene(adapter, contrast, {error.id: 1}).predicted == 0
-    assert intervene(adapter, contrast, {error.id: "corrupted"}).predicted == -error.attribution
-    assert intervene(adapter, plain, {error.id: "corrupted"}).predicted is None
-    assert intervene(adapter, plain, {error.id: 0.5}).predicted == pytest.approx(-plain.node(error.id).attribution / 2)
-
-
-def test_a_node_that_does_not_change_says_nothing_of_other_values() -> None:
-    """Before the token that differs clean and corrupted are one, so attribution is 0 and measures nothing."""
-    adapter = TinyTransformer("residual")
-    circuit = first(adapter, "contrastive", max_nodes=None, max_edges=0)
-    same = first(adapter, "gradient", max_nodes=None, max_edges=0)
-    feature = next(n for n in inner(same) if n.kind == "feature" and n.pos == 0)
-    fields = {name: getattr(circuit, name) for name in Circuit.model_fields}
-    nodes = (*(n for n in circuit.nodes if n.id != feature.id), feature.model_copy(update={"attribution": 0.0}))
-    with_it = Circuit(**{**fields, "nodes": nodes, "edges": ()})
-    assert intervene(adapter, with_it, {feature.id: 2}).predicted is None
-    assert intervene(adapter, with_it, {feature.id: 2}).measured != 0
-    assert intervene(adapter, same, {feature.id: "corrupted"}).predicted == 0
-    assert intervene(adapter, same, {feature.id: "corrupted"}).measured == pytest.approx(0, abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("method", "setting", "share"),
-    [
-        ("gradient", 0.25, -0.75),
-        ("gradient", 3, 2),
-        ("gradient", 1, 0),
-        ("gradient", "corrupted", None),
-        ("contrastive", "corrupted", -1),
-        ("contrastive", 1, 0),
-        ("contrastive", 0, None),
-        ("ig", 0.5, None),
-    ],
-)
-def test_of_means_over_prompts_only_what_is_exact_is_said(
-    method: MethodName, setting: Setting, share: float | None
-) -> None:
-    adapter = TinyTransformer("components")
-    circuit = circuitlens.aggregate(adapter, PAIRS, method, max_nodes=10, max_edges=0)
-    for node in inner(circuit):
-        predicted = intervene(adapter, circuit, {node.id: setting}).predicted
-        assert predicted == (None if share is None else pytest.approx(share * node.attribution))
-
-
-# Many prompts, one by one
-
-
-@pytest.mark.parametrize("setting", [-1.5, "corrupted"])
-def test_over_many_prompts_outcomes_are_means_of_single_ones(setting: Setting) -> None:
-    adapter = TinyTransformer("components")
-    circuit = circuitlens.aggregate(adapter, PAIRS, "contrastive", max_nodes=8, max_edges=0)
-    chosen = [n.id for n in inner(circuit)]
-    single = [circuit.model_copy(update={"pairs": (pair,)}) for pair in PAIRS]
-    alone = [intervene(adapter, each, dict.fromkeys(chosen, setting), outputs=8) for each in single]
-    outcome = intervene(adapter, circuit, dict.fromkeys(chosen, setting), outputs=8)
-
-    def mean(values: list[float]) -> float:
-        return sum(values) / len(values)
-
-    assert outcome.before == pytest.approx(mean([each.before for each in alone]), abs=1e-9)
-    assert outcome.after == pytest.approx(mean([each.after for each in alone]), abs=1e-9)
-    assert len(outcome.outputs) == 8
-    for each in outcome.outputs:
-        same = [next(o for o in one.outputs if o.label == each.label) for one in alone]
-        assert each.before == pytest.approx(mean([o.before for o in same]), abs=1e-12)
-        assert each.after == pytest.approx(mean([o.after for o in same]), abs=1e-12)
-    assert {o.label for o in outcome.outputs if o.asked} == set("deagbf")
-
-
 def test_padding_moves_nothing() -> None:
     outcomes: list[Outcome] = []
     for padding, width in (("right", 0), ("left", 6)):
         adapter = TinyTransformer("components", padding=padding, width=width)
-        circuit = first(adapter, "contrastive", max_nodes=20, max_edges=0)
+        circuit = example_circuit(adapter, "contrastive", max_nodes=20, max_edges=0)
         mixed: dict[str, Setting] = dict.fromkeys(sorted(n.id for n in inner(circuit)), 2.0)
         mixed |= dict.fromkeys(list(mixed)[::2], "corrupted")
         outcomes.append(intervene(adapter, circuit, mixed))
     assert outcomes[0].after == pytest.approx(outcomes[1].after, abs=1e-9)
     assert abs(outcomes[0].measured) > 1e-3
-
-
-# Outputs
-
-
-@pytest.mark.parametrize("count", [0, 1, 3, 100])
-def test_the_most_probable_before_and_after_and_what_is_asked_for(count: int) -> None:
-    adapter = TinyTransformer("residual")
-    circuit = first(adapter, max_nodes=None, max_edges=0)
-    settings = {n.id: -3.0 for n in inner(circuit) if n.hook == "2.resid" and n.kind == "feature" and n.pos == 2}
-    every = intervene(adapter, circuit, settings, outputs=8).outputs
-    assert len(every) == 8
-    assert sum(each.before for each in every) == pytest.approx(1)
-    assert sum(each.after for each in every) == pytest.approx(1)
-    tops = [sorted(every, key=lambda o: -getattr(o, side))[:count] for side in ("before", "after")]
-    wanted = {o.label for top in tops for o in top} | {"d", "e"}
-    shown = intervene(adapter, circuit, settings, outputs=count).outputs
-    assert {each.label for each in shown} == wanted
-    assert sum(each.before for each in shown) <= 1 + 1e-12
-    assert [each.before for each in shown] == sorted((each.before for each in shown), reverse=True)
-    assert tops[0] != tops[1] or count in (0, 100)
-
-
-@pytest.mark.parametrize("name", ["log_probability", "probability_difference"])
-def test_the_metric_agrees_with_the_outputs(name: Any) -> None:
-    adapter = TinyTransformer("components")
-    distractor = None if name == "log_probability" else "e"
-    circuit = circuitlens.find(adapter, "a b c", "d", distractor, metric=name, max_edges=0)
-    strongest = max(inner(circuit), key=lambda n: abs(n.attribution))
-    outcome = intervene(adapter, circuit, {strongest.id: 0.3})
-    shown = {each.label: each for each in outcome.outputs}
-    for value, side in ((outcome.before, "before"), (outcome.after, "after")):
-        ours, theirs = (getattr(shown[label], side) for label in "de")
-        expected = torch.tensor(ours).double().log().item() if distractor is None else ours - theirs
-        assert value == pytest.approx(expected, abs=1e-6)
-
-
-def test_another_metric_can_be_measured_and_a_function_is_given_again(toy64: Adapter) -> None:
-    def triple(logits: Tensor) -> Tensor:
-        return 3 * logits[:, 1]
-
-    circuit = circuitlens.find(toy64, "The cats", "run", "runs", metric=triple)
-    node = alone(circuit)
-    with pytest.raises(CircuitError, match=r"was a function, which no file keeps: give it again as metric="):
-        intervene(toy64, circuit, {node.id: 2})
-    outcome = intervene(toy64, circuit, {node.id: 2}, triple)
-    assert outcome.measured == pytest.approx(node.attribution, rel=1e-9)
-    other = intervene(toy64, circuit, {node.id: 2}, "logit_difference")
-    assert other.before == pytest.approx(found(toy64, "The cats").metric.value, rel=1e-9)
 
 
 # What can't be set
@@ -479,23 +269,24 @@ def test_a_node_that_is_not_there_or_a_logit_is_refused(toy: Adapter, cats: Circ
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf"), "other", None, 10**400])
 def test_what_is_no_factor_is_refused(toy: Adapter, cats: Circuit, factor: Any) -> None:
+    node = strongest_feature(cats)
     with pytest.raises(CircuitError, match=r"give a finite factor on its own value, or 'corrupted'"):
-        intervention._checked(alone(cats), factor)
+        intervention._checked(node, factor)
     if isinstance(factor, int | float):
-        with pytest.raises(CircuitError, match=rf"'{alone(cats).id}' is set to {factor}: give a finite factor"):
-            intervene(toy, cats, {alone(cats).id: factor})
+        with pytest.raises(CircuitError, match=rf"'{node.id}' is set to {factor}: give a finite factor"):
+            intervene(toy, cats, {node.id: factor})
 
 
 def test_a_factor_too_large_for_the_model_is_refused(toy: Adapter, cats: Circuit) -> None:
     with pytest.raises(CircuitError, match=r"outputs are not finite \(the metric is .*\): give smaller factors"):
-        intervene(toy, cats, {alone(cats).id: 1e300})
+        intervene(toy, cats, {strongest_feature(cats).id: 1e300})
 
 
 def test_the_corrupted_run_needs_a_prompt(toy: Adapter, cats: Circuit) -> None:
     with pytest.raises(
         PromptError, match="is to have its value in the corrupted run, and the circuit has no corrupted"
     ):
-        intervene(toy, cats, {alone(cats).id: "corrupted"})
+        intervene(toy, cats, {strongest_feature(cats).id: "corrupted"})
 
 
 def test_a_circuit_of_another_adapter_is_refused(cats: Circuit) -> None:
@@ -503,13 +294,8 @@ def test_a_circuit_of_another_adapter_is_refused(cats: Circuit) -> None:
         intervene(TinyTransformer(), cats, {})
 
 
-def test_a_negative_count_of_outputs_is_refused(toy: Adapter, cats: Circuit) -> None:
-    with pytest.raises(CircuitError, match="outputs is -1: give a count of 0 or more"):
-        intervene(toy, cats, {}, outputs=-1)
-
-
 def test_it_runs_where_gradients_are_off(toy: Adapter, cats: Circuit) -> None:
-    node = alone(cats)
+    node = strongest_feature(cats)
     expected = intervene(toy, cats, {node.id: 2})
     with torch.inference_mode():
         assert intervene(toy, cats, {node.id: 2}) == expected

@@ -21,8 +21,8 @@ from circuitlens.evaluation.faithfulness import ablate
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import CONTRACT, example_batch
 from circuitlens.tracing import run_spliced, trace
-from tests.attribution.test_gradient import moved
-from tests.conftest import SAE_LENS_LAYOUTS
+from tests.models import SAE_LENS_LAYOUTS
+from tests.oracles import moved
 from tests.saelens import ARCHITECTURES, LAYERS, D, by_hook, made, model, wrapped
 
 ASK: dict[str, Any] = {"prompt": "The cats", "answer": " run", "distractor": " runs"}
@@ -98,7 +98,7 @@ def test_an_sae_that_reads_other_positions_is_refused() -> None:
     assert Looks not in KNOWN
 
 
-# Law 5
+# Frozen linearity (docs/laws.md)
 
 
 @pytest.mark.parametrize("layout", ["attn + mlp + resid", "transcoders"])
@@ -146,7 +146,7 @@ def test_frozen_in_edges_and_bias_sum_to_the_pre_activation(layout: str, bridge:
     assert checked > 100
 
 
-# Laws 6 and 7
+# Finite differences and agreement with interventions (docs/laws.md)
 
 
 @pytest.mark.parametrize("layout", SAE_LENS_LAYOUTS)

@@ -12,39 +12,9 @@ from circuitlens.adapter import Adapter, Inputs
 from circuitlens.errors import PromptError
 from circuitlens.prompts.alignment import ALL, PromptSet, align, tokenize_pairs
 from circuitlens.prompts.pairs import Pair
+from tests.circuits import pair
+from tests.models import Spelled
 from tests.tiny_transformer import TinyTransformer
-
-
-class Spelled(TinyTransformer):
-    """A tiny transformer whose tokens spell the prompt, space by letter as a BPE does, behind a token of its own.
-
-    Words of several letters are several tokens.
-    """
-
-    def __init__(self, bos: bool = True, padding: str = "right") -> None:
-        super().__init__(padding=padding)
-        self.bos = bos
-
-    def inputs(self, prompts: Sequence[str]) -> Inputs:
-        pieces = []
-        for prompt in prompts:
-            letters: list[str] = []
-            for letter in prompt:
-                if letter == " " or not letters or letters[-1].strip():
-                    letters.append(letter)
-                else:
-                    letters[-1] += letter
-            pieces.append(letters)
-        plain = [" ".join(["g"] * self.bos + [letter.strip() or "f" for letter in letters]) for letters in pieces]
-        read = super().inputs(plain)
-        tokens = tuple(("<s>",) * self.bos + tuple(letters) for letters in pieces)
-        return Inputs(read.values, read.mask, tokens)
-
-
-def pair(prompt: str, corrupted: str | None = None, roles: Sequence[str] = (), **other: object) -> Pair:
-    return Pair.model_validate(
-        {"prompt": prompt, "corrupted": corrupted, "answer": "d", "distractor": "e", "roles": tuple(roles)} | other
-    )
 
 
 def labels_of(aligned: PromptSet) -> list[list[str]]:

@@ -1,0 +1,206 @@
+"""Batch independence (docs/laws.md): batches, order and padding change no circuit of many prompts; sums stay small."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, reduce
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from circuitlens.adapter import Adapter
+from circuitlens.aggregation import Keys, Piece, Table, aggregate, pieces
+from circuitlens.attribution.gradient import VECTOR
+from circuitlens.circuit import Circuit
+from circuitlens.literals import MethodName, PositionGrouping
+from circuitlens.prompts.alignment import align
+from circuitlens.prompts.pairs import Pair
+from tests.circuits import PAIRS, pair, toy_pairs
+from tests.models import Spelled
+from tests.tiny_transformer import TinyTransformer
+
+
+def assert_same(ours: Circuit, theirs: Circuit, bound: float = 1e-6) -> None:
+    """Equal nodes and edges, counting what is missing as 0."""
+    nodes, edges = (
+        [{n.id: (n.attribution, n.activation, n.standard_error) for n in c.nodes} for c in (ours, theirs)],
+        [{(e.source, e.target): (e.weight, e.standard_error) for e in c.edges} for c in (ours, theirs)],
+    )
+    both: list[list[dict[Any, Any]]] = [[*nodes], [*edges]]
+    for one, other in both:
+        for key in one.keys() | other.keys():
+            width = len(one.get(key) or other[key])
+            assert one.get(key, (0,) * width) == pytest.approx(other.get(key, (0,) * width), rel=bound, abs=bound)
+    assert ours.metric.value == pytest.approx(theirs.metric.value, abs=bound)
+    assert ours.completeness_gaps == pytest.approx(theirs.completeness_gaps, abs=bound)
+    assert ours.found is not None
+    assert theirs.found is not None
+    assert ours.found.model_dump() == pytest.approx(theirs.found.model_dump(), rel=bound)
+
+
+RAGGED = [
+    pair("ab c", "ab d", roles=["noun", "verb"]),
+    pair("a b", "a f", "a", "g", roles=["noun", "verb"]),
+    pair("b acd", "b acf", ["b", "c"], "d", roles=["noun", "verb"]),
+]
+
+
+FEW: dict[str, Any] = {"max_nodes": 12, "max_edges": None}
+
+
+def some_pairs(by: PositionGrouping) -> list[Pair]:
+    return PAIRS[:3] if by == "position" else RAGGED
+
+
+@cache
+def expected(method: MethodName, by: PositionGrouping) -> Circuit:
+    return aggregate(Spelled(), some_pairs(by), method, by=by, **FEW)
+
+
+BATCHES = {
+    "by": st.sampled_from(get_args(PositionGrouping)),
+    "size": st.integers(1, 4),
+    "order": st.permutations(range(3)),
+    "padding": st.sampled_from(["left", "right"]),
+    "width": st.integers(0, 7),
+}
+
+
+def shuffled(
+    method: MethodName, by: PositionGrouping, size: int, order: list[int], padding: str, width: int
+) -> Circuit:
+    adapter = Spelled(padding=padding)
+    adapter.width = width
+    pairs = some_pairs(by)
+    return aggregate(adapter, [pairs[k] for k in order], method, by=by, batch_size=size, **FEW)
+
+
+@settings(max_examples=8)
+@given(**BATCHES)
+def test_batches_order_and_padding_change_nothing(**drawn: Any) -> None:
+    # Roles are numbered as they are met: the same in any order, as every prompt has them in one.
+    assert_same(shuffled("contrastive", **drawn), expected("contrastive", drawn["by"]))
+
+
+@pytest.mark.parametrize("method", ["ig", "exact"])
+@settings(max_examples=2)
+@given(**BATCHES)
+def test_batches_order_and_padding_change_nothing_that_is_measured(method: MethodName, **drawn: Any) -> None:
+    assert_same(shuffled(method, **drawn), expected(method, drawn["by"]))
+
+
+# Sums
+
+
+values = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(-50, 50)), max_size=30)
+
+
+def table(rows: list[tuple[int, int, int]]) -> Table:
+    example, keys, value = (torch.tensor([row[k] for row in rows], dtype=torch.long) for k in range(3))
+    return Table.of(example, keys, value[:, None].double())
+
+
+def same(one: Table, other: Table) -> bool:
+    return torch.equal(one.keys, other.keys) and torch.equal(one.sums, other.sums)
+
+
+@given(a=values, b=values, c=values)
+def test_tables_join_in_any_order(a: list, b: list, c: list) -> None:
+    """Sums of whole numbers are exact, so nothing hides behind rounding."""
+    x, y, z = (table(rows) for rows in (a, b, c))
+    assert same(x.merged(y), y.merged(x))
+    assert same(x.merged(y).merged(z), x.merged(y.merged(z)))
+    assert same(x.merged(table([])), x)
+    # The prompts of three tables are different ones: squares are of each prompt's sum.
+    every = [(n, *row) for n, rows in enumerate((a, b, c)) for row in rows]
+    sums = {(n, e, k): 0 for n, e, k, _ in every}
+    for n, e, k, value in every:
+        sums[n, e, k] += value
+    keys = sorted({k for _, _, k in sums})
+    joined = x.merged(y).merged(z)
+    assert joined.keys.tolist() == keys
+    by_hand = [[v for (_, _, k), v in sums.items() if k == key] for key in keys]
+    assert joined.sums.tolist() == [[sum(each), sum(v * v for v in each)] for each in by_hand]
+    wanted = torch.tensor([11, 3, 0, 12, 3])
+    for key, row in zip(wanted.tolist(), joined.at(wanted).tolist(), strict=True):
+        assert row == (joined.sums[keys.index(key)].tolist() if key in keys else [0, 0])
+
+
+@given(rows=st.lists(values, min_size=3, max_size=3), numbers=st.lists(st.integers(-9, 9), min_size=9, max_size=9))
+def test_pieces_join_in_any_order(rows: list, numbers: list[int]) -> None:
+    def piece(k: int) -> Piece:
+        part = torch.tensor(numbers[3 * k : 3 * k + 3], dtype=torch.double)
+        return Piece(k + 1, table(rows[k]), part[:2], part)
+
+    def plain(made: Piece) -> Any:
+        return (
+            made.prompts,
+            made.nodes.keys.tolist(),
+            made.nodes.sums.tolist(),
+            made.metric.tolist(),
+            made.gaps.tolist(),
+        )
+
+    x, y, z = (piece(k) for k in range(3))
+    assert plain(x.merged(y)) == plain(y.merged(x))
+    assert plain(x.merged(y).merged(z)) == plain(x.merged(y.merged(z)))
+    assert x.merged(y).merged(z).prompts == 6
+
+
+def test_every_node_has_a_number_of_its_own_that_says_what_it_is() -> None:
+    adapter = TinyTransformer("components")
+    keys = Keys.of(adapter, ("x", "y", "z"))
+    rows = [
+        (s, g, i)
+        for s in range(len(adapter.sites) + 1)
+        for g in range(3)
+        for i in (range(-1, 2) if s == len(adapter.sites) else (VECTOR, 0, 1, 29))
+    ]
+    site, group, index = (torch.tensor(column) for column in zip(*rows, strict=True))
+    numbers = keys.number(site, group, index)
+    assert len(numbers.unique()) == len(rows)
+    assert torch.equal(numbers, numbers.sort().values)  # as they are drawn, bottom to top
+    for found, put in zip(keys.parts(numbers), (site, group, index), strict=True):
+        assert torch.equal(found, put)
+
+
+# Memory
+
+
+def test_tables_are_as_large_as_there_are_different_nodes(toy: Adapter) -> None:
+    """Eight times the prompts make no more rows."""
+    sums = {}
+    for count in (50, 400):
+        aligned = align(toy, toy_pairs(count))
+        assert len(aligned) == count
+        parts = list(pieces(toy, aligned, "contrastive", batch_size=50))
+        assert len(parts) == count // 50
+        sums[count] = reduce(Piece.merged, parts)
+        assert sums[count].prompts == count
+    few, many = sums[50].nodes, sums[400].nodes
+    # 2 inputs, 4 neurons, 8 features, the coder's error, answer and distractor: no more there can be, here.
+    assert len(few.keys) <= len(many.keys) <= 17
+    assert torch.equal(few.keys, many.keys)
+    assert few.sums.shape == many.sums.shape
+
+
+def test_pieces_are_made_one_at_a_time(toy: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is merged is let go: never are two batches' scores asked for at once."""
+    sizes: list[int] = []
+
+    def counted(adapter: Adapter, pairs: Sequence[Pair], metric: Any = None) -> Any:
+        sizes.append(len(pairs))
+        return ask_many(adapter, pairs, metric)
+
+    from circuitlens.aggregation import tokenize_pairs as ask_many
+
+    aligned = align(toy, toy_pairs(20))
+    monkeypatch.setattr("circuitlens.aggregation.tokenize_pairs", counted)
+    made = iter(pieces(toy, aligned, "contrastive", batch_size=8))
+    next(made)
+    assert sizes == [8]
+    assert [piece.prompts for piece in made] == [8, 4]
+    assert sizes == [8, 8, 4]

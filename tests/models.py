@@ -1,0 +1,127 @@
+"""Small adapters that each show one thing, beside the `TinyTransformer` that most of them are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site
+from tests.tiny_transformer import LAYERS, D, Layout, TinyTransformer
+
+# tests.saelens has them; it is imported by the tests that need it only, since it takes seconds.
+SAE_LENS_LAYOUTS = ["residual", "middle", "attn + mlp + resid", "heads", "layer norm", "transcoders"]
+
+
+def by_layout(layout: str, toy: Adapter, toy64: Adapter) -> Adapter:
+    """The toy in double ("toy") or single precision ("toy32"), or a `TinyTransformer` of that layout."""
+    return {"toy": toy64, "toy32": toy}.get(layout) or TinyTransformer(layout)  # type: ignore[arg-type]
+
+
+class Line(TinyTransformer):
+    """Two numbers x, at hooks "a" and "b" one after the other; the logits are ±3 (b1 + 2 b2)."""
+
+    def __init__(self) -> None:
+        coder = IdentityCoder(2)
+        sites = [Site("a", "input", "a", "a", 0, coder), Site("b", "neuron", "b", "b", 1, coder)]
+        Adapter.__init__(self, "line", "", sites, [Example("1 1", "+", "-", "0 0")])
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        values = torch.tensor([[[float(word) for word in prompt.split()]] for prompt in prompts])
+        return Inputs(values, torch.ones(len(prompts), 1).bool(), tuple((prompt,) for prompt in prompts))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        a = hooks["a"](inputs.values) if "a" in hooks else None
+        a = inputs.values if a is None else a
+        b = a - 1  # exactly 0 at an input of 1
+        c = hooks["b"](b) if "b" in hooks else None
+        m = 3 * ((b if c is None else c) @ torch.tensor([1.0, 2.0]))
+        return torch.stack([m, -m], -1)
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return "+-".index(answer)
+
+    def output_label(self, index: int) -> str:
+        return "+-"[index]
+
+
+class Cubic(TinyTransformer):
+    """A number x at hook "x"; the logits are x³ and −x³."""
+
+    def __init__(self) -> None:
+        sites = [Site("x", "feature", "x", "x", 0, IdentityCoder(1))]
+        Adapter.__init__(self, "cubic", "", sites, [Example("2", "+", "-", "1")])
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        values = torch.tensor([[[float(prompt)]] for prompt in prompts], dtype=torch.float64)
+        return Inputs(values, torch.ones(len(prompts), 1).bool(), tuple((prompt,) for prompt in prompts))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        x = hooks["x"](inputs.values) if "x" in hooks else None
+        x = inputs.values if x is None else x
+        return torch.cat([x**3, -(x**3)], -1)
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return "+-".index(answer)
+
+
+class Spelled(TinyTransformer):
+    """A tiny transformer whose tokens spell the prompt, space by letter as a BPE does, behind a token of its own.
+
+    Words of several letters are several tokens.
+    """
+
+    def __init__(self, bos: bool = True, padding: str = "right") -> None:
+        super().__init__(padding=padding)
+        self.bos = bos
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        pieces = []
+        for prompt in prompts:
+            letters: list[str] = []
+            for letter in prompt:
+                if letter == " " or not letters or letters[-1].strip():
+                    letters.append(letter)
+                else:
+                    letters[-1] += letter
+            pieces.append(letters)
+        plain = [" ".join(["g"] * self.bos + [letter.strip() or "f" for letter in letters]) for letters in pieces]
+        read = super().inputs(plain)
+        tokens = tuple(("<s>",) * self.bos + tuple(letters) for letters in pieces)
+        return Inputs(read.values, read.mask, tokens)
+
+
+class Freezable(TinyTransformer):
+    """A tiny transformer with hooks at attention patterns and layer-norm scales; `held` values take their places."""
+
+    def __init__(self, layout: Layout = "residual") -> None:
+        super().__init__(layout)
+        generator = torch.Generator().manual_seed(1)
+        self.head = torch.randn(D, 8, generator=generator, dtype=torch.float64)
+        inner = (f"{n}.{name}" for n in range(LAYERS) for name in ("scale1", "pattern", "scale2"))
+        self.frozen = (*inner, "scale")
+        self.held: dict[str, Tensor] = {}
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        def at(name: str, x: Tensor) -> Tensor:
+            x = self.held.get(name, x)
+            y = hooks[name](x) if name in hooks else None
+            return x if y is None else y
+
+        def normed(name: str, x: Tensor) -> Tensor:
+            x = x - x.mean(-1, keepdim=True)
+            return x / at(name, (x.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+
+        mask = inputs.mask
+        seen = torch.ones(mask.shape[1], mask.shape[1]).tril().bool() & mask[:, None, :]
+        places = (mask.long().cumsum(1) - 1).clamp_min(0)
+        x = at("embed", self.embed[inputs.values]) + at("position", self.position[places])
+        for n, (q, k, v, o, up, down) in enumerate(self.blocks):
+            h = normed(f"{n}.scale1", x)
+            scores = ((h @ q) @ (h @ k).transpose(1, 2)).masked_fill(~seen, -1e9)
+            x = x + at(f"{n}.attn_out", at(f"{n}.pattern", scores.softmax(-1)) @ (h @ v) @ o)
+            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", normed(f"{n}.scale2", x)) @ up) @ down)
+            x = at(f"{n}.resid", x)
+        return normed("scale", x) @ self.head
