@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from circuitlens.adapter import LOGITS, Adapter, Site
-from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes, stages
+from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes, steps_of_batch
 from circuitlens.attribution.methods import METHODS, choose_method
 from circuitlens.attribution.node_index import VECTOR, NodeIndex, node_id
 from circuitlens.attribution.sums import (
@@ -187,13 +187,15 @@ class _Search:
     def run(self, callback: ProgressCallback | None) -> Circuit:
         """The circuit."""
         batches = list(self.prompts.batches(self.batch_size))
-        nodes, edges = stages(self.adapter, self.method)
-        again = len(batches) > 1  # one batch is scored once, of several none is kept
+        again = len(batches) > 1  # one batch is scored once; of several none is kept
         second = self.connects or METHODS[self.method].measures
-        total = len(batches) * (nodes + second * (again * nodes + edges))
+        steps = steps_of_batch(self.adapter, self.method)
+        more = second * again * steps.nodes + steps.measured + self.connects * steps.edges
+        total = len(batches) * (steps.nodes + more)
         with Progress(total, callback) as progress:
             sums, found = None, None
             for batch in batches:
+                found = None  # let go of the last batch before the next one is scored
                 found = self._score(batch, progress)
                 more = BatchSums.of(self.index, batch, found)
                 sums = more if sums is None else sums.merged(more)
@@ -202,6 +204,7 @@ class _Search:
             edges, measured, residual = KeyedSums.empty(1), KeyedSums.empty(1), 0.0
             for batch in batches if second else ():
                 if again:
+                    found = None
                     found = self._score(batch, progress)
                 assert found is not None, "there is a batch"
                 if METHODS[self.method].measures:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import VECTOR
+from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
-from circuitlens.discovery import node
+from circuitlens.discovery import make_node
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.literals import AblationKind, MethodName
 from circuitlens.prompts.pairs import Pair
@@ -100,7 +100,7 @@ def ablatable_circuit(adapter: Adapter, ablation: AblationKind = "corrupted") ->
 def everything(adapter: Adapter, positions: int) -> list[Node]:
     """All features, active or not, and errors of all sites but inputs."""
     return [
-        node(adapter, s, pos, index, 0.0, 0.0)
+        make_node(adapter, s, pos, index, 0.0, 0.0)
         for s, site in enumerate(adapter.sites)
         if site.kind not in INPUTS and site.coder is not None
         for pos in range(positions)

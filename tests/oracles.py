@@ -13,7 +13,8 @@ from torch.nn.functional import layer_norm
 
 import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
-from circuitlens.attribution.gradient import VECTOR, NodeScores
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.scores import NodeScores
 from circuitlens.circuit import ANSWER, DISTRACTOR
 from circuitlens.literals import MethodName
 from circuitlens.prompts.batch import PromptBatch

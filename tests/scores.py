@@ -9,7 +9,9 @@ from typing import Any, get_args
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import EdgeScores, NodeScores, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.nodes import score_nodes
+from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.literals import MetricName
 from circuitlens.prompts.batch import PromptBatch, Score, tokenize
 from circuitlens.testing import example_batch

@@ -13,7 +13,7 @@ import pytest
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.cli.app import _print_evidence, _print_summary, main
-from circuitlens.evaluation.faithfulness import Ablation
+from circuitlens.evaluation.intervention import Ablation
 from circuitlens.viewer import server
 
 ROOT = Path(__file__).parent.parent

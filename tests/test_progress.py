@@ -10,10 +10,10 @@ import pytest
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
-from circuitlens.discovery import ProgressCallback
 from circuitlens.errors import PromptError
 from circuitlens.evaluation.verification import THRESHOLDS
 from circuitlens.literals import MethodName
+from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.pairs import Pair
 from tests.tiny_transformer import TinyTransformer
 
@@ -83,9 +83,12 @@ def test_aggregate_tells_each_batch(method: MethodName, max_edges: int) -> None:
 
     told, circuit = told_by(work)
     check(told)
-    edges = ["edges"] * 3 if max_edges or method == "exact" else []
-    assert [name for name, _, _ in told] == ["nodes"] * 3 + edges
-    assert [done for _, done, _ in told] == list(range(1, len(told) + 1))
+    sites = len(TinyTransformer().sites)
+    runs = ["clean run", "corrupted run", *["nodes"] * (1 if method == "contrastive" else sites)]
+    measured = ["patching"] if method == "exact" else []
+    again = [*runs, *measured, *["edges"] * sites] if max_edges else [*runs, *measured] if measured else []
+    steps = [name for k, (name, done, _) in enumerate(told) if done > (told[k - 1][1] if k else 0)]
+    assert steps == [*runs * 3, *again * 3]
     assert circuit == work(None)
 
 

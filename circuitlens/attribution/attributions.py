@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import Gaps
+from circuitlens.attribution.base import Gaps, Steps
 from circuitlens.attribution.methods import METHODS, make_method
 from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
 from circuitlens.errors import AdapterError, PromptError
@@ -109,10 +109,10 @@ def attribute_edges(
     return edges, residual
 
 
-def stages(adapter: Adapter, method: MethodName) -> tuple[int, int]:
-    """How many steps of progress a batch's nodes are, runs included, and its edges."""
-    nodes, edges = make_method(method).steps(len(adapter.sites))
-    return 2 + nodes, edges
+def steps_of_batch(adapter: Adapter, method: MethodName) -> Steps:
+    """How many steps of progress a batch is; its two runs count to its nodes."""
+    steps = make_method(method).steps(len(adapter.sites))
+    return steps._replace(nodes=2 + steps.nodes)
 
 
 def _check_metric(name: str, clean: Trace, corrupted: Trace | None) -> None:

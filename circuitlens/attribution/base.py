@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,6 +15,14 @@ from circuitlens.tracing import Trace
 
 Gaps = Float[Tensor, "batch site"]
 """What each site's nodes miss of the metric's change (completeness), in units of the metric."""
+
+
+class Steps(NamedTuple):
+    """Steps of progress: of scoring the nodes, of measuring those that are kept, and of the edges."""
+
+    nodes: int
+    measured: int
+    edges: int
 
 
 class AttributionMethod(ABC):
@@ -54,5 +63,5 @@ class AttributionMethod(ABC):
         return nodes.attribution
 
     @abstractmethod
-    def steps(self, sites: int) -> tuple[int, int]:
-        """How many steps of progress the nodes are, and the edges with what is measured."""
+    def steps(self, sites: int) -> Steps:
+        """How many steps of progress there are with so many sites."""

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
+from circuitlens.attribution.base import Steps
 from circuitlens.attribution.integrated import IntegratedGradients
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import NodeMask, SiteValues, own_tokens, set_nodes, variants_at_once
@@ -43,10 +44,9 @@ class Exact(IntegratedGradients):
         progress.step("patching")
         return nodes.attribution.index_copy(0, rows, effects)
 
-    def steps(self, sites: int) -> tuple[int, int]:
+    def steps(self, sites: int) -> Steps:
         """Measuring is one more."""
-        nodes, edges = super().steps(sites)
-        return nodes, edges + 1
+        return super().steps(sites)._replace(measured=1)
 
 
 def exact_effects(

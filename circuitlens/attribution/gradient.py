@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import AttributionMethod
+from circuitlens.attribution.base import AttributionMethod, Steps
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import EdgeScores, NodeScores
@@ -40,6 +40,6 @@ class Gradient(AttributionMethod):
         """The direct effects at the clean run."""
         return score_edges(clean, nodes, keep, lambda: progress.step("edges"))
 
-    def steps(self, sites: int) -> tuple[int, int]:
+    def steps(self, sites: int) -> Steps:
         """The nodes are one, the edges one a site."""
-        return 1, sites
+        return Steps(nodes=1, measured=0, edges=sites)

@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import AttributionMethod, Gaps
+from circuitlens.attribution.base import AttributionMethod, Gaps, Steps
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.nodes import score_nodes
@@ -75,9 +75,9 @@ class IntegratedGradients(AttributionMethod):
         """The direct effects in the runs at the midpoints."""
         return integrated_edges(adapter, clean, baseline, nodes, keep, progress=progress)
 
-    def steps(self, sites: int) -> tuple[int, int]:
+    def steps(self, sites: int) -> Steps:
         """One a site for the nodes, and one for the edges."""
-        return sites, sites
+        return Steps(nodes=sites, measured=0, edges=sites)
 
 
 def lines(clean: Trace, baseline: Trace | None) -> list[Line]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,6 +20,7 @@ VECTOR = -1
 """The `index` of a node that is a whole vector: an error, an embedding, or the logits without nodes of their own."""
 
 
+@runtime_checkable
 class PlainNode(Protocol):
     """What places a node of a circuit: the hook its site writes to, its position, and its index (None: `VECTOR`)."""
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.nodes import score_nodes
 from circuitlens.tracing import trace
 from tests.helpers import padded
 from tests.models import by_layout

@@ -10,7 +10,8 @@ import torch
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import EdgeScores, NodeScores, conservation_residual, score_edges
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
 from circuitlens.testing import example_batch
 from circuitlens.tracing import Trace, trace
 from tests.helpers import close

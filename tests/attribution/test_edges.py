@@ -12,14 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import (
-    VECTOR,
-    EdgeScores,
-    NodeScores,
-    conservation_residual,
-    directions,
-    score_edges,
-)
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions
+from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
 from circuitlens.tracing import Trace
 from tests.helpers import close
 from tests.models import by_layout

@@ -12,15 +12,25 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.attribution.exact import exact_effects
-from circuitlens.attribution.gradient import VECTOR, NodeScores, score_nodes
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import score_nodes
+from circuitlens.attribution.scores import NodeScores
 from circuitlens.literals import MethodName
+from circuitlens.progress import Progress
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.testing import example_batch
-from circuitlens.tracing import trace
+from circuitlens.tracing import Trace, trace
 from tests.helpers import close, padded
+from tests.models import Spelled
 from tests.oracles import hidden_by_hand
-from tests.scores import TINY_PROMPTS, scored, tiny_batch
+from tests.scores import TINY_PROMPTS, tiny_batch, traced
 from tests.tiny_transformer import Layout, TinyTransformer
+
+
+def with_baseline(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[Trace, Trace | None, NodeScores]:
+    """The clean run, the corrupted one if scores are to be contrastive, and the nodes' scores."""
+    clean, baseline = traced(adapter, batch, contrastive)
+    return clean, baseline, score_nodes(clean, baseline)
 
 
 def every(nodes: NodeScores) -> Tensor:
@@ -50,13 +60,11 @@ def test_exact_attributions_are_ablations_of_every_node_of_the_toy(
 def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive: bool) -> None:
     example = model.examples[0]
     batch = tokenize(model, [example.prompt], [example.answer], [example.distractor], [example.corrupted])
-    clean, nodes = scored(model, batch, contrastive)
+    clean, baseline, nodes = with_baseline(model, batch, contrastive)
     # The circuit says which nodes there are and what they are set back to.
     other = example.corrupted if contrastive else None
     circuit = circuitlens.find(model, example.prompt, example.answer, example.distractor, other, _method(contrastive))
-    # Where ablation is to zero, `ablate` leaves a token of the adapter's own (BOS) alone.
-    alone = model.bos and not contrastive
-    inner = [node for node in circuit.nodes if node.kind != "logit" and not (alone and node.pos == 0)]
+    inner = [node for node in circuit.nodes if node.kind != "logit"]
     names = [site.write for site in model.sites]
     rows = {
         key: n for n, key in enumerate(zip(*(c.tolist() for c in (nodes.site, nodes.pos, nodes.index)), strict=True))
@@ -64,7 +72,7 @@ def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive
     chosen = [*inner[:: len(inner) // 4 + 1], max(inner, key=lambda node: abs(node.attribution))]
     where = [rows[names.index(n.hook), n.pos, VECTOR if n.index is None else n.index] for n in chosen]
     bound = 1e-9 if nodes.delta.dtype == torch.float64 else 2e-5
-    effects = exact_effects(model, clean, nodes, torch.tensor(where)).tolist()
+    effects = exact_effects(model, clean, baseline, nodes, torch.tensor(where)).tolist()
     for node, effect in zip(chosen, effects, strict=True):
         assert effect == pytest.approx(circuitlens.ablate(model, circuit, [node.id]).measured, rel=bound, abs=bound)
     assert abs(effects[-1]) > 1e-3
@@ -85,7 +93,7 @@ def test_exact_effects_agree_with_all_sixteen_hidden_subsets(prompt: str, toy64:
     nodes = score_nodes(clean)
     hidden, margin, bias = hidden_by_hand(toy64, prompt)
     here = ((nodes.site == 1) & (nodes.index != VECTOR)).nonzero()[:, 0]
-    exact = exact_effects(toy64, clean, nodes, here)
+    exact = exact_effects(toy64, clean, None, nodes, here)
     effect = torch.zeros_like(hidden).index_put((nodes.index[here],), exact)
     subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
     assert len(subsets) == 16
@@ -110,7 +118,7 @@ def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64
     clean = trace(toy64, batch.clean, batch.metric)
     other = None if batch.corrupted is None else trace(toy64, batch.corrupted, batch.metric, graph=False)
     nodes = score_nodes(clean, other)
-    exact = exact_effects(toy64, clean, nodes, every(nodes))
+    exact = exact_effects(toy64, clean, other, nodes, every(nodes))
     network = toy64.model  # pyright: ignore[reportAttributeAccessIssue]
     x = batch.clean.values[0, 0]
     base = torch.zeros_like(x) if batch.corrupted is None else batch.corrupted.values[0, 0]
@@ -142,24 +150,26 @@ def test_how_runs_are_batched_changes_nothing(
     layout: Layout, positions: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adapter = TinyTransformer(layout)
-    clean, nodes = scored(adapter, tiny_batch(adapter), contrastive)
+    clean, baseline, nodes = with_baseline(adapter, tiny_batch(adapter), contrastive)
     rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:80]]
-    told: list[int] = []
-    expected = exact_effects(adapter, clean, nodes, rows, told.append)
+    told: list[str] = []
+    progress = Progress(callback=lambda stage, _done, _total: told.append(stage))
+    expected = exact_effects(adapter, clean, baseline, nodes, rows, progress)
+    few = len(told)
     monkeypatch.setattr("circuitlens.attribution.exact.POSITIONS", positions)
-    many: list[int] = []
-    close(exact_effects(adapter, clean, nodes, rows, many.append), expected)
-    # `on_run` counts every node but the logits once, in however many runs.
-    assert sum(told) == sum(many) == int((nodes.site[rows] < len(adapter.sites)).sum())
-    assert len(many) > len(told)
+    close(exact_effects(adapter, clean, baseline, nodes, rows, progress), expected)
+    assert len(told) - few > few > 0  # each run may be the last
 
 
 def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
     adapter = TinyTransformer("components")
-    clean, nodes = scored(adapter, tiny_batch(adapter), contrastive)
+    clean, baseline, nodes = with_baseline(adapter, tiny_batch(adapter), contrastive)
     rows = every(nodes)[::9]
-    close(exact_effects(adapter, clean, nodes, rows.flip(0)).flip(0), exact_effects(adapter, clean, nodes, rows))
-    assert len(exact_effects(adapter, clean, nodes, rows[:0])) == 0
+    close(
+        exact_effects(adapter, clean, baseline, nodes, rows.flip(0)).flip(0),
+        exact_effects(adapter, clean, baseline, nodes, rows),
+    )
+    assert len(exact_effects(adapter, clean, baseline, nodes, rows[:0])) == 0
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))
@@ -169,11 +179,11 @@ def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> N
     def effects(batch: PromptBatch, left: int, right: int) -> list[dict[tuple[int, ...], float]]:
         assert batch.corrupted is not None
         wide = PromptBatch(padded(batch.clean, left, right), padded(batch.corrupted, left, right), batch.metric)
-        clean, nodes = scored(adapter, wide, True)
+        clean, baseline, nodes = with_baseline(adapter, wide, True)
         chosen = ((nodes.delta != 0) & (nodes.index % 5 != 2)).nonzero()[:, 0]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in clean.metric]
         columns = (nodes.example, nodes.site, nodes.pos - wide.clean.first[nodes.example], nodes.index)
-        exact = exact_effects(adapter, clean, nodes, chosen).tolist()
+        exact = exact_effects(adapter, clean, baseline, nodes, chosen).tolist()
         for b, *key, value in zip(*(column[chosen].tolist() for column in columns), exact, strict=True):
             found[b][tuple(key)] = value
         return found
@@ -191,11 +201,25 @@ def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> N
 def test_logits_keep_their_attribution_and_nothing_is_left(model: Adapter, contrastive: bool) -> None:
     batch = example_batch(model)
     before = model.run(batch.clean, {})
-    clean, nodes = scored(model, batch, contrastive)
+    clean, baseline, nodes = with_baseline(model, batch, contrastive)
     rows = torch.cat([every(nodes)[:10], every(nodes)[-2:]])
-    exact = exact_effects(model, clean, nodes, rows)
+    exact = exact_effects(model, clean, baseline, nodes, rows)
     assert not exact.requires_grad
     logits = nodes.site[rows] == len(model.sites)
     assert logits.any()
     assert torch.equal(exact[logits], nodes.attribution[rows][logits])
     assert torch.equal(model.run(batch.clean, {}), before)
+
+
+def test_nothing_at_the_adapters_own_token_is_set_to_zero() -> None:
+    """The one rule for BOS, as in every ablation; to its corrupted value it is set like any other."""
+    adapter = Spelled()
+    assert adapter.bos
+    clean, corrupted, nodes = with_baseline(adapter, tokenize(adapter, ["ab c"], ["d"], ["e"], ["ab d"]), True)
+    rows = ((nodes.pos == clean.inputs.first[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
+    assert len(rows) > 3
+    assert torch.equal(exact_effects(adapter, clean, None, nodes, rows), torch.zeros(len(rows), dtype=torch.double))
+    others = ((nodes.pos == clean.inputs.last[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
+    assert exact_effects(adapter, clean, None, nodes, others).abs().max() > 1e-3
+    moved = others[nodes.delta[others] != 0]
+    assert exact_effects(adapter, clean, corrupted, nodes, moved).abs().max() > 1e-3

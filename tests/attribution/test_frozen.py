@@ -12,7 +12,9 @@ from torch.testing import assert_close
 
 import circuitlens
 from circuitlens.adapter import Hook, Inputs
-from circuitlens.attribution.gradient import conservation_residual, directions, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.nodes import directions, score_nodes
+from circuitlens.attribution.scores import conservation_residual
 from circuitlens.errors import AdapterError
 from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import run_spliced, trace

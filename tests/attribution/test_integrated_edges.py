@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import VECTOR, NodeScores, conservation_residual, directions, score_nodes
 from circuitlens.attribution.integrated import integrated_edges, integrated_gradients
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions, score_nodes
+from circuitlens.attribution.scores import NodeScores, conservation_residual
+from circuitlens.progress import Progress
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.testing import example_batch
 from circuitlens.tracing import Trace, trace
@@ -201,8 +204,9 @@ def test_neither_other_prompts_nor_padding_change_a_prompts_scores(layout: Layou
 def test_each_site_is_reported_once_by_each_part() -> None:
     adapter, clean, corrupted, nodes, _ = whole("components", True)
     calls: list[str] = []
-    integrated_gradients(adapter, clean, corrupted, 1, on_site=lambda: calls.append("nodes"))
+    progress = Progress(callback=lambda stage, _done, _total: calls.append(stage))
+    integrated_gradients(adapter, clean, corrupted, 1, progress)
     keep = nodes.site == len(adapter.sites)
-    edges = integrated_edges(adapter, clean, corrupted, nodes, keep, 1, on_site=lambda: calls.append("edges"))
+    edges = integrated_edges(adapter, clean, corrupted, nodes, keep, 1, progress)
     assert calls == ["nodes"] * len(adapter.sites) + ["edges"] * len(adapter.sites)
     assert len(edges.weight) == 0  # logits have no edges among themselves

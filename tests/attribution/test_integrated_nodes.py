@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.gradient import NodeScores, directions, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.integrated import STEPS, integrated_edges, integrated_gradients
+from circuitlens.attribution.nodes import directions, score_nodes
+from circuitlens.attribution.scores import NodeScores
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import example_batch
 from circuitlens.tracing import Trace, trace

@@ -8,9 +8,9 @@ from typing import Any, get_args
 import pytest
 
 import circuitlens
-from circuitlens.attribution.gradient import EdgeScores
 from circuitlens.attribution.integrated import integrated_edges
-from circuitlens.attribution.methods import check_method
+from circuitlens.attribution.methods import choose_method
+from circuitlens.attribution.scores import EdgeScores
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName
 from circuitlens.prompts.batch import tokenize
@@ -64,7 +64,7 @@ def test_frozen_mode_is_refused_by_what_measures(method: MethodName) -> None:
 
 def test_methods_that_do_not_fit_are_refused() -> None:
     with pytest.raises(PromptError, match="no method 'magic': choose one of gradient, contrastive, ig, exact"):
-        check_method("magic", corrupted=True)
+        choose_method("magic", corrupted=True)
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt: give one"):
         circuitlens.find(TinyTransformer(), "a b c", "d", "e", method="contrastive")
 
@@ -100,6 +100,6 @@ def test_edges_that_do_not_add_up_are_a_warning(
         edges = integrated_edges(*options, **named)
         return replace(edges, weight=edges.weight * 1.001)
 
-    monkeypatch.setattr("circuitlens.attribution.methods.integrated_edges", lossy)
+    monkeypatch.setattr("circuitlens.attribution.integrated.integrated_edges", lossy)
     circuitlens.find(TinyTransformer(), *ASKED, method)
     assert "not conserved" in caplog.text

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 import circuitlens
-from circuitlens.attribution.gradient import VECTOR, conservation_residual, directions, score_edges
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions
+from circuitlens.attribution.scores import conservation_residual
 from circuitlens.errors import PromptError
 from circuitlens.prompts.batch import Score
 from circuitlens.testing import uncut_gradients

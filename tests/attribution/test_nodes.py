@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 import circuitlens
 from circuitlens.adapter import Adapter, SparseCoder
-from circuitlens.attribution.gradient import VECTOR, directions, score_nodes
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import example_batch
 from circuitlens.tracing import Decode, run_spliced, trace

@@ -22,7 +22,8 @@ from scipy.stats import spearmanr
 
 import circuitlens
 from circuitlens.circuit import Circuit, Node
-from circuitlens.evaluation.faithfulness import AblationRuns, interval, sub_circuits
+from circuitlens.evaluation.curves import interval, sub_circuits
+from circuitlens.evaluation.faithfulness import AblationRuns
 from circuitlens.literals import MethodName
 from circuitlens.prompts.alignment import align
 from circuitlens.prompts.pairs import Pair, read_pairs
@@ -80,8 +81,8 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
     aligned = align(adapter, held_out, "position", any_circuit.tokens)
     runs = AblationRuns(adapter, any_circuit, aligned, "corrupted", list(universe.values()))
     out(
-        f"metric {runs.whole.mean():+.2f}, corrupted {runs.none.mean():+.2f}, {len(aligned)} usable pairs, "
-        f"{len(universe)} active nodes\n"
+        f"metric {runs.full_model.mean():+.2f}, corrupted {runs.empty_circuit.mean():+.2f}, "
+        f"{len(aligned)} usable pairs, {len(universe)} active nodes\n"
     )
     out("| method | seconds | nodes | errors kept | errors removed | random (95 %) | reference |")
     out("|---|---|---|---|---|---|---|")
@@ -127,7 +128,7 @@ def effects(adapter, circuit: Circuit, pairs: list[Pair], nodes: list[Node]) -> 
         return {}
     runs = AblationRuns(adapter, circuit, align(adapter, pairs, "position", circuit.tokens), "corrupted", nodes)
     after = runs(~torch.eye(len(nodes), dtype=torch.bool), others=True)
-    return dict(zip([node.id for node in nodes], (runs.whole.mean() - after.mean(1)).tolist(), strict=True))
+    return dict(zip([node.id for node in nodes], (runs.full_model.mean() - after.mean(1)).tolist(), strict=True))
 
 
 def inner(circuit: Circuit) -> list[Node]:

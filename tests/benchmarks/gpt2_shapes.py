@@ -33,7 +33,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from circuitlens.attribution.gradient import VECTOR, NodeScores, conservation_residual, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import score_nodes
+from circuitlens.attribution.scores import NodeScores, conservation_residual
 from circuitlens.prompts.batch import BatchMetric
 from circuitlens.tracing import Trace, trace
 from tests.hub import write_gpt2

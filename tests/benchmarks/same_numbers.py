@@ -120,6 +120,7 @@ def _all_of(
         )
     if evidence:
         found = circuitlens.verify(adapter, circuit, top=20, draws=5, prompts=8).evidence
+        assert found is not None, "that is what verify adds"
         yield f"{name}: evidence", found.model_dump(exclude={"digest", "created_by"})
 
 

@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from circuitlens.adapter import Adapter
-from circuitlens.aggregation import BATCH, aggregate
-from circuitlens.circuit import ANSWER, DISTRACTOR, open_circuit
+from circuitlens.circuit import ANSWER, DISTRACTOR, VERSION, open_circuit
 from circuitlens.circuit.evidence import Evidence
+from circuitlens.discovery import BATCH, aggregate
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName
 from tests.circuits import PAIRS, pair, toy_pairs
@@ -43,7 +43,7 @@ def test_it_is_a_circuit_like_any_other(tmp_path: Path, toy64: Adapter) -> None:
     assert again.pairs == circuit.pairs
     assert again.content_digest == circuit.content_digest
     assert not again.edited
-    assert again.version == 4
+    assert again.version == VERSION
     assert min(n.standard_error or 0 for n in again.nodes) >= 0
     assert any(e.standard_error for e in again.edges)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import gc
+import weakref
 from functools import cache, reduce
 from typing import Any, get_args
 
@@ -12,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from circuitlens.adapter import Adapter
-from circuitlens.aggregation import Keys, Piece, Table, aggregate, pieces
-from circuitlens.attribution.gradient import VECTOR
+from circuitlens.attribution.attributions import Attributions, attribute_nodes
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.attribution.sums import BatchSums, KeyedSums
 from circuitlens.circuit import Circuit
+from circuitlens.discovery import aggregate
 from circuitlens.literals import MethodName, PositionGrouping
-from circuitlens.prompts.alignment import align
+from circuitlens.prompts.alignment import align, tokenize_pairs
 from circuitlens.prompts.pairs import Pair
 from tests.circuits import PAIRS, pair, toy_pairs
 from tests.models import Spelled
@@ -98,12 +101,12 @@ def test_batches_order_and_padding_change_nothing_that_is_measured(method: Metho
 values = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(-50, 50)), max_size=30)
 
 
-def table(rows: list[tuple[int, int, int]]) -> Table:
+def table(rows: list[tuple[int, int, int]]) -> KeyedSums:
     example, keys, value = (torch.tensor([row[k] for row in rows], dtype=torch.long) for k in range(3))
-    return Table.of(example, keys, value[:, None].double())
+    return KeyedSums.of(example, keys, value[:, None].double())
 
 
-def same(one: Table, other: Table) -> bool:
+def same(one: KeyedSums, other: KeyedSums) -> bool:
     return torch.equal(one.keys, other.keys) and torch.equal(one.sums, other.sums)
 
 
@@ -131,11 +134,11 @@ def test_tables_join_in_any_order(a: list, b: list, c: list) -> None:
 
 @given(rows=st.lists(values, min_size=3, max_size=3), numbers=st.lists(st.integers(-9, 9), min_size=9, max_size=9))
 def test_pieces_join_in_any_order(rows: list, numbers: list[int]) -> None:
-    def piece(k: int) -> Piece:
+    def piece(k: int) -> BatchSums:
         part = torch.tensor(numbers[3 * k : 3 * k + 3], dtype=torch.double)
-        return Piece(k + 1, table(rows[k]), part[:2], part)
+        return BatchSums(k + 1, table(rows[k]), part[:2], part)
 
-    def plain(made: Piece) -> Any:
+    def plain(made: BatchSums) -> Any:
         return (
             made.prompts,
             made.nodes.keys.tolist(),
@@ -152,7 +155,7 @@ def test_pieces_join_in_any_order(rows: list, numbers: list[int]) -> None:
 
 def test_every_node_has_a_number_of_its_own_that_says_what_it_is() -> None:
     adapter = TinyTransformer("components")
-    keys = Keys.of(adapter, ("x", "y", "z"))
+    keys = NodeIndex.of(adapter, 3)
     rows = [
         (s, g, i)
         for s in range(len(adapter.sites) + 1)
@@ -176,9 +179,12 @@ def test_tables_are_as_large_as_there_are_different_nodes(toy: Adapter) -> None:
     for count in (50, 400):
         aligned = align(toy, toy_pairs(count))
         assert len(aligned) == count
-        parts = list(pieces(toy, aligned, "contrastive", batch_size=50))
-        assert len(parts) == count // 50
-        sums[count] = reduce(Piece.merged, parts)
+        index = NodeIndex.of(toy, len(aligned.labels))
+        parts = [
+            BatchSums.of(index, batch, attribute_nodes(toy, tokenize_pairs(toy, batch.pairs), "contrastive"))
+            for batch in aligned.batches(50)
+        ]
+        sums[count] = reduce(BatchSums.merged, parts)
         assert sums[count].prompts == count
     few, many = sums[50].nodes, sums[400].nodes
     # 2 inputs, 4 neurons, 8 features, the coder's error, answer and distractor: no more there can be, here.
@@ -187,20 +193,22 @@ def test_tables_are_as_large_as_there_are_different_nodes(toy: Adapter) -> None:
     assert few.sums.shape == many.sums.shape
 
 
-def test_pieces_are_made_one_at_a_time(toy: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is merged is let go: never are two batches' scores asked for at once."""
-    sizes: list[int] = []
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_a_batch_is_let_go_before_the_next_is_scored(
+    method: MethodName, toy: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[weakref.ref[Attributions]] = []
 
-    def counted(adapter: Adapter, pairs: Sequence[Pair], metric: Any = None) -> Any:
-        sizes.append(len(pairs))
-        return ask_many(adapter, pairs, metric)
+    def watched(*given: Any) -> Attributions:
+        gc.collect()
+        assert not [each for each in scored if each() is not None]
+        found = attribute_nodes(*given)
+        scored.append(weakref.ref(found))
+        return found
 
-    from circuitlens.aggregation import tokenize_pairs as ask_many
-
-    aligned = align(toy, toy_pairs(20))
-    monkeypatch.setattr("circuitlens.aggregation.tokenize_pairs", counted)
-    made = iter(pieces(toy, aligned, "contrastive", batch_size=8))
-    next(made)
-    assert sizes == [8]
-    assert [piece.prompts for piece in made] == [8, 4]
-    assert sizes == [8, 8, 4]
+    monkeypatch.setattr("circuitlens.discovery.attribute_nodes", watched)
+    aggregate(toy, toy_pairs(20), method, max_nodes=4, batch_size=8)
+    assert len(scored) == 6  # three batches, for the nodes and again for the edges
+    scored.clear()
+    aggregate(toy, toy_pairs(8), method, max_nodes=4, batch_size=8)
+    assert len(scored) == 1  # a single batch is scored once

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.aggregation import aggregate
 from circuitlens.circuit import Circuit
+from circuitlens.discovery import aggregate
 from circuitlens.literals import MethodName, PositionGrouping
 from circuitlens.prompts.alignment import ALL, align
 from circuitlens.prompts.pairs import Pair

@@ -8,15 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlens.adapter import Adapter
-from circuitlens.evaluation.faithfulness import (
-    AblationRuns,
-    areas,
-    circuit_prompts,
-    curve,
-    interval,
-    node_counts,
-    sub_circuits,
-)
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
+from circuitlens.evaluation.curves import areas, curve, interval, node_counts, sub_circuits
+from circuitlens.evaluation.faithfulness import AblationRuns
 from tests.circuits import ablatable_circuit, half
 
 

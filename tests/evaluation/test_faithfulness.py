@@ -17,7 +17,8 @@ from circuitlens.adapter import Adapter, Hook, Inputs
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import faithfulness as evaluation
-from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns, circuit_prompts
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
+from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.literals import AblationKind
 from circuitlens.prompts.alignment import PromptSet, align
 from circuitlens.prompts.pairs import Pair
@@ -37,9 +38,9 @@ def test_all_nodes_are_the_model_and_none_are_nothing(model: Adapter, ablation: 
     circuit, nodes = ablatable_circuit(model, ablation)
     runs = AblationRuns(model, circuit, circuit_prompts(model, circuit), ablation, nodes)
     every, none = torch.ones(1, len(nodes), dtype=torch.bool), torch.zeros(1, len(nodes), dtype=torch.bool)
-    assert runs.whole.mean().item() == pytest.approx(circuit.metric.value, rel=1e-5)
+    assert runs.full_model.mean().item() == pytest.approx(circuit.metric.value, rel=1e-5)
     for others in (False, True):
-        close(runs(every, others)[0], runs.whole)
+        close(runs(every, others)[0], runs.full_model)
     assert runs.faithfulness(runs(every, False)) == pytest.approx([1], abs=1e-5)
     assert runs.faithfulness(runs(none, False)) == [0]
 
@@ -75,7 +76,7 @@ def test_a_complete_cut_in_the_corrupted_run_is_the_corrupted_run(model: Adapter
     circuit, nodes = ablatable_circuit(model)
     runs = AblationRuns(model, circuit, circuit_prompts(model, circuit), "corrupted", nodes)
     assert circuit.metric.corrupted_value is not None
-    assert runs.none.mean().item() == pytest.approx(circuit.metric.corrupted_value, rel=1e-5, abs=1e-5)
+    assert runs.empty_circuit.mean().item() == pytest.approx(circuit.metric.corrupted_value, rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["residual", "attn + mlp + resid", "heads", "layer norm", "transcoders"])
@@ -101,7 +102,7 @@ def test_zero_ablation_leaves_the_token_before_the_prompt_alone(name: str, monke
         return run(inputs, {name: watch(name, hook) for name, hook in hooks.items()})
 
     monkeypatch.setattr(adapter, "run", watched)
-    _ = runs.none
+    _ = runs.empty_circuit
     ablated = dict(seen)
     run(adapter.inputs([circuit.prompt]), {site.write: clean(seen, site.write) for site in adapter.sites})
     for site in adapter.sites:
@@ -120,7 +121,7 @@ def test_zero_ablation_leaves_no_position_alone_where_no_token_is_added(layout: 
     """All sites at zero: the last residual stream is the decoder's bias, whatever the prompt."""
     adapter = TinyTransformer(layout)
     circuit, nodes = ablatable_circuit(adapter, "zero")
-    none = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), "zero", nodes).none
+    none = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), "zero", nodes).empty_circuit
     coder: Any = adapter.sites[-1].coder
     # A coder with a layer norm writes its bias in units of the activation, so only the others are as simple.
     if layout != "normalised":
@@ -174,17 +175,17 @@ def test_the_mean_is_that_of_all_prompts_clean_and_corrupted_position_by_positio
     adapter.run(adapter.inputs([t for p in pairs for t in (p.prompt, p.corrupted or "")]), {"2.resid": streams.append})
     expected = logit_difference_at(adapter, streams[0][:, -1].mean(0))
     runs = AblationRuns(adapter, circuit, align(adapter, pairs), "mean", [])
-    assert runs.none.tolist() == pytest.approx([expected] * 5, rel=1e-9)
+    assert runs.empty_circuit.tolist() == pytest.approx([expected] * 5, rel=1e-9)
     some = AblationRuns(adapter, circuit, align(adapter, pairs[:2]), "mean", [], reference=align(adapter, pairs))
-    assert some.none.tolist() == pytest.approx([expected] * 2, rel=1e-9)
+    assert some.empty_circuit.tolist() == pytest.approx([expected] * 2, rel=1e-9)
 
 
 def test_a_prompt_without_another_one_is_its_own_mean(toy64: Adapter) -> None:
     circuit = circuitlens.find(toy64, "The cats", "run", "runs")
     runs = AblationRuns(toy64, circuit, circuit_prompts(toy64, circuit), "mean", [])
-    close(runs.none, runs.whole)
+    close(runs.empty_circuit, runs.full_model)
     with pytest.raises(PromptError, match="nothing to explain"):
-        runs.faithfulness(runs.none[None])
+        runs.faithfulness(runs.empty_circuit[None])
 
 
 # Batches, orders and padding leave no trace
@@ -282,7 +283,7 @@ def test_prompts_that_do_not_differ_are_refused_with_the_figures(toy64: Adapter)
     runs = AblationRuns(toy64, circuit, circuit_prompts(toy64, circuit), "corrupted", ablatable(circuit))
     value = f"{circuit.metric.value:+.4f}".replace("+", r"\+")
     with pytest.raises(PromptError, match=f"is {value} with every node and {value} with none: there is nothing to"):
-        runs.faithfulness(runs.none[None])
+        runs.faithfulness(runs.empty_circuit[None])
 
 
 def test_ablation_to_the_corrupted_run_needs_one(toy64: Adapter) -> None:

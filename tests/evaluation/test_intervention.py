@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import intervention
+from circuitlens.evaluation.circuit_inputs import baseline_of, circuit_prompts
+from circuitlens.evaluation.faithfulness import AblationRuns
 from circuitlens.evaluation.intervention import Outcome, Setting, intervene
 from circuitlens.literals import MethodName, PositionGrouping
 from tests.circuits import PAIRS, example_circuit, inner, strongest_feature, toy_circuit
@@ -52,7 +55,7 @@ def test_a_scaled_feature_of_the_toy_by_hand(toy64: Any, prompt: str, factor: fl
     outcome = intervene(toy64, circuit, {feature.id: factor})
     assert outcome.before == pytest.approx((before[answer] - before[1 - answer]).item(), abs=1e-9)
     assert outcome.after == pytest.approx((after[answer] - after[1 - answer]).item(), abs=1e-9)
-    assert outcome.measured == pytest.approx(outcome.predicted, abs=1e-9)  # feature → logits is linear
+    assert outcome.measured_change == pytest.approx(outcome.predicted_change, abs=1e-9)  # feature → logits is linear
     assert outcome.nodes == (feature,)
     said = {each.label: (each.before, each.after) for each in outcome.outputs}
     for index, label in enumerate(["runs", "run"]):
@@ -84,7 +87,7 @@ def test_a_scaled_feature_of_a_transformer_by_hand() -> None:
     assert [e.after for e in outcome.outputs] == pytest.approx(after.softmax(0)[order].tolist(), abs=1e-12)
     assert outcome.after == pytest.approx((after[4] - after[5]).item(), abs=1e-9)
     assert {each.label for each in outcome.outputs if each.asked} == {"d", "e"}
-    assert abs(outcome.measured) > 1e-3
+    assert abs(outcome.measured_change) > 1e-3
 
 
 def test_a_scaled_embedding_by_hand() -> None:
@@ -98,7 +101,9 @@ def test_a_scaled_embedding_by_hand() -> None:
     after = adapter.run(adapter.inputs(["a b c"]), {"embed": scale})[0, -1]
     outcome = intervene(adapter, circuit, {node.id: -0.5})
     assert outcome.after == pytest.approx((after[4] - after[5]).item(), abs=1e-9)
-    assert outcome.predicted == pytest.approx(-1.5 * node.attribution)  # from zero: a vector's share is its factor's
+    assert outcome.predicted_change == pytest.approx(
+        -1.5 * node.attribution
+    )  # from zero: a vector's share is its factor's
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, -2.0])
@@ -118,10 +123,17 @@ def test_a_scaled_error_by_hand(factor: float) -> None:
     after = adapter.run(adapter.inputs(["a b c"]), {"1.resid": move})[0, -1]
     outcome = intervene(adapter, circuit, {node.id: factor})
     assert outcome.after == pytest.approx((after[4] - after[5]).item(), abs=1e-9)
-    assert abs(outcome.measured) > 1e-3
+    assert abs(outcome.measured_change) > 1e-3
 
 
-# Beside ablation
+# Beside ablation, and the runs that faithfulness is measured by
+
+
+def with_runs(adapter: Adapter, circuit: Circuit, chosen: Sequence[Node]) -> tuple[float, float]:
+    """The metric before and after the nodes are ablated, by `AblationRuns`."""
+    runs = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), baseline_of(circuit), chosen)
+    after = runs(torch.zeros(1, len(chosen), dtype=torch.bool), others=True)
+    return runs.full_model.mean().item(), after.mean().item()
 
 
 @pytest.mark.parametrize("method", ["gradient", "contrastive"])
@@ -133,12 +145,13 @@ def test_everything_switched_off_is_what_ablation_says(model: Adapter, method: M
     for chosen in (inner(circuit), some(inner(circuit)), inner(circuit)[:1]):
         ids = [node.id for node in chosen]
         ablated = circuitlens.ablate(model, circuit, ids)
+        assert (ablated.before, ablated.after) == pytest.approx(with_runs(model, circuit, chosen), abs=bound)
         outcome = intervene(model, circuit, dict.fromkeys(ids, setting))
-        assert (outcome.before, outcome.after) == pytest.approx((ablated.before, ablated.after), abs=bound)
+        assert (outcome.before, outcome.after) == (ablated.before, ablated.after)
         backwards = intervene(model, circuit, dict.fromkeys(reversed(ids), setting))
         assert backwards.after == pytest.approx(outcome.after, abs=bound)
         if not model.bos:
-            assert outcome.predicted == pytest.approx(-ablated.predicted, rel=1e-6, abs=bound)
+            assert outcome.predicted_change == pytest.approx(-ablated.predicted_drop, rel=1e-6, abs=bound)
 
 
 @pytest.mark.parametrize("method", ["gradient", "contrastive"])
@@ -158,10 +171,11 @@ def test_so_it_is_over_many_prompts(
     for chosen in (inner(circuit), some(inner(circuit), 1)):
         ids = [node.id for node in chosen]
         ablated = circuitlens.ablate(adapter, circuit, ids)
+        assert (ablated.before, ablated.after) == pytest.approx(with_runs(adapter, circuit, chosen), abs=1e-9)
         outcome = intervene(adapter, circuit, dict.fromkeys(ids, setting))
-        assert (outcome.before, outcome.after) == pytest.approx((ablated.before, ablated.after), abs=1e-9)
+        assert (outcome.before, outcome.after) == (ablated.before, ablated.after)
         if not bos or method == "contrastive":
-            assert outcome.predicted == pytest.approx(-ablated.predicted, abs=1e-9)
+            assert outcome.predicted_change == pytest.approx(-ablated.predicted_drop, abs=1e-9)
         monkeypatch.setattr(intervention, "BATCH", 2)
         batched = intervene(adapter, circuit, dict.fromkeys(ids, setting))
         monkeypatch.undo()
@@ -176,7 +190,7 @@ def test_so_it_is_over_many_prompts(
 def test_nothing_set_changes_nothing(model: Adapter) -> None:
     outcome = intervene(model, example_circuit(model, max_edges=0, max_nodes=5), {})
     assert outcome.after == outcome.before
-    assert (outcome.nodes, outcome.measured, outcome.predicted) == ((), 0, 0)
+    assert (outcome.nodes, outcome.measured_change, outcome.predicted_change) == ((), 0, 0)
     assert all(each.after == each.before for each in outcome.outputs)
 
 
@@ -187,7 +201,7 @@ def test_a_factor_of_one_changes_nothing(model: Adapter, method: MethodName) -> 
     for chosen in (inner(circuit), some(inner(circuit), 2)):
         outcome = intervene(model, circuit, {node.id: 1 for node in chosen})
         assert outcome.after == pytest.approx(outcome.before, rel=1e-5, abs=1e-5)
-        assert outcome.predicted == 0
+        assert outcome.predicted_change == 0
 
 
 @settings(max_examples=30)
@@ -198,8 +212,8 @@ def test_settings_of_one_linear_layer_add_up(toy64: Adapter, one: float, two: fl
     a, b, *_ = sorted((n for n in inner(circuit) if n.hook == "hook_sae"), key=lambda n: -abs(n.attribution))
     both = intervene(toy64, circuit, {a.id: one, b.id: two})
     apart = [intervene(toy64, circuit, {node.id: factor}) for node, factor in ((a, one), (b, two))]
-    assert both.measured == pytest.approx(sum(each.measured for each in apart), abs=1e-9)
-    assert both.measured == pytest.approx(both.predicted, abs=1e-9)
+    assert both.measured_change == pytest.approx(sum(each.measured_change for each in apart), abs=1e-9)
+    assert both.measured_change == pytest.approx(both.predicted_change, abs=1e-9)
     assert both.nodes == (a, b)
 
 
@@ -210,8 +224,8 @@ def test_a_node_is_set_to_its_clean_value_whatever_is_set_before_it(toy64: Adapt
     # Features that are inactive in both prompts are no nodes, so the input is moved by too little to wake one.
     held = {n.id: 1.0 for n in inner(circuit) if n.hook == "hook_sae"}
     moved = intervene(toy64, circuit, {plural.id: 1.05})
-    assert abs(moved.measured) > 0.1
-    assert intervene(toy64, circuit, {plural.id: 1.05, **held}).measured == pytest.approx(0, abs=1e-9)
+    assert abs(moved.measured_change) > 0.1
+    assert intervene(toy64, circuit, {plural.id: 1.05, **held}).measured_change == pytest.approx(0, abs=1e-9)
 
 
 def test_what_is_not_set_is_that_of_the_changed_stream(toy64: Any) -> None:
@@ -254,7 +268,7 @@ def test_padding_moves_nothing() -> None:
         mixed |= dict.fromkeys(list(mixed)[::2], "corrupted")
         outcomes.append(intervene(adapter, circuit, mixed))
     assert outcomes[0].after == pytest.approx(outcomes[1].after, abs=1e-9)
-    assert abs(outcomes[0].measured) > 1e-3
+    assert abs(outcomes[0].measured_change) > 1e-3
 
 
 # What can't be set

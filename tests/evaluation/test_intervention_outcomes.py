@@ -37,11 +37,11 @@ def test_a_factor_leaves_the_token_before_the_prompt_alone() -> None:
     before = [n for n in inner(circuit) if n.pos == 0]
     assert before
     outcome = intervene(adapter, circuit, {n.id: 3 for n in before})
-    assert outcome.measured == pytest.approx(0, abs=1e-4)
-    assert outcome.predicted == 0
+    assert outcome.measured_change == pytest.approx(0, abs=1e-4)
+    assert outcome.predicted_change == 0
     pairs = [Pair(prompt=circuit.prompt, answer=("",), distractor=()).model_copy(update=answers(circuit))]
     summed = circuitlens.aggregate(adapter, pairs, "gradient", by="sum", max_nodes=5, max_edges=0)
-    assert intervene(adapter, summed, {inner(summed)[0].id: 3}).predicted is None
+    assert intervene(adapter, summed, {inner(summed)[0].id: 3}).predicted_change is None
 
 
 def answers(circuit: Circuit) -> dict[str, tuple[str, ...]]:
@@ -59,12 +59,12 @@ def test_from_the_corrupted_run_a_feature_is_said_in_proportion(toy64: Adapter, 
     assert features
     for node in features:
         outcome = intervene(toy64, circuit, {node.id: factor})
-        assert outcome.predicted is not None
-        assert outcome.measured == pytest.approx(outcome.predicted, abs=1e-8)
+        assert outcome.predicted_change is not None
+        assert outcome.measured_change == pytest.approx(outcome.predicted_change, abs=1e-8)
     node = strongest_feature(circuit)
     set_back = intervene(toy64, circuit, {node.id: "corrupted"})
-    assert set_back.predicted == -node.attribution
-    assert set_back.measured == pytest.approx(-node.attribution, abs=1e-9)
+    assert set_back.predicted_change == -node.attribution
+    assert set_back.measured_change == pytest.approx(-node.attribution, abs=1e-9)
 
 
 def test_the_corrupted_value_is_said_by_a_gradient_from_zero(toy64: Adapter) -> None:
@@ -73,8 +73,8 @@ def test_the_corrupted_value_is_said_by_a_gradient_from_zero(toy64: Adapter) -> 
     assert not circuit.from_corrupted
     for node in (n for n in inner(circuit) if n.kind == "feature"):
         outcome = intervene(toy64, circuit, {node.id: "corrupted"})
-        assert outcome.predicted is not None
-        assert outcome.measured == pytest.approx(outcome.predicted, abs=1e-9)
+        assert outcome.predicted_change is not None
+        assert outcome.measured_change == pytest.approx(outcome.predicted_change, abs=1e-9)
 
 
 def test_where_attribution_does_not_say_there_is_no_prediction() -> None:
@@ -86,12 +86,14 @@ def test_where_attribution_does_not_say_there_is_no_prediction() -> None:
         for kind in ("feature", "error")
     )
     # Of a vector that was compared with the corrupted run's, only what was compared is known.
-    assert intervene(adapter, contrast, {error.id: 0.5}).predicted is None
-    assert intervene(adapter, contrast, {feature.id: 2, error.id: 0}).predicted is None
-    assert intervene(adapter, contrast, {error.id: 1}).predicted == 0
-    assert intervene(adapter, contrast, {error.id: "corrupted"}).predicted == -error.attribution
-    assert intervene(adapter, plain, {error.id: "corrupted"}).predicted is None
-    assert intervene(adapter, plain, {error.id: 0.5}).predicted == pytest.approx(-plain.node(error.id).attribution / 2)
+    assert intervene(adapter, contrast, {error.id: 0.5}).predicted_change is None
+    assert intervene(adapter, contrast, {feature.id: 2, error.id: 0}).predicted_change is None
+    assert intervene(adapter, contrast, {error.id: 1}).predicted_change == 0
+    assert intervene(adapter, contrast, {error.id: "corrupted"}).predicted_change == -error.attribution
+    assert intervene(adapter, plain, {error.id: "corrupted"}).predicted_change is None
+    assert intervene(adapter, plain, {error.id: 0.5}).predicted_change == pytest.approx(
+        -plain.node(error.id).attribution / 2
+    )
 
 
 def test_a_node_that_does_not_change_says_nothing_of_other_values() -> None:
@@ -103,10 +105,10 @@ def test_a_node_that_does_not_change_says_nothing_of_other_values() -> None:
     fields = {name: getattr(circuit, name) for name in Circuit.model_fields}
     nodes = (*(n for n in circuit.nodes if n.id != feature.id), feature.model_copy(update={"attribution": 0.0}))
     with_it = Circuit(**{**fields, "nodes": nodes, "edges": ()})
-    assert intervene(adapter, with_it, {feature.id: 2}).predicted is None
-    assert intervene(adapter, with_it, {feature.id: 2}).measured != 0
-    assert intervene(adapter, same, {feature.id: "corrupted"}).predicted == 0
-    assert intervene(adapter, same, {feature.id: "corrupted"}).measured == pytest.approx(0, abs=1e-12)
+    assert intervene(adapter, with_it, {feature.id: 2}).predicted_change is None
+    assert intervene(adapter, with_it, {feature.id: 2}).measured_change != 0
+    assert intervene(adapter, same, {feature.id: "corrupted"}).predicted_change == 0
+    assert intervene(adapter, same, {feature.id: "corrupted"}).measured_change == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_of_means_over_prompts_only_what_is_exact_is_said(
     adapter = TinyTransformer("components")
     circuit = circuitlens.aggregate(adapter, THREE, method, max_nodes=10, max_edges=0)
     for node in inner(circuit):
-        predicted = intervene(adapter, circuit, {node.id: setting}).predicted
+        predicted = intervene(adapter, circuit, {node.id: setting}).predicted_change
         assert predicted == (None if share is None else pytest.approx(share * node.attribution))
 
 
@@ -201,7 +203,7 @@ def test_another_metric_can_be_measured_and_a_function_is_given_again(toy64: Ada
     with pytest.raises(CircuitError, match=r"was a function, which no file keeps: give it again as metric="):
         intervene(toy64, circuit, {node.id: 2})
     outcome = intervene(toy64, circuit, {node.id: 2}, triple)
-    assert outcome.measured == pytest.approx(node.attribution, rel=1e-9)
+    assert outcome.measured_change == pytest.approx(node.attribution, rel=1e-9)
     other = intervene(toy64, circuit, {node.id: 2}, "logit_difference")
     assert other.before == pytest.approx(toy_circuit(toy64, "The cats").metric.value, rel=1e-9)
 

@@ -26,7 +26,9 @@ from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Curve, Evidence
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation import verification
-from circuitlens.evaluation.faithfulness import AblationRuns, circuit_prompts, sub_circuits
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
+from circuitlens.evaluation.curves import sub_circuits
+from circuitlens.evaluation.faithfulness import AblationRuns
 from circuitlens.evaluation.verification import DECISIVE, OPTIONAL, THRESHOLDS, judge, verify
 from circuitlens.literals import CheckStatus, MethodName
 from circuitlens.prompts.pairs import Pair

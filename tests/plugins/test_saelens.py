@@ -14,10 +14,12 @@ from torch.testing import assert_close
 
 import circuitlens
 from circuitlens.adapter import Adapter, SparseCoder
-from circuitlens.attribution.gradient import VECTOR, directions, score_edges, score_nodes
+from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.circuit import Circuit
 from circuitlens.errors import AdapterError, CircuitError, PromptError
-from circuitlens.evaluation.faithfulness import ablate
+from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import CONTRACT, example_batch
 from circuitlens.tracing import run_spliced, trace

@@ -51,8 +51,8 @@ def measured(page: Page, toy: Adapter, circuit: Circuit, settings: dict[str, flo
     panel = page.locator("#outcome")
     expect(panel.locator("dd").nth(2)).to_have_text(signed(outcome.after))
     expect(panel.locator("dd").nth(3)).to_have_text(signed(outcome.after - outcome.before))
-    if outcome.predicted is not None:
-        expect(panel.locator("dd").nth(4)).to_have_text(signed(outcome.predicted))
+    if outcome.predicted_change is not None:
+        expect(panel.locator("dd").nth(4)).to_have_text(signed(outcome.predicted_change))
     for output in outcome.outputs:
         row = panel.locator("tbody tr", has=page.get_by_role("rowheader", name=output.label, exact=True))
         expect(row.locator("td").first).to_have_text(percent(output.before))
