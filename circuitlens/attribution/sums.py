@@ -84,7 +84,9 @@ class BatchSums:
         """The sums of one batch; `prompts` are those of the batch."""
         nodes = found.nodes
         changed = ((nodes.delta != 0) | nodes.is_logit).to(nodes.delta)
-        values = torch.stack([nodes.attribution, nodes.activation, changed], 1)
+        # Over many prompts an activation counts where the node changes, as its attribution does.
+        activation = nodes.activation if prompts.by is None else nodes.activation * changed
+        values = torch.stack([nodes.attribution, activation, changed], 1)
         table = KeyedSums.of(nodes.example, node_numbers(index, prompts, found), values)
         other = found.clean.metric if found.corrupted is None else found.corrupted.metric
         metric = torch.stack([found.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()

@@ -135,8 +135,9 @@ def train(config: Config) -> Trained:
             optimiser.step()
             sae.normalise()
 
-        model.requires_grad_(False)
-        sae.requires_grad_(False)
+        for trained in (model, sae):  # as if read from a file
+            trained.requires_grad_(False)
+            trained.zero_grad()
         return Trained(model, sae, _measure(model, sae, *_data(nouns[: config.held_out_nouns]), config.noise))
 
 

@@ -64,7 +64,7 @@ def test_order_and_vjp_batching_change_nothing(order: list[int], rows: int) -> N
     adapter = TinyTransformer("components")
     expected = all_tables(adapter, TINY_PROMPTS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitlens.attribution.gradient.ROWS", rows)
+        patch.setattr("circuitlens.attribution.edges.ROWS", rows)
         shuffled = all_tables(adapter, [TINY_PROMPTS[k] for k in order])
     for k, result in zip(order, shuffled, strict=True):
         assert_same_tables(result, expected[k])

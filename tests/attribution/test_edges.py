@@ -121,7 +121,7 @@ def test_small_parts_change_nothing(
     layout: Layout, limit: str, size: int, contrastive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, expected, every = whole(layout, contrastive)
-    monkeypatch.setattr(f"circuitlens.attribution.gradient.{limit}", size)
+    monkeypatch.setattr(f"circuitlens.attribution.edges.{limit}", size)
     adapter = TinyTransformer(layout)
     clean, nodes = scored(adapter, several_answers(adapter, "probability_difference"), contrastive)
     assert torch.equal(nodes.index, expected.index)
