@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from circuitlens.errors import PromptError
-from circuitlens.files import write_atomically
+from circuitlens.files import format_bytes, read_bounded, write_file
 
 MAX_BYTES = 100_000_000
 """Largest file of pairs that is written or read: about half a million pairs."""
@@ -138,30 +136,14 @@ def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
         raise PromptError("There is no pair to write: give at least one.")
     if len(data) > MAX_BYTES:
         raise PromptError(
-            f"The pairs need {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: write fewer, or several files."
+            f"The pairs need {format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}: write fewer, or several files."
         )
-    try:
-        write_atomically(path, data)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PromptError(f"Can't write {os.fspath(path)!r}: {why}. Give a file in a folder that is there.") from error
+    write_file(path, data, PromptError)
 
 
 def _text(name: str) -> str:
     """The file's text without its byte order mark."""
-    try:
-        status = Path(name).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PromptError(f"{name!r} is not a file: give a file of pairs (JSON Lines).")
-        if status.st_size > MAX_BYTES:
-            raise PromptError(
-                f"{name!r} has {_megabytes(status.st_size)}, above the {_megabytes(MAX_BYTES)} of the largest file of "
-                "pairs: split it."
-            )
-        data = Path(name).read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PromptError(f"Can't read {name!r}: {why}. Give a file of pairs (JSON Lines).") from error
+    data = read_bounded(name, MAX_BYTES, "a file of pairs (JSON Lines)", PromptError)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -264,7 +246,3 @@ def _start(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
