@@ -67,7 +67,7 @@ def read_bounded(path: str | os.PathLike[str], limit: int, what: str, error: typ
         raise error(f"Can't read {name!r}: {_reason(fault)}. Give {what}.") from fault
 
 
-def format_bytes(size: float) -> str:
+def format_bytes(size: int | float) -> str:
     """A number of bytes in GB from 1 GB up, else in MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 

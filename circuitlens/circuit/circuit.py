@@ -189,7 +189,7 @@ class Circuit(Document):
 
     def to_networkx(self) -> networkx.DiGraph:
         """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
-        return to_networkx(self.nodes, self.edges, prompt=self.prompt, method=self.method)
+        return to_networkx(self.nodes, self.edges, self.prompt, self.method)
 
     def view(self, *, adapter: Adapter | None = None, port: int = 0, open_browser: bool = True) -> Viewer:
         """Show the circuit in a local page and return the running viewer (in a script, once it is closed by Ctrl-C).

@@ -81,11 +81,11 @@ def prune(
     return kept, strongest_first(edge for edge in edges if edge.source in ids and edge.target in ids)[:max_edges]
 
 
-def to_networkx(nodes: Iterable[Node], edges: Iterable[Edge], **attributes: str) -> networkx.DiGraph:
-    """A `networkx.DiGraph` with the nodes' and edges' fields as attributes, and attributes of its own."""
+def to_networkx(nodes: Iterable[Node], edges: Iterable[Edge], prompt: str, method: str) -> networkx.DiGraph:
+    """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
     import networkx
 
-    graph = networkx.DiGraph(**attributes)
+    graph = networkx.DiGraph(prompt=prompt, method=method)
     graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in nodes)
     graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in edges)
     return graph
