@@ -30,10 +30,10 @@ class Circuit(Document):
 
     Nodes are ordered bottom to top and edges by falling |weight|. `conservation_residual` is the largest gap between a
     node's attribution and the sum of its outgoing edges before any were left out, in units of the metric: 0 to
-    rounding. A node's attribution less its edges that are here is what it does through nodes that are not.
+    rounding. A node's attribution less the edges that are here is what it does through nodes that were left out.
 
-    A circuit over many prompts has them as `pairs`; attributions and weights are means over them, `prompt` says what
-    they are, and `tokens` names what their positions have in common (see `by`).
+    A circuit over many prompts holds them in `pairs`; attributions and weights are means over them, `prompt` describes
+    them, and `tokens` names what their positions have in common (see `by`).
     """
 
     created_by: str
@@ -103,7 +103,7 @@ class Circuit(Document):
 
     @cached_property
     def content_digest(self) -> str:
-        """The SHA-256 of what the circuit says, without evidence and annotations: what evidence is of."""
+        """The SHA-256 of the circuit without evidence and annotations: evidence names its circuit by it."""
         # Without defaults, so that fields that later versions add change nothing.
         beside = {"created_by", "digest", "evidence", "annotations"}
         return digest_of(self.model_dump(mode="json", exclude=beside, exclude_defaults=True))

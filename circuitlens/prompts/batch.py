@@ -1,4 +1,4 @@
-"""What is asked of a model: prompts, the prompts they are compared with, and the metric that scores the decision."""
+"""Batches of prompts: tokens, the corrupted prompts they are compared with, and the metric that scores the decision."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from circuitlens.literals import MetricName
 from circuitlens.prompts.metrics import CUSTOM, METRICS
 
 Score = Callable[[Float[Tensor, "batch output"]], Float[Tensor, " batch"]]
-"""Logits at the last position to one number an example."""
+"""A function of the logits at the last position that gives one number an example."""
 
 
 @dataclass(frozen=True)
 class BatchMetric:
-    """The scalar a circuit explains, of each example by itself: never averaged, so that no batch size enters a score.
+    """The number a circuit explains, one an example: never averaged, so that scores don't depend on the batch's size.
 
     `answers` and `distractors` are output indices, padded with -1.
     """
@@ -35,7 +35,7 @@ class BatchMetric:
         return self.score(logits)
 
     def repeated(self, times: int) -> BatchMetric:
-        """The metric of the whole batch several times over."""
+        """The metric of the batch repeated `times` times."""
 
         def score(logits: Tensor) -> Tensor:
             return torch.cat([self.score(batch) for batch in logits.chunk(times)])
@@ -111,7 +111,11 @@ def tokenize(
 def _batch_metric(
     adapter: Adapter, metric: MetricName | Score | None, answers: Tensor, distractors: Tensor, corrupted: Inputs | None
 ) -> BatchMetric:
-    """The metric of these answers and distractors, if it has what it needs."""
+    """The metric that is named, or the default one, for these answers and distractors.
+
+    Raises:
+        PromptError: there is no such metric, or something that it needs is missing.
+    """
     name = metric or ("logit_difference" if distractors.shape[1] else "logit")
     if not isinstance(name, str):
         return BatchMetric(CUSTOM, answers, distractors, _checked(name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import atanh
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,22 +16,22 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True)
 class Metric:
-    """All that is asked of a metric.
+    """All that the code asks of a metric.
 
     Args:
-        text: how it is written, of `{answers}` and `{distractors}`, and of `{logit}`, a mean if they are several.
-        score: its value of each example, `[batch]`, from the logits at the last position, `[batch, output]`, the
-            indices of answers and of distractors, padded with -1, and the reference, if it needs one: the log
-            probabilities of the corrupted prompt's outputs, `[batch, output]`.
-        distractors: whether it can do without them or with them.
+        text: how it is written, with `{answers}`, `{distractors}` and `{logit}` ("mean logit" of several outputs).
+        score: the metric of each example, `[batch]`, from the logits at the last position, `[batch, output]`; the
+            indices of answers and distractors, padded with -1; and, if it needs the corrupted run, that run's log
+            probabilities, `[batch, output]`.
+        distractors: whether it needs or refuses distractors.
         needs_corrupted: whether it compares with the corrupted run.
-        log_odds: the log odds of the answer against the distractor at a value of the metric, whose sign says which of
-            them the model prefers; None if the metric doesn't say that.
-        absolute: whether its change counts as it is, since it has no zero of its own to compare with.
+        log_odds: turns a value of the metric into the log odds of the answer against the distractor; a positive value
+            means that the answer is right. None if the metric doesn't tell.
+        absolute: whether a change counts in the metric's own units (nats), and not as a share of the metric.
     """
 
     text: str
-    score: Callable[[Any, Any, Any, Any], Any]
+    score: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     distractors: Literal["required", "refused", "optional"]
     needs_corrupted: bool = False
     log_odds: Callable[[float], float] | None = None
@@ -49,6 +49,11 @@ def _mean(values: Tensor, index: Tensor) -> Tensor:
 def _any_of(log_probabilities: Tensor, index: Tensor) -> Tensor:
     chosen = log_probabilities.gather(1, index.clamp_min(0))
     return chosen.masked_fill(index < 0, -float("inf")).logsumexp(1)
+
+
+def _kl_divergence(logits: Tensor, reference: Tensor | None) -> Tensor:
+    assert reference is not None, "the metric needs it"
+    return (reference.exp() * (reference - logits.log_softmax(1))).sum(1)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -80,9 +85,7 @@ METRICS: Mapping[str, Metric] = {
     ),
     "kl_divergence": Metric(
         text="KL from the corrupted prompt's outputs",
-        score=lambda logits, _answers, _distractors, reference: (
-            reference.exp() * (reference - logits.log_softmax(1))
-        ).sum(1),
+        score=lambda logits, _answers, _distractors, reference: _kl_divergence(logits, reference),
         distractors="optional",
         needs_corrupted=True,
         absolute=True,

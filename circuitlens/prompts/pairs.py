@@ -27,7 +27,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Pair(BaseModel):
-    """A prompt and the prompt it is set against, with the outputs that tell them apart.
+    """A prompt and the corrupted prompt it is compared with, with the outputs that tell them apart.
 
     `roles` names the prompt's words, one name a word; words of one role are scored together.
     """
@@ -65,7 +65,7 @@ SFC_FIELDS = {
     "patch_answer": "distractor",
     "case": "case",
 }
-"""The layout of the Sparse Feature Circuits data (Marks et al. 2024), field by field in ours."""
+"""The fields of the Sparse Feature Circuits data (Marks et al. 2024), each with ours."""
 ROW = (
     'A row is one JSON object a line: {"prompt": "The cats", "corrupted": "The cat", "answer": " are", '
     '"distractor": " is"}, or the same as clean_prefix, patch_prefix, clean_answer and patch_answer.'
@@ -88,7 +88,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     """The pairs of a JSON Lines file, and the rows of it that can't be used.
 
     A row has our fields (those of `Pair`; an answer is a string or a list) or those of the Sparse Feature Circuits data
-    (`SFC_FIELDS`, beside which others are let be).
+    (`SFC_FIELDS`; its other fields are ignored).
 
     Args:
         path: the file, UTF-8.
@@ -121,7 +121,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
 
 
 def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
-    """Write pairs as JSON Lines in our own layout, whole or not at all, without the fields that say nothing.
+    """Write pairs as JSON Lines in our own layout, whole or not at all; empty fields are left out.
 
     Raises:
         PromptError: there is no pair, the file can't be written, or would be larger than can be read again.
@@ -202,7 +202,7 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    """What a pair says, as JSON has it."""
+    """The JSON object of a pair, without empty fields."""
     said = {key: value for key, value in pair.model_dump().items() if value is not None and value != ()}
     for key in ("answer", "distractor"):
         if len(said.get(key, ())) == 1:
