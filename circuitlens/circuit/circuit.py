@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,13 +206,7 @@ class Circuit(Document):
         return view([self], adapters=[] if adapter is None else [adapter], port=port, open_browser=open_browser)
 
 
-def open_circuit(path: str | os.PathLike[str]) -> Circuit:
-    """Read a circuit file.
-
-    Raises:
-        CircuitError: the file can't be read or holds no circuit of this version; the message is one sentence.
-    """
-    return Circuit.read(path)
+open_circuit = Circuit.read
 
 
 def schema() -> dict[str, Any]:

@@ -69,10 +69,10 @@ class Document(Value):
 
     @classmethod
     def read(cls: type[D], path: str | os.PathLike[str]) -> D:
-        """Read a file of this or an earlier version.
+        """Read a circuit file of this or an earlier version.
 
         Raises:
-            CircuitError: the file can't be read or holds no circuit of these versions; the message is one sentence.
+            CircuitError: the file can't be read or holds no circuit; the message is one sentence.
         """
         name = os.fspath(path)
         data = read_bounded(path, MAX_BYTES, "a circuit file (JSON)", CircuitError)
@@ -117,10 +117,10 @@ def _parse(name: str, data: bytes) -> dict[str, Any]:
 
 def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     """A document of an earlier version as the current one says it."""
-    annotations = document.get("annotations")
-    if isinstance(annotations, dict):
-        document["annotations"] = {key: value for key, value in annotations.items() if key not in PAGE_STATE}
-    return document
+    said = document.get("annotations")
+    if not isinstance(said, dict):
+        return document
+    return {**document, "annotations": {key: value for key, value in said.items() if key not in PAGE_STATE}}
 
 
 def _first_fault(error: ValidationError) -> str:
