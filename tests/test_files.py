@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, also when the writer is killed."""
+"""Files are written whole or not at all, also when the writer is killed, and read up to a limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from circuitlens.files import write_atomically
+from circuitlens.errors import PromptError
+from circuitlens.files import format_bytes, read_bounded, write_atomically, write_file
 
 ENDLESS_WRITER = """
 import sys
@@ -88,3 +89,24 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path: Path) -> None:
         data = target.read_bytes()
         assert len(data) == 3_000_000
         assert len(set(data)) == 1
+
+
+def test_a_file_up_to_the_limit_is_read(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    write_file(target, b"12345", PromptError)
+    assert read_bounded(target, 5, "a list", PromptError) == b"12345"
+    with pytest.raises(PromptError, match="has 0 MB, above the 0 MB that a list may have: give a smaller one"):
+        read_bounded(target, 4, "a list", PromptError)
+    with pytest.raises(PromptError, match="is not a file: give a list"):
+        read_bounded(tmp_path, 5, "a list", PromptError)
+    with pytest.raises(PromptError, match=r"Can't read .*No such file or directory\. Give a list"):
+        read_bounded(tmp_path / "none", 5, "a list", PromptError)
+    with pytest.raises(PromptError, match=r"Can't write .*No such file or directory\. Give a file in a folder"):
+        write_file(tmp_path / "none" / "file", b"", PromptError)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 MB"), (1.6e6, "2 MB"), (9.99e8, "999 MB"), (1e9, "1.0 GB"), (2.35e10, "23.5 GB")]
+)
+def test_bytes_as_people_read_them(size: int | float, text: str) -> None:
+    assert format_bytes(size) == text

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from circuitlens.circuit.values import Number, Value
 from circuitlens.literals import AblationKind, CheckStatus, Verdict
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
 
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Interval(_Value):
+class Interval(Value):
     """The mean of some draws and the interval that holds the middle 95 % of them."""
 
     mean: Number
@@ -23,7 +16,7 @@ class Interval(_Value):
     high: Number
 
 
-class Point(_Value):
+class Point(Value):
     """What the circuit's `nodes` strongest nodes do by themselves; 1 is the whole model and 0 is none of its nodes.
 
     `errors_removed` is the faithfulness without those of them that are error nodes, `completeness` that of all other
@@ -37,7 +30,7 @@ class Point(_Value):
     random: Interval | None = None
 
 
-class Curve(_Value):
+class Curve(Value):
     """Faithfulness by the number of nodes kept, on one set of prompts.
 
     `cpr` is the area under the faithfulness, `cmd` the area between it and 1, over the share of nodes kept (MIB,
@@ -54,7 +47,7 @@ class Curve(_Value):
     cmd: Number
 
 
-class Effect(_Value):
+class Effect(Value):
     """A node's attribution, and how far the metric really falls when the node alone is ablated."""
 
     node: str
@@ -62,7 +55,7 @@ class Effect(_Value):
     measured: Number
 
 
-class Check(_Value):
+class Check(Value):
     """One question put to the circuit: the figure, what it had to reach, and the answer in a sentence."""
 
     name: str
@@ -73,7 +66,7 @@ class Check(_Value):
     reason: str
 
 
-class Evidence(_Value):
+class Evidence(Value):
     """What was measured of a circuit, check by check, and the verdict."""
 
     verdict: Verdict

@@ -1,10 +1,9 @@
-"""What is asked of a model: prompts, the prompts they are compared with, and the metric that scores the decision."""
+"""Batches of prompts: tokens, the corrupted prompts they are compared with, and the metric that scores the decision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -13,17 +12,15 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Inputs
 from circuitlens.errors import PromptError
 from circuitlens.literals import MetricName
+from circuitlens.prompts.metrics import CUSTOM, METRICS
 
 Score = Callable[[Float[Tensor, "batch output"]], Float[Tensor, " batch"]]
-"""Logits at the last position to one number an example."""
-
-CUSTOM = "custom"
-"""The name of a metric that is a function of the user's own."""
+"""A function of the logits at the last position that gives one number an example."""
 
 
 @dataclass(frozen=True)
 class BatchMetric:
-    """The scalar a circuit explains, of each example by itself: never averaged, so that no batch size enters a score.
+    """The number a circuit explains, one an example: never averaged, so that scores don't depend on the batch's size.
 
     `answers` and `distractors` are output indices, padded with -1.
     """
@@ -38,7 +35,7 @@ class BatchMetric:
         return self.score(logits)
 
     def repeated(self, times: int) -> BatchMetric:
-        """The metric of the whole batch several times over."""
+        """The metric of the batch repeated `times` times."""
 
         def score(logits: Tensor) -> Tensor:
             return torch.cat([self.score(batch) for batch in logits.chunk(times)])
@@ -108,40 +105,33 @@ def tokenize(
                     f"The prompt {prompt!r} has {len(mine)} tokens {list(mine)} and the corrupted prompt {changed!r} "
                     f"has {len(its)} {list(its)}. They are compared token by token: give one of the same length."
                 )
-    name, score = _score(adapter, metric, ours, theirs, other)
-    return PromptBatch(clean, other, BatchMetric(name, ours, theirs, score))
+    return PromptBatch(clean, other, _batch_metric(adapter, metric, ours, theirs, other))
 
 
-def _score(
+def _batch_metric(
     adapter: Adapter, metric: MetricName | Score | None, answers: Tensor, distractors: Tensor, corrupted: Inputs | None
-) -> tuple[str, Score]:
-    """The metric's name and its function of the logits."""
-    against = distractors.shape[1] > 0
-    name = metric or ("logit_difference" if against else "logit")
+) -> BatchMetric:
+    """The metric that is named, or the default one, for these answers and distractors.
+
+    Raises:
+        PromptError: there is no such metric, or something that it needs is missing.
+    """
+    name = metric or ("logit_difference" if distractors.shape[1] else "logit")
     if not isinstance(name, str):
-        return CUSTOM, _checked(name)
-    if name in ("logit_difference", "probability_difference") and not (distractors >= 0).any(1).all():
+        return BatchMetric(CUSTOM, answers, distractors, _checked(name))
+    if name not in METRICS:
+        raise PromptError(f"There is no metric {name!r}: choose one of {', '.join(METRICS)}, or give a function.")
+    entry, reference = METRICS[name], None
+    if entry.distractors == "required" and not (distractors >= 0).any(1).all():
         raise PromptError(f"The metric {name!r} is a difference: give a distractor, or take 'logit'.")
-    if name in ("logit", "log_probability") and against and metric is not None:
+    if entry.distractors == "refused" and distractors.shape[1]:
         raise PromptError(f"The metric {name!r} takes no distractor: leave it out, or take 'logit_difference'.")
-    match name:
-        case "logit_difference":
-            return name, lambda logits: _mean(logits, answers) - _mean(logits, distractors)
-        case "logit":
-            return name, lambda logits: _mean(logits, answers)
-        case "log_probability":
-            return name, lambda logits: _any_of(logits.log_softmax(1), answers)
-        case "probability_difference":
-            return name, lambda logits: _sum(logits.softmax(1), answers) - _sum(logits.softmax(1), distractors)
-        case "kl_divergence":
-            if corrupted is None:
-                raise PromptError("The metric 'kl_divergence' compares with a corrupted prompt: give one.")
-            with torch.no_grad():
-                reference = corrupted.at_last(adapter.run(corrupted, {})).log_softmax(1)
-            return name, lambda logits: (reference.exp() * (reference - logits.log_softmax(1))).sum(1)
-    raise PromptError(
-        f"There is no metric {name!r}: choose one of {', '.join(get_args(MetricName))}, or give a function."
-    )
+    if entry.needs_corrupted:
+        if corrupted is None:
+            raise PromptError(f"The metric {name!r} compares with a corrupted prompt: give one.")
+        with torch.no_grad():
+            reference = corrupted.at_last(adapter.run(corrupted, {})).log_softmax(1)
+    return BatchMetric(name, answers, distractors, lambda logits: entry.score(logits, answers, distractors, reference))
 
 
 def _checked(function: Score) -> Score:
@@ -158,19 +148,6 @@ def _checked(function: Score) -> Score:
         return value
 
     return score
-
-
-def _mean(values: Tensor, index: Tensor) -> Tensor:
-    return _sum(values, index) / (index >= 0).sum(1)
-
-
-def _sum(values: Tensor, index: Tensor) -> Tensor:
-    return (values.gather(1, index.clamp_min(0)) * (index >= 0)).sum(1)
-
-
-def _any_of(log_probabilities: Tensor, index: Tensor) -> Tensor:
-    chosen = log_probabilities.gather(1, index.clamp_min(0))
-    return chosen.masked_fill(index < 0, -torch.inf).logsumexp(1)
 
 
 def _indices(

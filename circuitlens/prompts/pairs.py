@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from circuitlens.errors import PromptError
-from circuitlens.files import write_atomically
+from circuitlens.files import format_bytes, read_bounded, write_file
 
 MAX_BYTES = 100_000_000
 """Largest file of pairs that is written or read: about half a million pairs."""
@@ -29,7 +27,7 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class Pair(BaseModel):
-    """A prompt and the prompt it is set against, with the outputs that tell them apart.
+    """A prompt and the corrupted prompt it is compared with, with the outputs that tell them apart.
 
     `roles` names the prompt's words, one name a word; words of one role are scored together.
     """
@@ -67,7 +65,7 @@ SFC_FIELDS = {
     "patch_answer": "distractor",
     "case": "case",
 }
-"""The layout of the Sparse Feature Circuits data (Marks et al. 2024), field by field in ours."""
+"""The fields of the Sparse Feature Circuits data (Marks et al. 2024), each with ours."""
 ROW = (
     'A row is one JSON object a line: {"prompt": "The cats", "corrupted": "The cat", "answer": " are", '
     '"distractor": " is"}, or the same as clean_prefix, patch_prefix, clean_answer and patch_answer.'
@@ -90,7 +88,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     """The pairs of a JSON Lines file, and the rows of it that can't be used.
 
     A row has our fields (those of `Pair`; an answer is a string or a list) or those of the Sparse Feature Circuits data
-    (`SFC_FIELDS`, beside which others are let be).
+    (`SFC_FIELDS`; its other fields are ignored).
 
     Args:
         path: the file, UTF-8.
@@ -123,7 +121,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
 
 
 def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
-    """Write pairs as JSON Lines in our own layout, whole or not at all, without the fields that say nothing.
+    """Write pairs as JSON Lines in our own layout, whole or not at all; empty fields are left out.
 
     Raises:
         PromptError: there is no pair, the file can't be written, or would be larger than can be read again.
@@ -138,30 +136,14 @@ def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
         raise PromptError("There is no pair to write: give at least one.")
     if len(data) > MAX_BYTES:
         raise PromptError(
-            f"The pairs need {_megabytes(len(data))}, above {_megabytes(MAX_BYTES)}: write fewer, or several files."
+            f"The pairs need {format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}: write fewer, or several files."
         )
-    try:
-        write_atomically(path, data)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PromptError(f"Can't write {os.fspath(path)!r}: {why}. Give a file in a folder that is there.") from error
+    write_file(path, data, PromptError)
 
 
 def _text(name: str) -> str:
     """The file's text without its byte order mark."""
-    try:
-        status = Path(name).stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise PromptError(f"{name!r} is not a file: give a file of pairs (JSON Lines).")
-        if status.st_size > MAX_BYTES:
-            raise PromptError(
-                f"{name!r} has {_megabytes(status.st_size)}, above the {_megabytes(MAX_BYTES)} of the largest file of "
-                "pairs: split it."
-            )
-        data = Path(name).read_bytes()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise PromptError(f"Can't read {name!r}: {why}. Give a file of pairs (JSON Lines).") from error
+    data = read_bounded(name, MAX_BYTES, "a file of pairs (JSON Lines)", PromptError)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -220,7 +202,7 @@ def _pair(row: dict[str, Any]) -> Pair:
 
 
 def _row(pair: Pair) -> dict[str, Any]:
-    """What a pair says, as JSON has it."""
+    """The JSON object of a pair, without empty fields."""
     said = {key: value for key, value in pair.model_dump().items() if value is not None and value != ()}
     for key in ("answer", "distractor"):
         if len(said.get(key, ())) == 1:
@@ -264,7 +246,3 @@ def _start(text: str) -> str:
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"

@@ -1,95 +1,22 @@
-"""Questions: what is refused and why, and every metric by hand."""
+"""Batches of prompts: their outputs and metric, and what is refused and why."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from math import exp, log
 from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from torch.nn.functional import kl_div
-from torch.testing import assert_close
 
 from circuitlens.adapter import Adapter, Inputs
 from circuitlens.errors import PromptError
 from circuitlens.literals import MetricName
 from circuitlens.prompts import batch as prompts
 from circuitlens.prompts.batch import Outputs, Score, tokenize
-from tests.tiny_transformer import VOCABULARY, TinyTransformer
+from tests.tiny_transformer import TinyTransformer
 
 TINY = TinyTransformer()
-
-
-# Metrics by hand
-
-
-def by_hand(name: str, logits: Sequence[float], ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """The metric of one example, in plain Python."""
-    total = sum(map(exp, logits))
-    probability = [exp(logit) / total for logit in logits]
-    if name == "logit_difference":
-        return sum(logits[i] for i in ours) / len(ours) - sum(logits[i] for i in theirs) / len(theirs)
-    if name == "logit":
-        return sum(logits[i] for i in ours) / len(ours)
-    if name == "log_probability":
-        return log(sum(probability[i] for i in ours))
-    assert name == "probability_difference"
-    return sum(probability[i] for i in ours) - sum(probability[i] for i in theirs)
-
-
-def words(indices: Sequence[int]) -> list[str]:
-    return [VOCABULARY[i] for i in indices]
-
-
-def test_metrics_of_round_numbers() -> None:
-    """Softmax of the logits log(1), log(2), …, log(8) is 1/36, 2/36, …, 8/36."""
-    logits = torch.arange(1, 9, dtype=torch.float64).log()[None]
-    values: dict[MetricName, float] = {
-        "logit": log(2),
-        "logit_difference": log(2) - log(3),
-        "log_probability": log(2 / 36),
-        "probability_difference": -1 / 36,
-    }
-    for name, value in values.items():
-        theirs = ["b"] if name.endswith("difference") else None
-        metric = tokenize(TINY, ["c"], ["a"], theirs, metric=name).metric
-        assert metric(logits).item() == pytest.approx(value, rel=1e-12)
-    both = tokenize(TINY, ["c"], [["a", "b"]], [["c", "d", "e"]]).metric
-    assert both(logits).item() == pytest.approx((log(2) + log(3)) / 2 - (log(4) + log(5) + log(6)) / 3, rel=1e-12)
-    both = tokenize(TINY, ["c"], [["a", "b"]], [["c", "d", "e"]], metric="probability_difference").metric
-    assert both(logits).item() == pytest.approx((5 - 15) / 36, rel=1e-12)
-    either = tokenize(TINY, ["c"], [["a", "b"]], metric="log_probability").metric
-    assert either(logits).item() == pytest.approx(log(5 / 36), rel=1e-12)
-
-
-Case = tuple[list[float], list[int], list[int]]
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> list[Case]:
-    """Examples with their logits, answers and distractors: sets of differing sizes, disjoint within an example."""
-    found = []
-    for _ in range(draw(st.integers(1, 3))):
-        chosen = draw(st.lists(st.integers(1, 7), min_size=2, max_size=7, unique=True))
-        split = draw(st.integers(1, len(chosen) - 1))
-        logits = draw(st.lists(st.floats(-9, 9), min_size=8, max_size=8))
-        found.append((logits, chosen[:split], chosen[split:]))
-    return found
-
-
-@pytest.mark.parametrize("name", ["logit_difference", "logit", "log_probability", "probability_difference"])
-@given(cases())
-def test_named_metrics_of_ragged_batches_by_hand(name: MetricName, drawn: list[Case]) -> None:
-    logits, ours, theirs = (list(column) for column in zip(*drawn, strict=True))
-    against = [words(row) for row in theirs] if name.endswith("difference") else None
-    asked = tokenize(TINY, ["a b"] * len(drawn), [words(row) for row in ours], against, metric=name)
-    assert asked.metric.name == name
-    expected = torch.tensor([by_hand(name, *case) for case in drawn], dtype=torch.float64)
-    assert_close(asked.metric(torch.tensor(logits, dtype=torch.float64)), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_outputs_are_kept_padded() -> None:
@@ -111,28 +38,6 @@ def test_one_text_is_one_output() -> None:
     logits = torch.randn(1, 8, dtype=torch.float64)
     one, several = tokenize(TINY, ["a b"], ["d"], ["e"]).metric, tokenize(TINY, ["a b"], [["d"]], [("e",)]).metric
     assert torch.equal(one(logits), several(logits))
-
-
-PROMPTS, CORRUPTED = ["a b c", "d", "e f a b"], ["a b f", "g", "e f c d"]
-
-
-@pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("distractors", [None, ["c", "d", "e"]])
-def test_kl_divergence_is_torchs_own(padding: str, distractors: list[str] | None) -> None:
-    """KL(corrupted ‖ this), each example at its own last position."""
-    adapter = TinyTransformer(padding=padding)
-    metric = tokenize(adapter, PROMPTS, ["a", "b", "f"], distractors, CORRUPTED, "kl_divergence").metric
-    alone = torch.stack([TINY.run(TINY.inputs([prompt]), {})[0, -1] for prompt in CORRUPTED])
-    logits = torch.randn(3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3
-    expected = kl_div(logits.log_softmax(1), alone.log_softmax(1), reduction="none", log_target=True).sum(1)
-    assert (expected > 0.1).all()
-    assert_close(metric(logits), expected, rtol=1e-9, atol=1e-9)
-
-
-def test_kl_divergence_of_identical_prompts_is_0() -> None:
-    asked = tokenize(TINY, PROMPTS, ["a", "b", "c"], None, PROMPTS, "kl_divergence")
-    logits = asked.clean.at_last(TINY.run(asked.clean, {}))
-    assert_close(asked.metric(logits), torch.zeros_like(logits[:, 0]), rtol=0, atol=1e-14)
 
 
 def test_a_function_of_ones_own() -> None:
@@ -197,7 +102,8 @@ def test_metrics_that_do_not_fit_are_refused(
     metric: MetricName | None, distractors: Sequence[Outputs] | None, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where one prompt of a batch lacks what the others have: its difference would be nan."""
-    monkeypatch.setattr(prompts, "_score", inspect.unwrap(prompts._score))  # shape checks would refuse a name first
+    unchecked = inspect.unwrap(prompts._batch_metric)  # shape checks would refuse a name first
+    monkeypatch.setattr(prompts, "_batch_metric", unchecked)
     with pytest.raises(PromptError, match=why):
         inspect.unwrap(tokenize)(TINY, ["a b", "c d"], ["a", "b"], distractors, metric=metric)
 

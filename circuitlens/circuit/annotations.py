@@ -1,0 +1,57 @@
+"""A reader's annotations of a circuit: pins, groups, labels and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from circuitlens.circuit.values import Value
+
+
+class Group(Value):
+    """Nodes that a reader takes for one, by a name of their own."""
+
+    name: str = Field(min_length=1, max_length=200)
+    nodes: tuple[str, ...] = Field(min_length=1)
+
+
+class Annotations(Value):
+    """What a reader made of the circuit; no measurement, so that evidence doesn't depend on it.
+
+    `labels` and `notes` are by node id.
+    """
+
+    pins: tuple[str, ...] = ()
+    groups: tuple[Group, ...] = ()
+    labels: dict[str, Annotated[str, Field(max_length=200)]] = Field(default={})
+    notes: dict[str, Annotated[str, Field(max_length=10_000)]] = Field(default={})
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Annotations:
+        placed = [*self.pins, *self._grouped]
+        if len(set(placed)) < len(placed):
+            raise ValueError("a node is pinned or grouped twice")
+        if len({group.name for group in self.groups}) < len(self.groups):
+            raise ValueError("two groups have one name")
+        return self
+
+    @property
+    def _grouped(self) -> list[str]:
+        return [node for group in self.groups for node in group.nodes]
+
+    @property
+    def named(self) -> set[str]:
+        """The ids of all nodes that are annotated."""
+        return {*self.pins, *self._grouped, *self.labels, *self.notes}
+
+    def only(self, ids: Collection[str]) -> Annotations:
+        """The annotations of these nodes alone."""
+        groups = ((group.name, tuple(node for node in group.nodes if node in ids)) for group in self.groups)
+        return Annotations(
+            pins=tuple(node for node in self.pins if node in ids),
+            groups=tuple(Group(name=name, nodes=nodes) for name, nodes in groups if nodes),
+            labels={node: text for node, text in self.labels.items() if node in ids},
+            notes={node: text for node, text in self.notes.items() if node in ids},
+        )

@@ -1,0 +1,98 @@
+"""The graph of a circuit's nodes and edges: strongest path, pruning, and the same as a networkx graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from circuitlens.circuit.nodes import Edge, Node
+from circuitlens.errors import CircuitError
+
+if TYPE_CHECKING:
+    import networkx
+
+
+def strongest_first(edges: Iterable[Edge]) -> list[Edge]:
+    """Edges by falling |weight|."""
+    return sorted(edges, key=lambda edge: -abs(edge.weight))
+
+
+def is_acyclic(nodes: Iterable[Node], edges: Iterable[Edge]) -> bool:
+    """Whether no path along the edges comes back to its start."""
+    try:
+        TopologicalSorter(_sources(nodes, edges)).prepare()
+    except CycleError:
+        return False
+    return True
+
+
+def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) -> tuple[list[Node], float]:
+    """The widest path to `end` and the weight of its weakest edge; see `Circuit.strongest_path`."""
+    sources = _sources(nodes.values(), edges)
+    order = list(TopologicalSorter(sources).static_order())
+    # In reverse order a node comes before its sources, so that one pass finds all that reach the end.
+    reaching = {end.id}
+    for name in reversed(order):
+        if name in reaching:
+            reaching.update(sources[name])
+    lowest = min(nodes[name].layer for name in reaching)
+
+    weight = {(edge.source, edge.target): edge.weight for edge in edges}
+    width: dict[str, float] = {}
+    before: dict[str, str] = {}
+    for name in order:
+        options = [
+            (min(width[source], abs(weight[source, name])), abs(weight[source, name]), source)
+            for source in sources[name]
+            if source in width
+        ]
+        if options:
+            width[name], _, before[name] = max(options)
+        elif nodes[name].layer == lowest:
+            width[name] = float("inf")
+    chain = [end.id]
+    while chain[0] in before:
+        chain.insert(0, before[chain[0]])
+    weakest = min((weight[pair] for pair in pairwise(chain)), key=abs, default=0.0)
+    return [nodes[name] for name in chain], weakest
+
+
+def prune(
+    nodes: Sequence[Node], edges: Sequence[Edge], max_nodes: int | None, max_edges: int | None, share: float | None
+) -> tuple[list[Node], list[Edge]]:
+    """The strongest nodes, in their order, and the strongest edges between them; see `Circuit.prune`."""
+    for name, count in (("max_nodes", max_nodes), ("max_edges", max_edges)):
+        if count is not None and count < 0:
+            raise CircuitError(f"{name} is {count}; give a count of 0 or more.")
+    if share is not None and not 0 <= share <= 1:
+        raise CircuitError(f"share is {share}; give a share between 0 and 1.")
+    inner = sorted((node for node in nodes if not node.is_logit), key=lambda node: -abs(node.attribution))
+    if share is not None:
+        wanted, reached, count = share * sum(abs(node.attribution) for node in inner), 0.0, 0
+        while count < len(inner) and reached < wanted:
+            reached += abs(inner[count].attribution)
+            count += 1
+        inner = inner[:count]
+    strongest = {node.id for node in inner[:max_nodes]}
+    kept = [node for node in nodes if node.is_logit or node.id in strongest]
+    ids = {node.id for node in kept}
+    return kept, strongest_first(edge for edge in edges if edge.source in ids and edge.target in ids)[:max_edges]
+
+
+def to_networkx(nodes: Iterable[Node], edges: Iterable[Edge], prompt: str, method: str) -> networkx.DiGraph:
+    """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
+    import networkx
+
+    graph = networkx.DiGraph(prompt=prompt, method=method)
+    graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in nodes)
+    graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in edges)
+    return graph
+
+
+def _sources(nodes: Iterable[Node], edges: Iterable[Edge]) -> dict[str, list[str]]:
+    sources: dict[str, list[str]] = {node.id: [] for node in nodes}
+    for edge in edges:
+        sources[edge.target].append(edge.source)
+    return sources

@@ -1,0 +1,114 @@
+"""The parts of a circuit: nodes, edges, paths, outputs and the metric's record; no tensors and no model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from circuitlens.circuit.values import Number, Value
+from circuitlens.literals import NodeKind
+from circuitlens.prompts.metrics import METRICS
+
+ANSWER, DISTRACTOR = "answer", "distractor"
+"""Labels of the logit nodes of a circuit over many prompts, each of which has its own answers."""
+
+StandardError = Annotated[
+    float | None,
+    Field(ge=0, allow_inf_nan=False, exclude_if=lambda value: value is None, description="of a mean over prompts"),
+]
+
+
+class Node(Value):
+    """One node; `attribution` is in units of the metric, `activation` in the feature's own (an error's is its norm)."""
+
+    id: str
+    kind: NodeKind
+    hook: str = Field(description="the hook its site writes to; 'logits' for logit nodes")
+    layer: int = Field(ge=0, description="order of the drawing, bottom to top")
+    pos: int = Field(ge=0, description="position in the prompt's tokens")
+    index: int | None = Field(
+        description="feature, neuron or output index; null for errors, embeddings and the rest of the logits"
+    )
+    label: str
+    activation: Number
+    attribution: Number
+    standard_error: StandardError = None
+    url: str | None = Field(default=None, pattern=r"^https?://", description="a page about the feature")
+
+    @property
+    def is_logit(self) -> bool:
+        """Whether the node is an output of the model."""
+        return self.kind == "logit"
+
+
+class Edge(Value):
+    """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
+
+    source: str
+    target: str
+    weight: Number
+    standard_error: StandardError = None
+
+
+class Output(Value):
+    """An output of the model: its text as it was asked for, and its index."""
+
+    text: str
+    index: int = Field(ge=0)
+
+
+class MetricRecord(Value):
+    """What the circuit explains, and its value on the prompt (and on the corrupted one), in the metric's own units.
+
+    `name` is one of `circuitlens.find`'s metrics, or "custom" for a function of the user's own. Of a circuit over many
+    prompts the values are means, and the outputs stand with each prompt in the circuit's `pairs`.
+    """
+
+    name: str
+    answers: tuple[Output, ...]
+    distractors: tuple[Output, ...]
+    value: Number
+    corrupted_value: Number | None = None
+
+    def __str__(self) -> str:
+        if self.name not in METRICS:
+            return "a function of the logits"
+        ours, theirs = (", ".join(repr(o.text) for o in outputs) for outputs in (self.answers, self.distractors))
+        if not self.answers:  # over many prompts
+            ours, theirs = ANSWER, DISTRACTOR
+        logit = "logit" if len(self.answers) <= 1 and len(self.distractors) <= 1 else "mean logit"
+        return METRICS[self.name].text.format(logit=logit, answers=ours, distractors=theirs)
+
+
+class CircuitPath(Value):
+    """A chain of nodes from the bottom up; `weight` is that of its weakest edge, 0 for a single node."""
+
+    nodes: tuple[Node, ...]
+    weight: Number
+    tokens: tuple[str, ...] = Field(description="of the prompt")
+
+    def __str__(self) -> str:
+        return " → ".join(full_name(node, self.tokens) for node in self.nodes)
+
+
+class FullGraphSize(Value):
+    """The size of the graph before the strongest nodes and edges were taken from it.
+
+    `nodes` are those beside the logits, `features` the active features among them, `attribution` is the sum of their
+    |attribution|, and `edges` are those between the nodes that were taken.
+    """
+
+    nodes: int = Field(ge=0)
+    features: int = Field(ge=0)
+    attribution: float = Field(ge=0, allow_inf_nan=False)
+    edges: int = Field(ge=0)
+
+
+def full_name(node: Node, tokens: tuple[str, ...]) -> str:
+    """A node's label, with its layer and token where the circuit has more than one position."""
+    if len(tokens) == 1:
+        return node.label
+    if node.is_logit:
+        return repr(node.label) if node.index is not None else node.label
+    return f"{node.label} L{node.layer} {tokens[node.pos]!r}"
