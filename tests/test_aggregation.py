@@ -28,7 +28,7 @@ from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName, PositionGrouping
 from circuitlens.prompts.alignment import ALL, align
 from circuitlens.prompts.pairs import Pair
-from circuitlens.prompts.tasks import NOUNS, plural_of
+from circuitlens.prompts.words import NOUNS, plural_of
 from tests.prompts.test_alignment import Spelled
 from tests.tiny_transformer import Layout, TinyTransformer
 

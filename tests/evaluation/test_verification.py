@@ -25,12 +25,14 @@ import circuitlens
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Curve, Evidence
 from circuitlens.errors import CircuitError
-from circuitlens.evaluation import verification
+from circuitlens.evaluation import measurements
+from circuitlens.evaluation.checks import DECISIVE, OPTIONAL, THRESHOLDS
 from circuitlens.evaluation.faithfulness import AblationRuns, circuit_prompts, sub_circuits
-from circuitlens.evaluation.verification import DECISIVE, OPTIONAL, THRESHOLDS, judge, verify
+from circuitlens.evaluation.verification import judge, verify
 from circuitlens.literals import CheckStatus, MethodName
 from circuitlens.prompts.pairs import Pair
-from circuitlens.prompts.tasks import NOUNS, agreement_split
+from circuitlens.prompts.tasks import agreement_split
+from circuitlens.prompts.words import NOUNS
 from tests.tiny_transformer import TinyTransformer
 
 PAGE = Path(__file__).parent.parent.parent / "docs/evidence.md"
@@ -550,7 +552,7 @@ def test_random_circuits_are_as_large_site_by_site_and_are_others(
     toy: ToyAdapter, monkeypatch: pytest.MonkeyPatch, method: MethodName
 ) -> None:
     seen: list[tuple[AblationRuns, Any, dict[int, Tensor]]] = []
-    curve = verification.curve
+    curve = measurements.curve
 
     def spy(
         runs: AblationRuns, ranked: Any, counts: Any, prompts: str, controls: dict[int, Tensor], *rest: Any
@@ -559,7 +561,7 @@ def test_random_circuits_are_as_large_site_by_site_and_are_others(
             seen.append((runs, ranked, controls))
         return curve(runs, ranked, counts, prompts, controls, *rest)
 
-    monkeypatch.setattr(verification, "curve", spy)
+    monkeypatch.setattr(measurements, "curve", spy)
     circuit = circuitlens.find(toy, *CAT, method)
     verify(toy, circuit.prune(max_nodes=len(circuit.nodes) - 5), draws=30)
     ((runs, ranked, controls),) = seen

@@ -1,0 +1,180 @@
+"""A circuit's prompts scored again: its attributions, exact effects, and whether its SAEs write what they read.
+
+The prompts are scored in up to 16 parts. Resampled prompts are then other sums of these parts, and need no other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter
+from circuitlens.aggregation import Keys, Piece, Table, effect_sums, node_sums
+from circuitlens.attribution.gradient import VECTOR
+from circuitlens.attribution.methods import Scored, score
+from circuitlens.circuit import Circuit, Node
+from circuitlens.discovery import node as make_node
+from circuitlens.errors import CircuitError
+from circuitlens.evaluation.faithfulness import INPUTS
+from circuitlens.literals import MetricName
+from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
+from circuitlens.prompts.batch import Score
+
+PARTS = 16
+"""Into how many parts the prompts are divided, at most."""
+
+COMPARED = 1000
+"""How many active features of a site have their encoder and decoder rows compared with each other, at most."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Sums over a circuit's prompts, of nodes in the circuit and outside it.
+
+    `parts` and `total` are node sums of parts of the prompts and of all, `exact` sums of the strongest nodes' exact
+    effects. `own_rows` says how many active features were compared, and how many of them have their own decoder row
+    nearest to their encoder row. Nodes in `fixed_group`, a group of positions, are never ablated.
+    """
+
+    adapter: Adapter
+    circuit: Circuit
+    keys: Keys
+    fixed_group: int | None
+    parts: tuple[Piece, ...]
+    total: Piece
+    exact: Table
+    own_rows: tuple[int, int]
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts were scored."""
+        return self.total.prompts
+
+    @property
+    def metric(self) -> float:
+        """The mean metric."""
+        return self.total.metric[0].item() / self.prompts
+
+    def attributions(self, nodes: Sequence[Node]) -> list[float]:
+        """The mean attribution of each of these nodes."""
+        return self._means(self.total.nodes, nodes)
+
+    def effects(self, nodes: Sequence[Node]) -> list[float]:
+        """The mean exact effect of each of these nodes, which are among the strongest."""
+        return self._means(self.exact, nodes)
+
+    def other_nodes(self) -> list[Node]:
+        """Nodes that are active on the prompts, can be ablated and are not in the circuit."""
+        known = _numbers(self.adapter, self.keys, [n for n in self.circuit.nodes if n.kind != "logit"])
+        keys = self.total.nodes.keys
+        keys = keys[self._can_be_ablated(keys) & ~torch.isin(keys, known)]
+        columns = (part.tolist() for part in self.keys.parts(keys))
+        return [make_node(self.adapter, *where, 0.0, 0.0) for where in zip(*columns, strict=True)]
+
+    def overlaps(self, count: int, draws: int, random: torch.Generator) -> list[float]:
+        """Which share of the `count` strongest nodes each resampling of the prompts gives again (Jaccard)."""
+        whole, shares = self._strongest(self.total, count), []
+        for _ in range(draws):
+            drawn = torch.randint(len(self.parts), (len(self.parts),), generator=random).tolist()
+            again = self._strongest(reduce(Piece.merged, [self.parts[number] for number in drawn]), count)
+            shares.append(len(whole & again) / max(len(whole | again), 1))
+        return shares
+
+    def _means(self, table: Table, nodes: Sequence[Node]) -> list[float]:
+        return (table.at(_numbers(self.adapter, self.keys, nodes))[:, 0] / self.prompts).tolist()
+
+    def _strongest(self, sums: Piece, count: int) -> set[int]:
+        """The keys of the `count` nodes of largest |attribution| that can be ablated."""
+        inner = self._can_be_ablated(sums.nodes.keys)
+        order = sums.nodes.sums[inner, 0].abs().argsort(descending=True, stable=True)[:count]
+        return set(sums.nodes.keys[inner][order].tolist())
+
+    def _can_be_ablated(self, keys: Int[Tensor, " key"]) -> Bool[Tensor, " key"]:
+        site, group, _ = self.keys.parts(keys)
+        inputs = [s for s, each in enumerate(self.adapter.sites) if each.kind in INPUTS]
+        marks = ~torch.isin(site, torch.tensor([*inputs, self.keys.sites]))  # the last are the logits
+        return marks if self.fixed_group is None else marks & (group != self.fixed_group)
+
+
+def rescore(
+    adapter: Adapter,
+    circuit: Circuit,
+    prompts: PromptSet,
+    strongest: Sequence[Node],
+    metric: MetricName | Score,
+    fixed_group: int | None,
+    on_part: Callable[[int], object],
+) -> Rescored:
+    """Score prompts by the circuit's own method, and patch the `strongest` nodes one by one.
+
+    A circuit of exact effects is scored by integrated gradients, and its own figures are the exact effects.
+    `on_part` is told after each part of the prompts.
+
+    Raises:
+        CircuitError: a node is at a hook that the adapter does not have.
+    """
+    keys = Keys.of(adapter, prompts.labels)
+    kept = _numbers(adapter, keys, strongest).sort().values
+    method = "ig" if circuit.method == "exact" else circuit.method
+    parts, exact, own_rows = [], [], torch.zeros(2, dtype=torch.double)
+    for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
+        scored = score(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
+        parts.append(node_sums(keys, batch, scored))
+        exact.append(effect_sums(adapter, keys, batch, scored, kept))
+        own_rows += _own_rows(adapter, scored)
+        on_part(1)
+    compared, own = map(int, own_rows.tolist())
+    total = reduce(Piece.merged, parts)
+    return Rescored(
+        adapter, circuit, keys, fixed_group, tuple(parts), total, reduce(Table.merged, exact), (compared, own)
+    )
+
+
+def site_number(adapter: Adapter, node: Node) -> int:
+    """The number of a node's site.
+
+    Raises:
+        CircuitError: the adapter has no site there.
+    """
+    for number, site in enumerate(adapter.sites):
+        if site.write == node.hook:
+            return number
+    raise CircuitError(f"Node {node.id!r} is at the hook {node.hook!r}, which {adapter.name!r} has not.")
+
+
+def _numbers(adapter: Adapter, keys: Keys, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
+    columns = (
+        [site_number(adapter, each) for each in nodes],
+        [each.pos for each in nodes],
+        [VECTOR if each.index is None else each.index for each in nodes],
+    )
+    return keys.number(*(torch.tensor(column, dtype=torch.long) for column in columns))
+
+
+def _own_rows(adapter: Adapter, scored: Scored) -> Float[Tensor, " two"]:
+    """How many active features there are at sites that are read where they are written, and of how many the own
+    decoder row is the one nearest to their encoder row.
+    """
+    nodes, counts = scored.nodes, torch.zeros(2, dtype=torch.double)
+    for s, (site, seen) in enumerate(zip(adapter.sites, scored.clean.sites, strict=True)):
+        if site.kind != "feature" or site.coder is None or site.read != site.write:
+            continue
+        here = ((nodes.site == s) & (nodes.index != VECTOR) & (nodes.activation != 0)).nonzero()[:, 0]
+        # A row each: of many places where a feature is active any will do.
+        index, place = nodes.index[here].unique(return_inverse=True)
+        row = here.new_zeros(len(index)).scatter(0, place, here)[:COMPARED]
+        if not len(row):
+            continue
+        x = seen.read.detach()[nodes.example[row], nodes.pos[row]]
+        encoder, decoder = (
+            torch.nn.functional.normalize(rows(x, nodes.index[row]).flatten(1), dim=1)
+            for rows in (site.coder.encoder_rows, site.coder.decoder_rows)
+        )
+        own = (encoder @ decoder.T).argmax(1) == torch.arange(len(row), device=row.device)
+        counts += torch.tensor([len(row), int(own.sum())], dtype=torch.double)
+    return counts
