@@ -73,8 +73,8 @@ class Rescored:
         known = _numbers(self.adapter, self.keys, [n for n in self.circuit.nodes if n.kind != "logit"])
         keys = self.total.nodes.keys
         keys = keys[self._can_be_ablated(keys) & ~torch.isin(keys, known)]
-        columns = (part.tolist() for part in self.keys.parts(keys))
-        return [make_node(self.adapter, *where, 0.0, 0.0) for where in zip(*columns, strict=True)]
+        rows = torch.stack(self.keys.parts(keys), 1).tolist()
+        return [make_node(self.adapter, site, group, index, 0.0, 0.0) for site, group, index in rows]
 
     def overlaps(self, count: int, draws: int, random: torch.Generator) -> list[float]:
         """Which share of the `count` strongest nodes each resampling of the prompts gives again (Jaccard)."""
