@@ -166,11 +166,6 @@ def indirect_object(count: int, seed: int, names: Sequence[str] = NAMES) -> list
     return pairs
 
 
-def indirect_object_split(train: int, test: int, seed: int, names: Sequence[str] = NAMES) -> Split:
-    """`indirect_object` on two parts of the names."""
-    return _split(lambda part, count, seed: indirect_object(count, seed, part), names, train, test, seed)
-
-
 def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[Pair]:
     """Years that come later (Hanna et al. 2023): "The war lasted from the year 1732 to the year 17".
 
@@ -201,16 +196,22 @@ def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[P
     return pairs
 
 
-def greater_than_split(train: int, test: int, seed: int, nouns: Sequence[str] = EVENTS) -> Split:
-    """`greater_than` on two parts of the nouns."""
-    return _split(lambda part, count, seed: greater_than(count, seed, part), nouns, train, test, seed)
+def _split(
+    make: Callable[[list[str], int, int], list[Pair]], nouns: Sequence[str], train: int, test: int, seed: int
+) -> Split:
+    """Pairs on two parts of the nouns, as large as the numbers of pairs ask for, within 1 to 4 and 4 to 1."""
+    check_count(train)
+    check_count(test)
+    share = test / max(train + test, 1)
+    here, there = split_nouns(nouns, min(max(share, 0.2), 0.8), seed)
+    return make(here, train, seed), make(there, test, seed)
 
 
 TASKS: dict[str, Callable[[int, int, int], Split]] = {
     **{f"agreement-{kind.replace('_', '-')}": partial(agreement_split, kind) for kind in get_args(AgreementKind)},
     "agreement-toy": partial(agreement_split, "simple", nouns=NOUNS, verbs=[("runs", "run")]),
-    "ioi": indirect_object_split,
-    "greater-than": greater_than_split,
+    "ioi": partial(_split, lambda names, count, seed: indirect_object(count, seed, names), NAMES),
+    "greater-than": partial(_split, lambda nouns, count, seed: greater_than(count, seed, nouns), EVENTS),
 }
 """Tasks by name: numbers of training and test pairs and a seed to the pairs, with no noun (or name) in common."""
 
@@ -268,17 +269,6 @@ def _indirect_object(
         case=case,
         roles=tuple(roles),
     )
-
-
-def _split(
-    make: Callable[[list[str], int, int], list[Pair]], nouns: Sequence[str], train: int, test: int, seed: int
-) -> Split:
-    """Pairs on two parts of the nouns, as large as the numbers of pairs ask for, within 1 to 4 and 4 to 1."""
-    check_count(train)
-    check_count(test)
-    share = test / max(train + test, 1)
-    here, there = split_nouns(nouns, min(max(share, 0.2), 0.8), seed)
-    return make(here, train, seed), make(there, test, seed)
 
 
 def _grid(rng: Random, sizes: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
