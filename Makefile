@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format lint types schema images clean
+.PHONY: demo test check format lint types schema docs images clean
 
 demo: $(INSTALLED)
 	$(BIN)/circuitlens demo
@@ -27,6 +27,9 @@ format: $(INSTALLED)
 
 schema: $(INSTALLED)
 	$(BIN)/python -c 'import json; from circuitlens.circuit import schema; print(json.dumps(schema(), indent=1))' > circuitlens/circuit/circuit.schema.json
+
+docs: $(INSTALLED)
+	$(BIN)/python docs/make_tables.py
 
 images: $(INSTALLED)
 	$(BIN)/python docs/make_images.py

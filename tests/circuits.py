@@ -19,7 +19,7 @@ from circuitlens.discovery import make_node
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.literals import AblationKind, MethodName
 from circuitlens.prompts.pairs import Pair
-from circuitlens.prompts.tasks import NOUNS, plural_of
+from circuitlens.prompts.words import NOUNS, plural_of
 
 
 def pair(

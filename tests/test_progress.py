@@ -11,7 +11,7 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.errors import PromptError
-from circuitlens.evaluation.verification import THRESHOLDS
+from circuitlens.evaluation.checks import CHECKS
 from circuitlens.literals import MethodName
 from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.pairs import Pair
@@ -93,14 +93,14 @@ def test_aggregate_tells_each_batch(method: MethodName, max_edges: int) -> None:
 
 
 def verification(adapter: Adapter, circuit: Circuit) -> Work:
-    return lambda progress: circuitlens.verify(adapter, circuit, draws=2, top=5, progress=progress)
+    return lambda progress: circuitlens.verify(adapter, circuit, draws=2, top=5, prompts=4, progress=progress)
 
 
 def test_verify_tells_each_check(toy: Adapter) -> None:
     work = verification(toy, toy_work(toy, "contrastive")(None))
     told, circuit = told_by(work)
     check(told)
-    assert told[-1][2] == len(THRESHOLDS) + 1
+    assert told[-1][2] == len(CHECKS)
     assert {done for _, done, _ in told} == set(range(1, told[-1][2] + 1))
     assert list(dict.fromkeys(name for name, _, _ in told))[:3] == [
         "the file",

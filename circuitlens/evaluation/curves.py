@@ -34,7 +34,7 @@ def curve(
     counts: Sequence[int],
     prompts: str,
     controls: dict[int, Bool[Tensor, "draw node"]] | None = None,
-    on_run: Callable[[int], object] = lambda _: None,
+    on_run: Callable[[], object] = lambda: None,
 ) -> Curve:
     """Faithfulness, with errors and without, and completeness of the first `counts` of the `ranked` nodes.
 

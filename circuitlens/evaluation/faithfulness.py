@@ -95,10 +95,10 @@ class AblationRuns:
         return self(torch.zeros(1, len(self.nodes), dtype=torch.bool), others=False)[0]
 
     def __call__(
-        self, keep: Bool[Tensor, "variant node"], others: bool, on_run: Callable[[int], object] = lambda _: None
+        self, keep: Bool[Tensor, "variant node"], others: bool, on_run: Callable[[], object] = lambda: None
     ) -> Float[Tensor, "variant pair"]:
         """The metric of each prompt with these nodes kept and the rest of `nodes` ablated; `others`, which are not
-        among `nodes`, are all kept or all ablated (but for inputs). `on_run` is told how many variants are done.
+        among `nodes`, are all kept or all ablated (but for inputs). `on_run` is called after each run.
         """
         columns = []
         for batch in self._batches:
@@ -120,7 +120,7 @@ class AblationRuns:
             )
         return ((metric.double().mean(1) - empty) / (full - empty)).tolist()
 
-    def _run(self, batch: _Batch, keep: Tensor, others: bool, on_run: Callable[[int], object]) -> Tensor:
+    def _run(self, batch: _Batch, keep: Tensor, others: bool, on_run: Callable[[], object]) -> Tensor:
         edits = {}
         for site in self.adapter.sites:
             whole_site_kept = others or site.kind in INPUTS
@@ -129,7 +129,7 @@ class AblationRuns:
         metric = batch.batch.metric.repeated(len(keep))
         with torch.no_grad():
             values = metric(run_spliced(self.adapter, batch.batch.clean.repeated(len(keep)), edits))
-        on_run(len(keep))
+        on_run()
         return values.unflatten(0, (len(keep), -1))
 
     def _prepare(self, prompts: PromptSet, means: dict[str, SiteValues]) -> _Batch:

@@ -1,4 +1,4 @@
-"""Prompt pairs made to order: agreement, indirect objects, greater-than, and variants of a pair; no torch and no model.
+"""Tasks that make prompt pairs by rule: agreement, indirect objects, greater-than; no torch and no model.
 
 Every task is split into training and test pairs by noun (or name): no noun of one is in the other, so that what is
 found on the first and holds on the second is not about the nouns. Each corrupted prompt differs in one word.
@@ -6,7 +6,6 @@ found on the first and holds on the second is not about the nouns. Each corrupte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
@@ -15,111 +14,11 @@ from typing import Literal, get_args
 
 from circuitlens.errors import PromptError
 from circuitlens.prompts.pairs import Pair
+from circuitlens.prompts.words import EVENTS, NAMES, NOUNS, PEOPLE, forms_of
 
 AgreementKind = Literal["simple", "nounpp", "within_rc", "rc"]
 Split = tuple[list[Pair], list[Pair]]
 """Training and test pairs."""
-
-
-def _words(text: str) -> tuple[str, ...]:
-    """Many words in a few lines."""
-    return tuple(text.split())
-
-
-NOUNS = [
-    "cat",
-    "dog",
-    "bird",
-    "horse",
-    "boy",
-    "girl",
-    "child",
-    "man",
-    "woman",
-    "baby",
-    "lady",
-    "king",
-    "queen",
-    "teacher",
-    "doctor",
-    "farmer",
-    "nurse",
-    "student",
-    "painter",
-    "writer",
-    "singer",
-    "dancer",
-    "driver",
-    "sailor",
-    "soldier",
-    "pilot",
-    "lawyer",
-    "judge",
-    "player",
-    "runner",
-    "mouse",
-    "goose",
-    "wolf",
-    "fox",
-    "bear",
-    "lion",
-    "tiger",
-    "rabbit",
-    "monkey",
-    "pony",
-    "puppy",
-    "kitten",
-    "cow",
-    "pig",
-    "duck",
-    "chicken",
-    "turkey",
-    "spider",
-    "ant",
-    "bee",
-    "fly",
-    "butterfly",
-    "witch",
-    "boss",
-    "princess",
-    "actress",
-    "waitress",
-    "hero",
-    "thief",
-    "wife",
-    "uncle",
-    "aunt",
-    "cousin",
-    "neighbour",
-    "friend",
-    "visitor",
-]
-"""Nouns of the toy; their order is part of its training."""
-
-PEOPLE = _words(
-    "athlete author boy girl kid man woman child father mother doctor singer teacher victim architect chef driver "
-    "executive guard minister parent manager pilot actor artist lawyer customer farmer officer student king queen "
-    "friend brother sister son daughter lady player writer reader worker soldier judge priest prisoner guest visitor "
-    "senator leader director editor engineer expert agent boss coach critic dancer detective journalist model "
-    "musician nurse owner professor scientist tourist voter winner poet photographer reporter runner scholar surgeon "
-    "therapist trader"
-)
-"""Nouns that GPT-2 and SmolLM2 read, after a space, as one token in both numbers: pairs of them are equally long."""
-NAMES = _words(
-    "Mary John Tom James Dan Martin Amy Paul Sarah Kate Mark Anna Alice Bob David Michael Peter Laura Jack Robert "
-    "William Richard Thomas Daniel Matthew Andrew Steven Kevin Brian George Edward Ryan Jason Eric Adam Scott Jessica "
-    "Jennifer Lisa Susan Emily Rachel Maria Jane Kelly Elizabeth Victoria Sam Ben Alex Luke Simon Henry Charlie Frank "
-    "Max Chris Joe Michelle"
-)
-"""First names that GPT-2 and SmolLM2 read, after a space, as one token."""
-EVENTS = _words(
-    "war siege trial campaign expedition voyage journey pilgrimage tour trip study plague epidemic dynasty reign "
-    "marriage friendship relationship dispute conspiracy invasion insurgency investigation negotiation operation "
-    "project program quest treaty contract agreement construction collaboration competition confrontation "
-    "consultation custody decline expansion imprisonment captivity outbreak overhaul partnership pursuit raid "
-    "rebellion revolution rivalry tradition"
-)
-"""Nouns of what lasts for years, most of them from Hanna et al. 2023."""
 
 VERBS = ((" is", " are"), (" has", " have"), (" does", " do"), (" goes", " go"))
 """What a subject may go on with, singular and plural, as in the data of Marks et al. 2024."""
@@ -153,17 +52,6 @@ YEAR_ROLES = (
     *("determiner", "noun", "verb", "from", "determiner2", "year", "start"),
     *("to", "determiner3", "year2", "century"),
 )
-
-DETERMINERS = ("the", "my", "your", "our", "their", "his", "her")
-"""Determiners that go with either number and stand in for one another."""
-_BEFORE_A_NOUN = {*DETERMINERS, "its", "this", "these", "those", "a", "an", "some", "any", "no", "every", "many"}
-
-
-def plural_of(noun: str) -> str:
-    """The plural of a singular noun ("children")."""
-    from lemminflect import getAllInflections  # takes half a second
-
-    return getAllInflections(noun, upos="NOUN")["NNS"][0]
 
 
 def split_nouns(nouns: Sequence[str], test_share: float, seed: int) -> tuple[list[str], list[str]]:
@@ -214,8 +102,8 @@ def agreement(
     """
     if kind not in get_args(AgreementKind):
         raise PromptError(f"There is no agreement {kind!r}: choose one of {', '.join(get_args(AgreementKind))}.")
-    _check_count(count)
-    forms = [form for form in map(_forms, dict.fromkeys(nouns)) if form[0] != form[1]]
+    check_count(count)
+    forms = [form for form in map(forms_of, dict.fromkeys(nouns)) if form[0] != form[1]]
     verbs = list(dict.fromkeys(verbs))
     rng = Random(seed)
     cases = [(False, False), (True, False)]  # whether the subject and the attractor are plural
@@ -259,7 +147,7 @@ def indirect_object(count: int, seed: int, names: Sequence[str] = NAMES) -> list
     Raises:
         PromptError: the count is negative.
     """
-    _check_count(count)
+    check_count(count)
     names = list(dict.fromkeys(names))
     rng = Random(seed)
     sizes = (len(TEMPLATES), len(PLACES), len(THINGS), len(names), len(names) - 1, len(names) - 2)
@@ -278,11 +166,6 @@ def indirect_object(count: int, seed: int, names: Sequence[str] = NAMES) -> list
     return pairs
 
 
-def indirect_object_split(train: int, test: int, seed: int, names: Sequence[str] = NAMES) -> Split:
-    """`indirect_object` on two parts of the names."""
-    return _split(lambda part, count, seed: indirect_object(count, seed, part), names, train, test, seed)
-
-
 def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[Pair]:
     """Years that come later (Hanna et al. 2023): "The war lasted from the year 1732 to the year 17".
 
@@ -293,7 +176,7 @@ def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[P
     Raises:
         PromptError: the count is negative.
     """
-    _check_count(count)
+    check_count(count)
     nouns = list(dict.fromkeys(nouns))
     starts = [(c, yy) for c in CENTURIES for yy in range(2, 99) if f"{c}{yy:02}" not in WHOLE_YEARS]
     pairs = []
@@ -313,78 +196,24 @@ def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[P
     return pairs
 
 
-def greater_than_split(train: int, test: int, seed: int, nouns: Sequence[str] = EVENTS) -> Split:
-    """`greater_than` on two parts of the nouns."""
-    return _split(lambda part, count, seed: greater_than(count, seed, part), nouns, train, test, seed)
+def _split(
+    make: Callable[[list[str], int, int], list[Pair]], nouns: Sequence[str], train: int, test: int, seed: int
+) -> Split:
+    """Pairs on two parts of the nouns, as large as the numbers of pairs ask for, within 1 to 4 and 4 to 1."""
+    check_count(train)
+    check_count(test)
+    share = test / max(train + test, 1)
+    here, there = split_nouns(nouns, min(max(share, 0.2), 0.8), seed)
+    return make(here, train, seed), make(there, test, seed)
 
 
 TASKS: dict[str, Callable[[int, int, int], Split]] = {
     **{f"agreement-{kind.replace('_', '-')}": partial(agreement_split, kind) for kind in get_args(AgreementKind)},
     "agreement-toy": partial(agreement_split, "simple", nouns=NOUNS, verbs=[("runs", "run")]),
-    "ioi": indirect_object_split,
-    "greater-than": greater_than_split,
+    "ioi": partial(_split, lambda names, count, seed: indirect_object(count, seed, names), NAMES),
+    "greater-than": partial(_split, lambda nouns, count, seed: greater_than(count, seed, nouns), EVENTS),
 }
 """Tasks by name: numbers of training and test pairs and a seed to the pairs, with no noun (or name) in common."""
-
-
-def other_nouns(
-    pair: Pair, count: int, seed: int = 0, exclude: Sequence[str] = (), nouns: Sequence[str] = NOUNS
-) -> list[Pair]:
-    """The same pair with other nouns where its two prompts have the singular and the plural of one noun.
-
-    Empty where they differ in anything else, or where a verb may be what differs ("The girl that runs").
-
-    Args:
-        pair: whose answer, distractor, case and roles are kept.
-        count: how many at most.
-        seed: of the choice.
-        exclude: nouns not to take, in either number; none in the prompt is taken anyway.
-        nouns: singular, to choose from.
-
-    Raises:
-        PromptError: the count is negative.
-    """
-    _check_count(count)
-    # Words at odd places, what is between them at even ones.
-    ours, theirs = re.split(r"([\w'’-]+)", pair.prompt), re.split(r"([\w'’-]+)", pair.corrupted or "")
-    different = [at for at in range(1, len(ours), 2) if ours[at : at + 1] != theirs[at : at + 1]]
-    if len(ours) != len(theirs) or len(different) != 1 or ours[::2] != theirs[::2]:
-        return []
-    (at,) = different
-    own = _noun_of(ours[at].lower(), theirs[at].lower())
-    if own is None or (_is_verb(own) and (at < 3 or ours[at - 2].lower() not in _BEFORE_A_NOUN)):
-        return []
-    plural = own != ours[at].lower()
-    taken = {word.lower() for word in (*ours, *theirs, *exclude)}
-    forms = [_forms(noun) for noun in dict.fromkeys(nouns)]
-    pool = [form for form in forms if form[0] != form[1] and not taken & {*form}]
-    made = []
-    for form in Random(seed).sample(pool, min(count, len(pool))):
-        mine, its = (
-            "".join([*words[:at], _cased(words[at], form[number]), *words[at + 1 :]])
-            for words, number in ((ours, plural), (theirs, not plural))
-        )
-        made.append(pair.model_copy(update={"prompt": mine, "corrupted": its}))
-    return made
-
-
-def paraphrases(pair: Pair) -> list[Pair]:
-    """The same pair with each other determiner ("My cats") in the place of the one it starts with ("The cats").
-
-    Empty where it starts with none of `DETERMINERS`, or the corrupted prompt with another one.
-    """
-    prompts = [pair.prompt] if pair.corrupted is None else [pair.prompt, pair.corrupted]
-    leads = [re.match(r"(\s*)(\S+)(?=\s)", prompt) for prompt in prompts]
-    found = {lead[2] if lead else "" for lead in leads}
-    (word,) = found if len(found) == 1 else ("",)
-    if word.lower() not in DETERMINERS:
-        return []
-    made = []
-    for other in DETERMINERS:
-        if other != word.lower():
-            texts = [re.sub(r"\S+", _cased(word, other), prompt, count=1) for prompt in prompts]
-            made.append(pair.model_copy(update=dict(zip(("prompt", "corrupted"), texts, strict=False))))
-    return made
 
 
 def _agreement(
@@ -442,17 +271,6 @@ def _indirect_object(
     )
 
 
-def _split(
-    make: Callable[[list[str], int, int], list[Pair]], nouns: Sequence[str], train: int, test: int, seed: int
-) -> Split:
-    """Pairs on two parts of the nouns, as large as the numbers of pairs ask for, within 1 to 4 and 4 to 1."""
-    _check_count(train)
-    _check_count(test)
-    share = test / max(train + test, 1)
-    here, there = split_nouns(nouns, min(max(share, 0.2), 0.8), seed)
-    return make(here, train, seed), make(there, test, seed)
-
-
 def _grid(rng: Random, sizes: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:
     """Distinct points of a grid in random order, `count` or all there are."""
     total = prod(sizes) if min(sizes) > 0 else 0
@@ -464,37 +282,7 @@ def _grid(rng: Random, sizes: Sequence[int], count: int) -> Iterator[tuple[int, 
         yield tuple(point)
 
 
-def _forms(noun: str) -> tuple[str, str]:
-    """Singular and plural."""
-    try:
-        return noun, plural_of(noun)
-    except KeyError:
-        raise PromptError(f"{noun!r} is not a singular noun of the lexicon: give another one.") from None
-
-
-def _noun_of(one: str, other: str) -> str | None:
-    """The singular of the noun that two words are the singular and the plural of, None if they are not."""
-    from lemminflect import getAllInflections
-
-    for singular, plural in ((one, other), (other, one)):
-        if singular != plural and plural in getAllInflections(singular, upos="NOUN").get("NNS", ()):
-            return singular
-    return None
-
-
-def _is_verb(word: str) -> bool:
-    from lemminflect import getAllLemmas
-
-    return bool(getAllLemmas(word, upos="VERB"))
-
-
-def _cased(like: str, word: str) -> str:
-    """`word` with the capitals of `like`."""
-    if like.isupper():
-        return word.upper()
-    return word[:1].upper() + word[1:] if like[:1].isupper() else word
-
-
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
+    """Raise PromptError for a negative number of pairs."""
     if count < 0:
         raise PromptError(f"The number of pairs is {count}: give 0 or more.")

@@ -17,7 +17,7 @@ from functools import cache
 from lemminflect import getAllInflections, getAllLemmas
 
 from circuitlens.errors import PromptError
-from circuitlens.prompts.tasks import plural_of
+from circuitlens.prompts.words import plural_of
 
 VERBS = [
     "run",

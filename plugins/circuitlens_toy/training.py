@@ -26,7 +26,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from circuitlens.files import write_atomically
-from circuitlens.prompts.tasks import NOUNS
+from circuitlens.prompts.words import NOUNS
 from circuitlens_toy.grammar import VERBS, evidence, sentences
 from circuitlens_toy.model import AgreementModel, ToySAE
 

@@ -3,9 +3,9 @@ with measured effects. Prints tables; never a test.
 
     python -m tests.benchmarks.evidence --model smollm2-135m --saes smollm2-135m-saes --data agreement.jsonl
 
-Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.tasks` from
-nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in brackets:
-N features); everything else is set to the corrupted run.
+Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.prompts.tasks`
+from nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in
+brackets: N features); everything else is set to the corrupted run.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ import circuitlens
 from circuitlens.circuit import Circuit, Node
 from circuitlens.evaluation.curves import interval, sub_circuits
 from circuitlens.evaluation.faithfulness import AblationRuns
+from circuitlens.evaluation.sampling import random_circuits
 from circuitlens.literals import MethodName
 from circuitlens.prompts.alignment import align
 from circuitlens.prompts.pairs import Pair, read_pairs
-from circuitlens.prompts.tasks import PEOPLE, agreement
+from circuitlens.prompts.tasks import agreement
+from circuitlens.prompts.words import PEOPLE, plural_of
 
 METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "ig", "exact")
 REFERENCE = {  # engine.md, "Figures to beat": ig, errors kept and removed
@@ -55,8 +57,6 @@ def main() -> None:
     results = {}
     for kind in args.kinds:
         found_on = [pair for pair, row in zip(every, rows, strict=True) if row["kind"] == kind][: args.pairs]
-        from circuitlens.prompts.tasks import plural_of
-
         nouns = [noun for noun in PEOPLE if noun not in known and plural_of(noun) not in known]
         held_out = agreement(kind, nouns, args.pairs, seed=1)
         out(f"\n## {kind}: {len(found_on)} pairs to find, {len(held_out)} of {len(nouns)} unseen nouns to judge\n")
@@ -96,7 +96,8 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
         by_sign = runs.faithfulness(runs(sub_circuits(runs, signed, COUNTS)[0], False))
         results[f"{method} by signed mean"] = by_sign
         for n, count in enumerate(COUNTS):
-            random = interval(runs.faithfulness(runs(controls(runs, ranked[method][:count]), False)))
+            drawn = random_circuits(runs.nodes, keep[n], DRAWS, torch.Generator().manual_seed(0))
+            random = interval(runs.faithfulness(runs(drawn, False)))
             beat = reference.get(count)
             out(
                 f"| {method} | {seconds[method]:.0f} | {count} | {kept[n]:.2f} | {removed[n]:.2f} ({only[n]:.2f}) "
@@ -134,18 +135,6 @@ def effects(adapter, circuit: Circuit, pairs: list[Pair], nodes: list[Node]) -> 
 def inner(circuit: Circuit) -> list[Node]:
     nodes = [node for node in circuit.nodes if node.kind in ("feature", "error")]
     return sorted(nodes, key=lambda node: -abs(node.attribution))
-
-
-def controls(runs: AblationRuns, chosen: list[Node]) -> torch.Tensor:
-    """Random active nodes, as many of each site and kind."""
-    draws = torch.zeros(DRAWS, len(runs.nodes), dtype=torch.bool)
-    generator = torch.Generator().manual_seed(0)
-    for hook, kind in sorted({(node.hook, node.kind) for node in chosen}):
-        members = torch.tensor([n for n, node in enumerate(runs.nodes) if (node.hook, node.kind) == (hook, kind)])
-        size = sum((node.hook, node.kind) == (hook, kind) for node in chosen)
-        for row in draws:
-            row[members[torch.randperm(len(members), generator=generator)[:size]]] = True
-    return draws
 
 
 def out(line: str) -> None:

@@ -15,7 +15,7 @@ from circuitlens_toy.training import Config, load_or_train
 
 import circuitlens
 from circuitlens.errors import AdapterError, PromptError
-from circuitlens.prompts.tasks import NOUNS, plural_of
+from circuitlens.prompts.words import NOUNS, plural_of
 
 QUICK = Config(model_steps=3, sae_steps=3)
 

@@ -1,11 +1,9 @@
-"""Pairs made to order: one word differs, numbers are balanced, nouns are split, sentences are right."""
+"""Tasks make pairs by rule: one word differs, numbers are balanced, nouns are split, sentences are right."""
 
 from __future__ import annotations
 
 import inspect
 import re
-import subprocess
-import sys
 from collections import Counter
 from typing import get_args
 
@@ -16,10 +14,6 @@ from hypothesis import strategies as st
 from circuitlens.errors import PromptError
 from circuitlens.prompts.pairs import Pair
 from circuitlens.prompts.tasks import (
-    EVENTS,
-    NAMES,
-    NOUNS,
-    PEOPLE,
     RELATIVE_VERBS,
     TASKS,
     AgreementKind,
@@ -27,18 +21,13 @@ from circuitlens.prompts.tasks import (
     agreement_split,
     greater_than,
     indirect_object,
-    other_nouns,
-    paraphrases,
-    plural_of,
     split_nouns,
 )
+from circuitlens.prompts.words import EVENTS, NAMES, NOUNS, PEOPLE, plural_of
 
 KINDS = get_args(AgreementKind)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_task = pytest.mark.parametrize("task", TASKS)
-CATS = Pair(
-    prompt="The cats", corrupted="The cat", answer=(" are",), distractor=(" is",), case="c", roles=("det", "noun")
-)
 
 
 def different_words(pair: Pair) -> list[tuple[str, str]]:
@@ -221,96 +210,3 @@ def test_years() -> None:
         assert all(year > start for year in pair.answer)
         assert all(year <= start for year in pair.distractor)
         assert [*pair.distractor, *pair.answer] == [f"{year:02}" for year in range(100)]
-
-
-# Variants of a pair
-
-
-@given(count=st.integers(0, 80), seed=st.integers())
-def test_other_nouns(count: int, seed: int) -> None:
-    made = other_nouns(CATS, count, seed, exclude=["dog", "mice"])
-    nouns = [pair.corrupted.split()[1] for pair in made if pair.corrupted]
-    assert len(set(nouns)) == len(made) == min(count, len(NOUNS) - 3)
-    assert {*nouns} <= {*NOUNS} - {"cat", "dog", "mouse"}
-    for pair, noun in zip(made, nouns, strict=True):
-        assert pair == CATS.model_copy(update={"prompt": f"The {plural_of(noun)}", "corrupted": f"The {noun}"})
-
-
-@pytest.mark.parametrize(
-    ("prompt", "corrupted", "expected"),
-    [
-        ("The woman near the cars,", "The women near the cars,", "The king near the cars, / The kings near the cars,"),
-        (" These  OXEN that the king", " These  OX that the king", None),
-        ("Cats near the king", "Cat near the king", None),
-        ("Women that", "Woman that", "Kings that / King that"),
-        ("The WOMEN", "The WOMAN", "The KINGS / The KING"),
-        ("The king", "The kings", None),
-        ("The cats", "The dog", None),
-        ("The cats", "The  cat", None),
-        ("The cats run", "The cat runs", None),
-        ("The girl that run", "The girl that runs", None),
-        ("The sheep", "The sheep", None),
-        ("The cats", None, None),
-        ("The cats", "The cat sleeps", None),
-        ("", "", None),
-        ("The war from 1732", "The war from 1701", None),
-    ],
-)
-def test_only_a_noun_in_both_numbers_is_replaced(prompt: str, corrupted: str | None, expected: str | None) -> None:
-    pair = Pair(prompt=prompt, corrupted=corrupted, answer=(" a",))
-    made = other_nouns(pair, 9, nouns=["king", "sheep"])
-    if expected is None:
-        assert [one for one in made if "KING" not in one.prompt] == []
-    else:
-        assert [f"{one.prompt} / {one.corrupted}" for one in made] == [expected]
-
-
-def test_paraphrases() -> None:
-    made = paraphrases(CATS)
-    assert [pair.prompt for pair in made] == [f"{word} cats" for word in ("My", "Your", "Our", "Their", "His", "Her")]
-    for pair in made:
-        assert pair.corrupted == pair.prompt[:-1]
-        assert pair == CATS.model_copy(update={"prompt": pair.prompt, "corrupted": pair.corrupted})
-    (first, *_) = paraphrases(Pair(prompt=" my cats near the dog", answer=(" a",)))
-    assert first == Pair(prompt=" the cats near the dog", answer=(" a",))
-
-
-@pytest.mark.parametrize(
-    ("prompt", "corrupted"),
-    [
-        ("Cats", None),
-        ("The", None),
-        ("", None),
-        ("The cats", "My cats"),
-        ("The cats", ""),
-        ("This cat", "This dog"),
-        ("When Mary", None),
-    ],
-)
-def test_without_a_neutral_determiner_there_is_no_paraphrase(prompt: str, corrupted: str | None) -> None:
-    assert paraphrases(Pair(prompt=prompt, corrupted=corrupted, answer=(" a",))) == []
-
-
-@given(prompt=st.text(), corrupted=st.none() | st.text())
-def test_no_pair_is_too_odd_for_variants(prompt: str, corrupted: str | None) -> None:
-    try:
-        pair = Pair(prompt=prompt, corrupted=corrupted, answer=(" a",))
-    except ValueError:
-        return
-    other_nouns(pair, 2)
-    paraphrases(pair)
-
-
-# Words
-
-
-def test_the_lists_are_sound() -> None:
-    for words in (NOUNS, PEOPLE, NAMES, EVENTS):
-        assert len(set(words)) == len(words) >= 50
-    for noun in PEOPLE:
-        assert plural_of(noun) != noun
-
-
-def test_the_lexicon_is_loaded_on_use_only() -> None:
-    code = "import sys, circuitlens.prompts.tasks; print({'lemminflect', 'torch', 'numpy'} & {*sys.modules})"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

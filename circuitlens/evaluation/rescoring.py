@@ -1,0 +1,177 @@
+"""A circuit's prompts scored again: its attributions, exact effects, and whether its SAEs write what they read.
+
+The prompts are scored in up to 16 parts. Resampled prompts are then other sums of these parts, and need no other run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.attributions import Attributions, attribute_nodes
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, measured_sums
+from circuitlens.circuit import Circuit, Node
+from circuitlens.discovery import make_node
+from circuitlens.errors import CircuitError
+from circuitlens.evaluation.faithfulness import INPUTS
+from circuitlens.literals import MetricName
+from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
+from circuitlens.prompts.batch import Score
+
+PARTS = 16
+"""Into how many parts the prompts are divided, at most."""
+
+COMPARED = 1000
+"""How many active features of a site have their encoder and decoder rows compared with each other, at most."""
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """Sums over a circuit's prompts, of nodes in the circuit and outside it.
+
+    `parts` and `total` are node sums of parts of the prompts and of all, `exact` sums of the strongest nodes' exact
+    effects. `own_rows` says how many active features were compared, and how many of them have their own decoder row
+    nearest to their encoder row. Nodes in `fixed_group`, a group of positions, are never ablated.
+    """
+
+    adapter: Adapter
+    circuit: Circuit
+    index: NodeIndex
+    fixed_group: int | None
+    parts: tuple[BatchSums, ...]
+    total: BatchSums
+    exact: KeyedSums
+    own_rows: tuple[int, int]
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts were scored."""
+        return self.total.prompts
+
+    @property
+    def metric(self) -> float:
+        """The mean metric."""
+        return self.total.metric[0].item() / self.prompts
+
+    def attributions(self, nodes: Sequence[Node]) -> list[float]:
+        """The mean attribution of each of these nodes."""
+        return self._means(self.total.nodes, nodes)
+
+    def effects(self, nodes: Sequence[Node]) -> list[float]:
+        """The mean exact effect of each of these nodes, which are among the strongest."""
+        return self._means(self.exact, nodes)
+
+    def other_nodes(self) -> list[Node]:
+        """Nodes that are active on the prompts, can be ablated and are not in the circuit."""
+        known = _numbers(self.adapter, self.index, [node for node in self.circuit.nodes if not node.is_logit])
+        numbers = self.total.nodes.keys
+        numbers = numbers[self._can_be_ablated(self.total) & ~torch.isin(numbers, known)]
+        rows = torch.stack(self.index.parts(numbers), 1).tolist()
+        return [make_node(self.adapter, site, group, index, 0.0, 0.0) for site, group, index in rows]
+
+    def overlaps(self, count: int, draws: int, random: torch.Generator) -> list[float]:
+        """Which share of the `count` strongest nodes each resampling of the prompts gives again (Jaccard)."""
+        whole, shares = self._strongest(self.total, count), []
+        for _ in range(draws):
+            drawn = torch.randint(len(self.parts), (len(self.parts),), generator=random).tolist()
+            again = self._strongest(reduce(BatchSums.merged, [self.parts[number] for number in drawn]), count)
+            shares.append(len(whole & again) / max(len(whole | again), 1))
+        return shares
+
+    def _means(self, table: KeyedSums, nodes: Sequence[Node]) -> list[float]:
+        return (table.at(_numbers(self.adapter, self.index, nodes))[:, ATTRIBUTION] / self.prompts).tolist()
+
+    def _strongest(self, sums: BatchSums, count: int) -> set[int]:
+        """The numbers of the `count` nodes of largest |attribution| that can be ablated."""
+        inner = self._can_be_ablated(sums)
+        order = sums.nodes.sums[inner, ATTRIBUTION].abs().argsort(descending=True, stable=True)[:count]
+        return set(sums.nodes.keys[inner][order].tolist())
+
+    def _can_be_ablated(self, sums: BatchSums) -> Bool[Tensor, " node"]:
+        site, group, _ = self.index.parts(sums.nodes.keys)
+        inputs = [s for s, each in enumerate(self.adapter.sites) if each.kind in INPUTS]
+        marks = sums.changed & ~torch.isin(site, torch.tensor([*inputs, self.index.sites]))  # the last are the logits
+        return marks if self.fixed_group is None else marks & (group != self.fixed_group)
+
+
+def rescore(
+    adapter: Adapter,
+    circuit: Circuit,
+    prompts: PromptSet,
+    strongest: Sequence[Node],
+    metric: MetricName | Score,
+    fixed_group: int | None,
+    on_part: Callable[[], object],
+) -> Rescored:
+    """Score prompts by the circuit's own method, and patch the `strongest` nodes one by one.
+
+    A circuit of exact effects is scored by integrated gradients, and its own figures are the exact effects.
+    `on_part` is called after each part of the prompts.
+
+    Raises:
+        CircuitError: a node is at a hook that the adapter does not have.
+    """
+    index = NodeIndex.of(adapter, len(prompts.labels))
+    kept = _numbers(adapter, index, strongest).sort().values
+    method = "ig" if circuit.method == "exact" else circuit.method
+    parts, exact, own_rows = [], [], torch.zeros(2, dtype=torch.double)
+    for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
+        found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
+        parts.append(BatchSums.of(index, batch, found))
+        exact.append(measured_sums(adapter, index, batch, replace(found, method="exact"), kept))
+        own_rows += _own_rows(adapter, found)
+        on_part()
+    compared, own = map(int, own_rows.tolist())
+    total = reduce(BatchSums.merged, parts)
+    return Rescored(
+        adapter, circuit, index, fixed_group, tuple(parts), total, reduce(KeyedSums.merged, exact), (compared, own)
+    )
+
+
+def site_number(adapter: Adapter, node: Node) -> int:
+    """The number of a node's site.
+
+    Raises:
+        CircuitError: the adapter has no site there.
+    """
+    for number, site in enumerate(adapter.sites):
+        if site.write == node.hook:
+            return number
+    raise CircuitError(f"Node {node.id!r} is at the hook {node.hook!r}, which {adapter.name!r} has not.")
+
+
+def _numbers(adapter: Adapter, index: NodeIndex, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
+    for node in nodes:
+        site_number(adapter, node)  # is there one?
+    return index.located(adapter, nodes)
+
+
+def _own_rows(adapter: Adapter, found: Attributions) -> Float[Tensor, " two"]:
+    """How many active features there are at sites that are read where they are written, and of how many the own
+    decoder row is the one nearest to their encoder row.
+    """
+    nodes, counts = found.nodes, torch.zeros(2, dtype=torch.double)
+    for s, (site, seen) in enumerate(zip(adapter.sites, found.clean.sites, strict=True)):
+        if site.kind != "feature" or site.coder is None or site.read != site.write:
+            continue
+        here = ((nodes.site == s) & (nodes.index != VECTOR) & (nodes.activation != 0)).nonzero()[:, 0]
+        # A row each: of many places where a feature is active any will do.
+        index, place = nodes.index[here].unique(return_inverse=True)
+        row = here.new_zeros(len(index)).scatter(0, place, here)[:COMPARED]
+        if not len(row):
+            continue
+        x = seen.read.detach()[nodes.example[row], nodes.pos[row]]
+        encoder, decoder = (
+            torch.nn.functional.normalize(rows(x, nodes.index[row]).flatten(1), dim=1)
+            for rows in (site.coder.encoder_rows, site.coder.decoder_rows)
+        )
+        own = (encoder @ decoder.T).argmax(1) == torch.arange(len(row), device=row.device)
+        counts += torch.tensor([len(row), int(own.sum())], dtype=torch.double)
+    return counts

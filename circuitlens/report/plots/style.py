@@ -1,0 +1,46 @@
+"""What all figures have in common: colours, fonts, titles, and foreign text made harmless."""
+
+from __future__ import annotations
+
+import html
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+# Told apart by the colour-blind (after Okabe and Ito) and dark enough for a line on white; grey is no curve's.
+HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00")
+GREY = "#6c757d"
+BAND = "rgba(108, 117, 125, 0.22)"
+LINE = "#adb5bd"
+INK = "#212529"
+
+
+def dress(figure: plotly.graph_objects.Figure, title: str, subtitle: str) -> None:
+    """Give a figure its titles, fonts, colours and the legend, which stands below the axes, where it covers nothing."""
+    figure.update_layout(
+        template="plotly_white",
+        font={"family": "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif", "size": 13, "color": INK},
+        title={
+            "text": title,
+            "subtitle": {"text": subtitle, "font": {"size": 13, "color": GREY}},
+            "x": 0.02,
+            "xanchor": "left",
+            "y": 0.97,
+            "yanchor": "top",
+            "yref": "container",
+            "font": {"size": 16},
+        },
+        legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
+        margin={"l": 70, "r": 24, "t": 84, "b": 60},
+        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
+        hovermode="closest",
+    )
+    figure.update_xaxes(showline=True, linecolor=LINE, ticks="outside", tickcolor=LINE, title_standoff=8)
+    figure.update_yaxes(showline=True, linecolor=LINE, ticks="outside", tickcolor=LINE, title_standoff=8)
+
+
+def text_of(value: str, most: int = 80) -> str:
+    """Foreign text as plotly shows it literally: its labels are a subset of HTML."""
+    short = value if len(value) <= most else value[: most - 1] + "…"
+    return html.escape(short.encode("utf-8", "replace").decode(), quote=False)
