@@ -40,6 +40,7 @@ from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Check, Curve, Effect, Evidence, Interval
 from circuitlens.discovery import ProgressCallback, node
 from circuitlens.errors import CircuitError, PromptError
+from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.evaluation.faithfulness import (
     INPUTS,
     AblationRuns,
@@ -91,9 +92,6 @@ SCORED = 4
 
 DICTIONARY = 1000
 """How many active features of a site are compared with each other, at most."""
-
-DRAWS, TOP, PROMPTS, SEED = 20, 100, 32, 0
-"""Random circuits, nodes patched for real, prompts of each kind, and the seed, unless one asks for others."""
 
 
 def verify(
