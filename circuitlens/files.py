@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and their sizes in words."""
 
 import errno
 import os
@@ -32,3 +32,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def format_bytes(size: int | float) -> str:
+    """A number of bytes in GB from 1 GB up, else in MB."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

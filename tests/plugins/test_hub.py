@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hub import COMMIT, END, FakeHub, write_gpt2, write_release
+from tests.hub import COMMIT, END, FakeHub, use_cache, write_gpt2, write_release
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{start}")
@@ -46,8 +43,7 @@ for site in ("resid-post", "resid-mid", "attn-out", "mlp-out"):
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that the loaders use and never leave."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    use_cache(monkeypatch, tmp_path)
     return tmp_path
 
 
@@ -141,23 +137,18 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_download_from_the_imitated_hub_is_complete(tmp_path: Path) -> None:
-    """In a process of its own, since huggingface_hub reads its environment when it is imported."""
+def test_a_download_from_the_imitated_hub_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sae_lens import SAE
+
     write_gpt2(tmp_path / "there")
     write_release(tmp_path / "there", "gpt2-small-mlp-tm")
     write_release(tmp_path / "there", "gpt2-small-hook-z-kk")
-    script = (
-        "from sae_lens import SAE\n"
-        "from transformer_lens.model_bridge import TransformerBridge\n"
-        "SAE.from_pretrained('gpt2-small-mlp-tm', 'blocks.1.hook_mlp_out')\n"
-        "SAE.from_pretrained('gpt2-small-hook-z-kk', 'blocks.2.hook_z')\n"
-        "print(TransformerBridge.boot_transformers('gpt2', device='cpu').generate('The cat', max_new_tokens=1))"
-    )
     with FakeHub(tmp_path / "there") as hub:
-        ours = {"HF_HOME": str(tmp_path / "here"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
-        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | ours
-        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+        use_cache(monkeypatch, tmp_path / "here", hub)
+        SAE.from_pretrained("gpt2-small-mlp-tm", "blocks.1.hook_mlp_out")
+        SAE.from_pretrained("gpt2-small-hook-z-kk", "blocks.2.hook_z")
+        model, _ = bridge([])
+        model.generate("The cat", max_new_tokens=1, verbose=False)
     there, here = files(tmp_path / "there"), files(tmp_path / "here")
     downloaded = {name: content for name, content in here.items() if "/snapshots/" in name}
     assert len(downloaded) == 9
