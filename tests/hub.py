@@ -114,7 +114,6 @@ def use_cache(patch: pytest.MonkeyPatch, home: Path, hub: FakeHub | None = None)
     patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", hub is None)
     if hub is not None:
         patch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        patch.setattr("huggingface_hub.hf_api.api.endpoint", hub.url)  # what transformers asks through
         template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 

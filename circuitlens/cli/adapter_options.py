@@ -80,8 +80,8 @@ def given_options(adapter: str) -> dict[str, object]:
     for flag, value in typed.items():
         option = flags[flag].get(adapter)
         if option is None:
-            others = " and ".join(repr(name) for name in flags[flag])
-            raise typer.BadParameter(f"the adapter {adapter!r} does not take it; {others} does.", param_hint=flag)
+            others = " and ".join(map(repr, flags[flag])) + (" do" if len(flags[flag]) > 1 else " does")
+            raise typer.BadParameter(f"the adapter {adapter!r} does not take it; {others}.", param_hint=flag)
         given[option.name] = _read(option, value)
     return given
 

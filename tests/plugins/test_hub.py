@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -137,18 +140,23 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_download_from_the_imitated_hub_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sae_lens import SAE
-
+def test_a_download_from_the_imitated_hub_is_complete(tmp_path: Path) -> None:
+    """In a process of its own, since transformers keeps the hub's address that it first asked."""
     write_gpt2(tmp_path / "there")
     write_release(tmp_path / "there", "gpt2-small-mlp-tm")
     write_release(tmp_path / "there", "gpt2-small-hook-z-kk")
+    script = (
+        "from sae_lens import SAE\n"
+        "from transformer_lens.model_bridge import TransformerBridge\n"
+        "SAE.from_pretrained('gpt2-small-mlp-tm', 'blocks.1.hook_mlp_out')\n"
+        "SAE.from_pretrained('gpt2-small-hook-z-kk', 'blocks.2.hook_z')\n"
+        "print(TransformerBridge.boot_transformers('gpt2', device='cpu').generate('The cat', max_new_tokens=1))"
+    )
     with FakeHub(tmp_path / "there") as hub:
-        use_cache(monkeypatch, tmp_path / "here", hub)
-        SAE.from_pretrained("gpt2-small-mlp-tm", "blocks.1.hook_mlp_out")
-        SAE.from_pretrained("gpt2-small-hook-z-kk", "blocks.2.hook_z")
-        model, _ = bridge([])
-        model.generate("The cat", max_new_tokens=1, verbose=False)
+        ours = {"HF_HOME": str(tmp_path / "here"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"} | ours
+        done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     there, here = files(tmp_path / "there"), files(tmp_path / "here")
     downloaded = {name: content for name, content in here.items() if "/snapshots/" in name}
     assert len(downloaded) == 9
