@@ -62,8 +62,8 @@ def test_its_option_is_a_flag_and_a_circuit_keeps_it(environment: dict[str, str]
     assert circuitlens(environment, *words).returncode == 0
     circuit = open_circuit(file)
     assert circuit.options == {"share": 0.5}
-    error = next(node for node in circuit.nodes if node.kind == "error" and node.activation)
-    assert error.activation == pytest.approx(1.0)  # half of the difference of 3 and 5
+    (error,) = [node.activation for node in circuit.nodes if node.kind == "error" and node.pos == 1]
+    assert error == pytest.approx(1.0)  # half of the difference of 3 and 5
 
 
 def test_its_errors_are_sentences(environment: dict[str, str]) -> None:
