@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 SKIPPED = 10
 """How many skipped rows are listed one by one."""
 
-UNBOUNDED = 100_000
-"""Characters of a line that no terminal breaks: no cell is as long."""
+UNBOUNDED = 10**6
+"""Columns of what is no terminal: no line is as long, so none is wrapped."""
 
 
 def print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> None:
@@ -75,15 +75,14 @@ def print_skipped(path: str, skipped: Sequence[Skipped], count: int, what: str) 
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns; on a terminal the last column is wrapped, elsewhere every row is one line."""
+    """Print rows in columns; a terminal wraps the widest to its width, elsewhere every row is one line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
-    for _ in rows[0][:-1]:
-        table.add_column(no_wrap=True, overflow="fold")
-    table.add_column(overflow="fold")
+    for _ in rows[0]:
+        table.add_column(overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else UNBOUNDED)
