@@ -7,11 +7,11 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from functools import cached_property
+from inspect import Parameter, Signature
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +35,7 @@ class AdapterCommand(TyperCommand):
 
     @cached_property
     def _flags(self) -> Flags:
-        return gather_flags({flag for parameter in self.params for flag in parameter.opts})
+        return gather_flags({"--help", *(flag for parameter in self.params for flag in parameter.opts)})
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The command's own parameters, the adapters' flags, and `--help`."""
@@ -50,23 +50,19 @@ class AdapterCommand(TyperCommand):
 
 
 def gather_flags(taken: Collection[str]) -> Flags:
-    """The flags that installed adapters declare; those that are `taken` already are left out, with a warning."""
-    flags: dict[str, dict[str, AdapterOption]] = {}
+    """The flags that installed adapters declare; one that means something else already is left out, with a warning."""
+    flags: dict[str, dict[str, AdapterOption]] = {flag: {} for flag in taken}
     for adapter, options in declared_options().items():
         for option in options:
-            sharing = flags.get(option.flag, {})
-            if option.flag in taken or option.flag == "--help":
-                log.warning("The adapter %r declares %s, which is the command's own flag.", adapter, option.flag)
-            elif any((option.type is bool) != (other.type is bool) for other in sharing.values()):
-                log.warning(
-                    "The adapter %r declares %s, which %s declares too: one with a value, one without.",
-                    adapter,
-                    option.flag,
-                    " and ".join(sharing),
-                )
-            else:
+            sharing = flags.get(option.flag)
+            if sharing is None or any((option.type is bool) == (other.type is bool) for other in sharing.values()):
                 flags.setdefault(option.flag, {})[adapter] = option
-    return flags
+            else:
+                owner = " and ".join(sharing) or "the command itself"
+                log.warning(
+                    "%s of the adapter %r is left out: %s has another %s.", option.flag, adapter, owner, option.flag
+                )
+    return {flag: options for flag, options in flags.items() if flag not in taken}
 
 
 def given_options(adapter: str) -> dict[str, object]:
@@ -98,15 +94,18 @@ def _read(option: AdapterOption, value: bool | list[str]) -> object:
 
 def _parameters(flags: Flags) -> list[Any]:
     """The flags as parameters of a command: typer makes them from the signature of a function that is never called."""
-    parameters = [
-        inspect.Parameter(_parameter_name(flag), inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for flag, annotation in ((flag, _annotation(flag, options)) for flag, options in flags.items())
-    ]
 
     def function() -> None:
         raise AssertionError("only its signature is of use")
 
-    function.__signature__ = inspect.Signature(parameters)
+    function.__signature__ = Signature(
+        [
+            Parameter(
+                _parameter_name(flag), Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(flag, options)
+            )
+            for flag, options in flags.items()
+        ]
+    )
     alone = typer.Typer(add_completion=False)
     alone.command()(function)
     return get_command(alone).params
@@ -122,9 +121,9 @@ def _annotation(flag: str, options: Mapping[str, AdapterOption]) -> Any:
     for adapter, option in options.items():
         adapters_by_help.setdefault(option.help, []).append(adapter)
     help = " ".join(f"{', '.join(adapters)}: {text}" for text, adapters in adapters_by_help.items())
-    kinds = {option.type for option in options.values()}
-    if bool in kinds:
+    types = {option.type.__name__ for option in options.values()}
+    if "bool" in types:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag.removeprefix('--')}", help=help)]
     choices = dict.fromkeys(choice for option in options.values() for choice in option.choices)
-    named = "|".join(choices) if all(option.choices for option in options.values()) else kinds.pop().__name__
-    return Annotated[list[str] | None, typer.Option(flag, help=help, metavar=f"<{named}>")]
+    values = choices if all(option.choices for option in options.values()) else sorted(types)
+    return Annotated[list[str] | None, typer.Option(flag, help=help, metavar=f"<{'|'.join(values)}>")]

@@ -16,7 +16,6 @@ from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
-    from circuitlens.circuit import Circuit
     from circuitlens.prompts.alignment import PromptSet
     from circuitlens.prompts.pairs import Pair
 
@@ -84,12 +83,14 @@ def find(
     else:
         circuit = aggregate(loaded, _align(loaded, pairs, by, str(prompts)), **how)
     seconds = time.perf_counter() - start
-    _save(circuit, output)  # before the evidence, which may take a while
+    if output is not None:
+        circuit.save(output)  # before the evidence, which may take a while
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
     if verify:
         circuit = circuitlens.verify(loaded, circuit, others)
         print_verdict(circuit)
-        _save(circuit, output)
+        if output is not None:
+            circuit.save(output)
     else:
         print_path_effects(loaded, circuit)
     if output is not None:
@@ -127,11 +128,6 @@ def _align(adapter: Adapter, pairs: list[Pair], by: PositionGrouping | None, fil
     aligned = align(adapter, pairs, by or "position")
     print_skipped(file, aligned.skipped, len(pairs), "prompt")
     return aligned
-
-
-def _save(circuit: Circuit, output: Path | None) -> None:
-    if output is not None:
-        circuit.save(output)
 
 
 def _peak_memory() -> int:

@@ -1,13 +1,4 @@
 """How much `verify` measures unless it is told otherwise; apart, so that the command line's help needs no torch."""
 
-DRAWS = 20
-"""Random circuits that the circuit is compared with."""
-
-TOP = 100
-"""Strongest nodes whose effects are measured."""
-
-PROMPTS = 32
-"""Prompts of each kind that are run, at most."""
-
-SEED = 0
-"""Seed of the random circuits and of resampling."""
+DRAWS, TOP, PROMPTS, SEED = 20, 100, 32, 0
+"""Random circuits to compare with, nodes whose effects are measured, prompts of each kind, and the seed."""

@@ -88,8 +88,8 @@ def test_a_declared_option_is_a_flag_without_its_adapter_being_imported(folder: 
     told = done.stderr.splitlines()
     assert any("'broken' can't be read from json:loads" in line for line in told)
     assert any("'gone' can't be read from no_such_module:OPTIONS" in line for line in told)
-    assert "The adapter 'lamp' declares --output, which is the command's own flag." in told
-    assert "The adapter 'lamp' declares --model, which gpt2 declares too: one with a value, one without." in told
+    assert "--output of the adapter 'lamp' is left out: the command itself has another --output." in told
+    assert "--model of the adapter 'lamp' is left out: gpt2 has another --model." in told
 
 
 def test_values_reach_load_as_declared(folder: Path) -> None:
