@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 
 import pytest
 
 from circuitlens.cli import main
-
-Here = Callable[..., tuple[int, str, str]]
+from tests.cli.running import Here
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from circuitlens.circuit import Circuit
 from circuitlens.options import AdapterOption
 from circuitlens.registry import declared_options
-from tests.cli.conftest import Here
+from tests.cli.running import Here
 
 LAMP = """
 import torch

@@ -18,7 +18,7 @@ import pytest
 
 import circuitlens
 from circuitlens.circuit import Circuit
-from tests.cli.conftest import Here
+from tests.cli.running import Here
 
 COMMAND = [sys.executable, "-m", "circuitlens"]
 
