@@ -220,6 +220,9 @@ class Adapter(ABC):
     def load(cls, **options: Any) -> Adapter:
         """Make the adapter, with options of its own that all have defaults.
 
+        Options that the package declares (`circuitlens.options`) are flags of `circuitlens find` and `verify` too;
+        they come as declared: one value, or a list where an option may be given several times.
+
         Raises:
             AdapterError: the model or a coder can't be had; the message says what to do.
         """

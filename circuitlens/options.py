@@ -1,29 +1,37 @@
-"""Options that an adapter declares, so that the command line and the page can offer them before it is imported.
+"""Options that an adapter declares, so that the command line and the page can offer them without importing it.
 
-A distribution declares those of its adapter in the entry-point group `circuitlens.options`, under the adapter's name:
+A distribution declares the options of its adapter in the entry-point group `circuitlens.options`, under the name that
+the adapter has in `circuitlens.adapters`:
 
     [project.entry-points."circuitlens.options"]
     mine = "my_plugin.options:OPTIONS"
 
-where `OPTIONS` is a tuple of `AdapterOption`, in a module that imports nothing large.
+`OPTIONS` is a tuple of `AdapterOption`. Importing `my_plugin.options` imports `my_plugin` first, so neither may import
+torch at its top: `examples/plugin` keeps the adapter in a module of its own, beside `options.py`.
+
+`circuitlens find` and `circuitlens verify` turn each option into a flag and call `load` with those that were given.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class AdapterOption:
-    """One keyword argument of an adapter's `load`, as people are to give it; left out, `load`'s own default holds.
+    """One keyword argument of an adapter's `load`; where it is not given, `load`'s own default holds.
 
     Args:
         name: the keyword.
         help: what it does, in a sentence.
         type: what its value is.
         choices: the texts it may be, where they are few.
-        several: whether it may be given several times; `load` gets them as a list.
+        several: whether it may be given several times; `load` gets the values as a list.
         flag: its flag on the command line, by default the name with hyphens; a `bool` has a `--no-` flag as well.
+
+    Raises:
+        ValueError: `name` is no keyword, or `flag` is not spelled `--like-this`.
     """
 
     name: str
@@ -38,3 +46,18 @@ class AdapterOption:
             raise ValueError(f"the option {self.name!r} is no keyword: give a Python name")
         if not self.flag:
             object.__setattr__(self, "flag", f"--{self.name.replace('_', '-')}")
+        if not re.fullmatch(r"--[a-z][a-z0-9]*(-[a-z0-9]+)*", self.flag):
+            raise ValueError(f"the option {self.name!r} has the flag {self.flag!r}: spell it --like-this")
+
+    def parse(self, text: str) -> str | int | float:
+        """The value that a typed text stands for; a `bool` is never typed.
+
+        Raises:
+            ValueError: the text is none of the choices, or no number.
+        """
+        if self.choices and text not in self.choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(self.choices)}.")
+        try:
+            return self.type(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a {'whole number' if self.type is int else 'number'}.") from None

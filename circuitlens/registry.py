@@ -1,7 +1,7 @@
-"""Adapters found by name, through the entry-point group `circuitlens.adapters`.
+"""Adapters found by name, through the entry-point groups `circuitlens.adapters` and `circuitlens.options`.
 
-An adapter that comes with CircuitLens is found exactly as one from someone else's package: by the entry point its
-distribution declares. Nothing is imported until an adapter is loaded.
+An adapter that comes with CircuitLens is found exactly as one from someone else's package: by the entry points its
+distribution declares. Nothing is imported until an adapter is loaded; its declared options are read without it.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ def declared_options() -> dict[str, tuple[AdapterOption, ...]]:
     A declaration that can't be read is left out, with a warning: its adapter still loads from Python.
     """
     declared: dict[str, tuple[AdapterOption, ...]] = {}
-    for entry in sorted({(entry.name, entry.value) for entry in entry_points(group=OPTIONS_GROUP)}):
-        name, target = entry
+    for name, target in sorted({(entry.name, entry.value) for entry in entry_points(group=OPTIONS_GROUP)}):
         try:
             options = tuple(resolve_name(target))
             if not all(isinstance(option, AdapterOption) for option in options):
                 raise TypeError("not every one is an AdapterOption")
+            if len({option.flag for option in options}) < len(options):
+                raise ValueError("two of them have one flag")
             declared[name] = options
-        except Exception as error:
+        except Exception as error:  # of someone else's module: the other adapters' options are worth having still
             log.warning("The options of the adapter %r can't be read from %s: %s.", name, target, error)
     return declared
 

@@ -17,6 +17,7 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
@@ -105,6 +106,16 @@ class FakeHub:
     def url(self) -> str:
         """The address to give as HF_ENDPOINT."""
         return f"http://127.0.0.1:{self._server.server_port}"
+
+
+def use_cache(patch: pytest.MonkeyPatch, home: Path, hub: FakeHub | None = None) -> None:
+    """Have the loaders of this process use the cache `home` and ask `hub` for what is not in it, or nobody."""
+    patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", hub is None)
+    if hub is not None:
+        patch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        patch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,8 @@ import pytest
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.cli.app import _print_evidence, _print_summary, main
+from circuitlens.cli.app import main
+from circuitlens.cli.output import print_path_effects, print_summary
 from circuitlens.evaluation.intervention import Ablation
 from circuitlens.viewer import server
 
@@ -41,8 +42,8 @@ def test_the_readmes_python_runs(
 
 
 def test_the_readmes_output_is_what_is_printed(cats: circuitlens.Circuit, capsys: pytest.CaptureFixture[str]) -> None:
-    _print_summary(cats)
-    _print_evidence(circuitlens.load("toy"), cats)
+    print_summary(cats)
+    print_path_effects(circuitlens.load("toy"), cats)
     shown = next(text for language, text in BLOCKS if text.startswith("The cats\n"))  # the toy's comes first
     printed = capsys.readouterr().out.strip()
     # Training rounds differently from machine to machine: the words have to agree, and the numbers nearly.

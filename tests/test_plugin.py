@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from circuitlens.circuit import open_circuit
+from circuitlens.registry import load
+from circuitlens.testing import CONTRACT
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -34,11 +38,11 @@ def test_it_is_listed(environment: dict[str, str]) -> None:
     assert ["counter", "circuitlens-counter", "0.1"] in [line.split() for line in listed.stdout.splitlines()]
 
 
-def test_it_keeps_the_contract(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-k", "contract and counter", "tests/test_adapters.py"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "15 passed" in done.stdout, done.stdout
+def test_it_keeps_the_contract(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(environment["PYTHONPATH"])
+    adapter = load("counter")
+    for check in CONTRACT:
+        check(adapter)
 
 
 def test_it_finds_a_circuit_from_the_command_line(environment: dict[str, str], tmp_path: Path) -> None:
@@ -48,6 +52,18 @@ def test_it_finds_a_circuit_from_the_command_line(environment: dict[str, str], t
     assert done.returncode == 0, done.stderr
     assert re.search(r"number L0 .* → smaller L1 .* → .second.", done.stdout), done.stdout
     assert file.exists()
+
+
+def test_its_option_is_a_flag_and_a_circuit_keeps_it(environment: dict[str, str], tmp_path: Path) -> None:
+    told = circuitlens(environment, "find", "--help").stdout
+    assert "--share <float> counter: Share of a number that the SAE reconstructs" in " ".join(told.split())
+    file = tmp_path / "c.json"
+    words = ("find", "counter", "3 5", "--answer", "second", "--share", "0.5", "-o", str(file))
+    assert circuitlens(environment, *words).returncode == 0
+    circuit = open_circuit(file)
+    assert circuit.options == {"share": 0.5}
+    (error,) = [node.activation for node in circuit.nodes if node.kind == "error" and node.pos == 1]
+    assert error == pytest.approx(1.0)  # half of the difference of 3 and 5
 
 
 def test_its_errors_are_sentences(environment: dict[str, str]) -> None:

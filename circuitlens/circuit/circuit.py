@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
@@ -65,8 +66,8 @@ class Circuit(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
-        if self.method == "contrastive" and any(pair.corrupted is None for pair in self.questions):
-            raise ValueError("the method is contrastive and there is no corrupted prompt")
+        if METHODS[self.method].baseline == "corrupted" and any(pair.corrupted is None for pair in self.questions):
+            raise ValueError(f"the method is {self.method} and there is no corrupted prompt")
         if not self.metric.answers and not self.pairs:
             raise ValueError("the metric has no answer")
         if len(self._by_id) < len(self.nodes):
@@ -98,7 +99,7 @@ class Circuit(Document):
     @property
     def from_corrupted(self) -> bool:
         """Whether attribution measures the change from the corrupted prompts, and not from zero."""
-        return self.method != "gradient" and all(pair.corrupted is not None for pair in self.questions)
+        return METHODS[self.method].baseline != "zero" and all(pair.corrupted is not None for pair in self.questions)
 
     @cached_property
     def content_digest(self) -> str:

@@ -18,14 +18,12 @@ from circuitlens.circuit.evidence import Check, Evidence
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.checks import CHECKS, DECISIVE, OPTIONAL, THRESHOLDS
 from circuitlens.evaluation.circuit_inputs import baseline_of, circuit_metric, require_same_adapter
+from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.evaluation.measurements import Measurements, VerificationSettings
 from circuitlens.literals import AblationKind, MetricName, Verdict
 from circuitlens.progress import Progress, ProgressCallback
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.pairs import Pair
-
-DRAWS, TOP, PROMPTS, SEED = 20, 100, 32, 0
-"""Random circuits, nodes patched for real, prompts of each kind, and the seed, unless one asks for others."""
 
 
 def verify(

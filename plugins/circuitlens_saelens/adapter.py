@@ -59,8 +59,8 @@ class SAELensAdapter(Adapter):
             raise AdapterError("There are no SAEs: give at least one.")
         self._model = model
         self._saes = {_write_hook(read, sae): sae for read, sae in saes}
-        _agree(saes, model)
-        bos = _prepend_bos([sae for _, sae in saes]) if prepend_bos is None else prepend_bos
+        _check_agreement(saes, model)
+        bos = _trained_with_bos([sae for _, sae in saes]) if prepend_bos is None else prepend_bos
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
         reads = {_write_hook(read, sae): read for read, sae in saes}
@@ -81,17 +81,17 @@ class SAELensAdapter(Adapter):
             if hook in embeddings:
                 sites.append(Site(embeddings[hook], "embedding", hook, hook, 0, None))
             elif hook in reads:
-                coder = _coder(self._saes[hook], reads[hook], hook, seen)
-                sites.append(Site(hook, "feature", reads[hook], hook, _layer(hook, model.cfg.n_layers), coder))
+                coder = _make_coder(self._saes[hook], reads[hook], hook, seen)
+                sites.append(Site(hook, "feature", reads[hook], hook, _layer_of(hook, model.cfg.n_layers), coder))
         model_name = str(model.cfg.model_name)
-        short = name or _short(model_name)
+        short = name or _short_name(model_name)
         super().__init__(
             short,
             f"{model_name} with {len(saes)} SAEs of {', '.join(sorted({str(s.cfg.d_sae) for _, s in saes}))} features.",
             sites,
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
-            options={**(options or {"model": model_name, "saes": _told(saes)}), "prepend_bos": bos},
+            options={**(options or {"model": model_name, "saes": _describe_saes(saes)}), "prepend_bos": bos},
             bos=bos,
         )
         self._kinds = {site.write: _hook_kind(site.write) for site in self.sites if site.kind == "feature"}
@@ -193,7 +193,7 @@ class SAELensAdapter(Adapter):
         return seen
 
 
-def _told(saes: Sequence[tuple[str, SAE[Any]]]) -> str:
+def _describe_saes(saes: Sequence[tuple[str, SAE[Any]]]) -> str:
     return ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
 
 
@@ -205,7 +205,7 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     if isinstance(saes, Mapping):
         pairs = list(cast(Mapping[str, SAE[Any]], saes).items())
     else:
-        pairs = [(s.cfg.metadata.hook_name if isinstance(s, SAE) else "", s) for s in _listed(saes)]
+        pairs = [(s.cfg.metadata.hook_name if isinstance(s, SAE) else "", s) for s in _as_list(saes)]
     for hook, sae in pairs:
         if not isinstance(sae, SAE):
             raise AdapterError(
@@ -225,7 +225,7 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     return pairs
 
 
-def _listed(saes: Any) -> list[Any]:
+def _as_list(saes: Any) -> list[Any]:
     # SAEs are modules, and so are not iterable.
     return [saes] if isinstance(saes, SAE) else list(saes)
 
@@ -234,14 +234,14 @@ def _write_hook(read: str, sae: SAE[Any]) -> str:
     return sae.cfg.metadata.hook_name_out or read
 
 
-def _agree(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
+def _check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
     """Refuse SAEs of different models, and numbers or devices that do not go together."""
-    names = {_short(str(sae.cfg.metadata.model_name)): read for read, sae in saes if sae.cfg.metadata.model_name}
+    names = {_short_name(str(sae.cfg.metadata.model_name)): read for read, sae in saes if sae.cfg.metadata.model_name}
     if len(names) > 1:
-        told = " and ".join(f"{name} (at {hook})" for name, hook in names.items())
-        raise AdapterError(f"The SAEs are for different models, {told}: give SAEs of one model.")
+        named = " and ".join(f"{name} (at {hook})" for name, hook in names.items())
+        raise AdapterError(f"The SAEs are for different models, {named}: give SAEs of one model.")
     model_name = str(model.cfg.model_name)
-    if names and next(iter(names)) != _short(model_name) and not Path(model_name).exists():
+    if names and next(iter(names)) != _short_name(model_name) and not Path(model_name).exists():
         log.warning("The SAEs are for %s and the model is %s.", next(iter(names)), model_name)
     for read, sae in saes:
         weights = sae.W_dec
@@ -252,7 +252,7 @@ def _agree(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
             )
 
 
-def _prepend_bos(saes: Sequence[SAE[Any]]) -> bool:
+def _trained_with_bos(saes: Sequence[SAE[Any]]) -> bool:
     says = {bool(sae.cfg.metadata.prepend_bos) for sae in saes if sae.cfg.metadata.prepend_bos is not None}
     if len(says) > 1:
         raise AdapterError(
@@ -290,7 +290,7 @@ def wants_centred(cfg: Any) -> bool | None:
     return None if kwargs is None else bool(kwargs.get("center_writing_weights", False))
 
 
-def _coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> SAECoder:
+def _make_coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> SAECoder:
     x, y = seen[read], seen[write]
     d_out = getattr(sae.cfg, "d_out", sae.cfg.d_in)
     for hook, activation, size in ((read, x, sae.cfg.d_in), (write, y, d_out)):
@@ -313,7 +313,7 @@ def _coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> 
     return coder
 
 
-def _layer(hook: str, layers: int) -> int:
+def _layer_of(hook: str, layers: int) -> int:
     found = re.match(r"blocks\.(\d+)\.", hook)
     return int(found[1]) if found else 0 if "embed" in hook else layers - 1
 
@@ -322,7 +322,7 @@ def _hook_kind(hook: str) -> str:
     return hook.rsplit(".", 1)[-1].removeprefix("hook_")
 
 
-def _short(model_name: str) -> str:
+def _short_name(model_name: str) -> str:
     """The last part of a model's name or folder, in small letters: what names of one model have in common."""
     name = model_name.rstrip("/").rsplit("/", 1)[-1].lower()
     return {"gpt2-small": "gpt2"}.get(name, name)

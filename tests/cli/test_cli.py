@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 
 import circuitlens
 from circuitlens.circuit import Circuit
-from circuitlens.cli.app import main
+from tests.cli.running import Here
 
 COMMAND = [sys.executable, "-m", "circuitlens"]
 
@@ -32,23 +32,6 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env={**os.environ, **environment},
     )
-
-
-Here = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def here(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
-    """The same command line in this process, where torch is imported already: exit code, stdout, stderr."""
-
-    def run_here(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["circuitlens", *words])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed, errors = capsys.readouterr()
-        return int(stop.value.code or 0), printed, errors
-
-    return run_here
 
 
 @contextmanager
@@ -192,28 +175,28 @@ def test_a_port_in_use_is_a_sentence(saved: Path) -> None:
     assert done.stderr.startswith(f"Error: Can't serve on port {port} (Address already in use)")
 
 
-def test_a_plugin_that_cannot_be_imported_is_a_sentence(tmp_path: Path) -> None:
-    info = tmp_path / "broken-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[circuitlens.adapters]\nbroken = no_such_module:Adapter\nwrong = json:loads\ntwice = json:loads\n"
-    )
-    other = tmp_path / "rival-1.0.dist-info"
-    other.mkdir()
-    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 1.0\n")
-    (other / "entry_points.txt").write_text("[circuitlens.adapters]\ntwice = json:dumps\n")
-    environment = {"PYTHONPATH": str(tmp_path)}
-    listed = run("adapters", **environment).stdout
+def test_a_plugin_that_cannot_be_imported_is_a_sentence(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, points in {
+        "broken": "broken = no_such_module:Adapter\nwrong = json:loads\ntwice = json:loads\n",
+        "rival": "twice = json:dumps\n",
+    }.items():
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[circuitlens.adapters]\n{points}")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    listed = here("adapters")[1]
     assert listed.count("twice") == 2  # a clash of two is no reason to do without the rest
     assert "toy" in listed
-    clash = run("find", "twice", "x", "--answer", "y", **environment)
-    assert clash.returncode == 1
-    assert "broken and rival declare it" in clash.stderr
-    done = run("find", "broken", "The cats", "--answer", "run", **environment)
-    assert done.returncode == 1
-    assert "adapter 'broken' of broken 1.0 can't be loaded (ModuleNotFoundError" in done.stderr
-    assert "not a subclass" in run("find", "wrong", "The cats", "--answer", "run", **environment).stderr
+    code, _, errors = here("find", "twice", "x", "--answer", "y")
+    assert code == 1
+    assert "broken and rival declare it" in errors
+    code, _, errors = here("find", "broken", "The cats", "--answer", "run")
+    assert code == 1
+    assert "adapter 'broken' of broken 1.0 can't be loaded (ModuleNotFoundError" in errors
+    assert "not a subclass" in here("find", "wrong", "The cats", "--answer", "run")[2]
 
 
 def test_control_characters_reach_no_terminal(saved: Path, tmp_path: Path) -> None:

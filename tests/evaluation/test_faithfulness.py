@@ -230,7 +230,7 @@ def test_batches_orders_and_padding_change_nothing(data: st.DataObject) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "BATCH", data.draw(st.sampled_from([1, 3, 8])))
-        patch.setattr(evaluation, "ELEMENTS", data.draw(st.sampled_from([1, 1000, 2**24])))
+        patch.setattr("circuitlens.edits.ELEMENTS", data.draw(st.sampled_from([1, 1000, 2**24])))
         mixed = align(padded, [pairs[n] for n in order], "sum", circuit.tokens)
         runs = AblationRuns(
             padded, circuit, mixed, ablation, nodes, reference=align(padded, pairs, "sum", circuit.tokens)

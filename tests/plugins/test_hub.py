@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hub import COMMIT, END, FakeHub, write_gpt2, write_release
+from tests.hub import COMMIT, END, FakeHub, use_cache, write_gpt2, write_release
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{start}")
@@ -46,8 +46,7 @@ for site in ("resid-post", "resid-mid", "attn-out", "mlp-out"):
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that the loaders use and never leave."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    use_cache(monkeypatch, tmp_path)
     return tmp_path
 
 
@@ -142,7 +141,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_download_from_the_imitated_hub_is_complete(tmp_path: Path) -> None:
-    """In a process of its own, since huggingface_hub reads its environment when it is imported."""
+    """In a process of its own, since transformers keeps the hub's address that it first asked."""
     write_gpt2(tmp_path / "there")
     write_release(tmp_path / "there", "gpt2-small-mlp-tm")
     write_release(tmp_path / "there", "gpt2-small-hook-z-kk")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,15 +15,16 @@ from typing import Any
 import pytest
 import torch
 from circuitlens_saelens import SAELensAdapter, loading
+from circuitlens_saelens.sources import parse_layers
+from safetensors.torch import save_file
 
 import circuitlens
 from circuitlens.circuit import open_circuit
 from circuitlens.cli.app import main
 from circuitlens.errors import AdapterError
-from tests.hub import FakeHub, write_gpt2, write_release
+from tests.hub import FakeHub, use_cache, write_gpt2, write_release
 from tests.saelens import made
 
-ROOT = Path(__file__).parent.parent.parent
 ASK: dict[str, Any] = {"prompt": "The cats", "answer": " run", "distractor": " runs"}
 FULL = ["gpt2-small-resid-post-v5-32k", "gpt2-small-attn-out-v5-32k", "gpt2-small-mlp-out-v5-32k"]
 ALONE = [
@@ -50,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    use_cache(monkeypatch, home)
     return home
 
 
@@ -100,10 +102,10 @@ def test_the_model_is_processed_as_the_saes_ask(cache: Path) -> None:
 
 def test_layers() -> None:
     for layers, numbers in ((3, [3]), ("3", [3]), ("0-2,5", [0, 1, 2, 5]), (range(2), [0, 1]), (" 4 - 5 ", [4, 5])):
-        assert loading._numbers(layers) == numbers
+        assert parse_layers(layers) == numbers
     for wrong in ("", "a", "3-1", "1,,2", "-1", "0-"):
         with pytest.raises(AdapterError, match="can't be read: give them as"):
-            loading._numbers(wrong)
+            parse_layers(wrong)
 
 
 def test_folders_of_saes_and_models(cache: Path, tmp_path: Path) -> None:
@@ -174,7 +176,7 @@ def test_a_model_of_which_a_part_is_missing_is_not_in_the_cache(
 ) -> None:
     write_gpt2(tmp_path)
     write_release(tmp_path, "gpt2-small-res-jb", ["blocks.1.hook_resid_pre"])
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    use_cache(monkeypatch, tmp_path)
     (weights,) = tmp_path.glob("hub/models--gpt2/snapshots/*/model.safetensors")
     parts = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     weights.with_name("model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
@@ -183,16 +185,20 @@ def test_a_model_of_which_a_part_is_missing_is_not_in_the_cache(
         load("gpt2-small-res-jb", 1)
 
 
-def test_too_little_memory_is_said_before_anything_is_loaded(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=100_000))
+def test_too_little_memory_is_said_before_anything_is_loaded(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = 2**16
+    made("standard", 1, "float32").save_model(tmp_path)
+    wide = {"W_enc": torch.zeros(32, features), "W_dec": torch.zeros(features, 32), "b_enc": torch.zeros(features)}
+    save_file(wide, tmp_path / "sae_weights.safetensors")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2_000_000))
     monkeypatch.setattr(loading, "SAE", None)
     monkeypatch.setattr(loading, "TransformerBridge", None)
-    numbers = 4 * (2 * 32 * 64 + 64 + 32 + 64)  # weights, biases and the scaling factors that res-jb's files carry
-    with pytest.raises(AdapterError, match=r"0.1 MB of memory are free") as error:
-        load("gpt2-small-res-jb")
-    assert f"The 4 SAEs take {4 * numbers / 1e6:.1f} MB" in str(error.value)
-    with pytest.raises(AdapterError, match=f"SAEs take {8 * numbers / 1e6:.1f} MB"):
-        load("gpt2-small-res-jb", dtype="float64")
+    for dtype, size in (("float32", 4), ("float64", 8)):
+        megabytes = round(size * sum(tensor.numel() for tensor in wide.values()) / 1e6)
+        with pytest.raises(AdapterError, match=f"The 1 SAEs take {megabytes} MB .* 2 MB of memory are free"):
+            load(str(tmp_path), None, dtype=dtype)
 
 
 @pytest.mark.parametrize(
@@ -277,81 +283,77 @@ def test_a_failure_on_the_command_line_is_one_sentence(
     assert len(told) == 1
     assert told[0].startswith("Error: The answer ' goes' is not one token after 'The cats'")
     assert not out.exists()
-    assert cli("find", "toy", "The cats", "--answer", "run", "--layers", "2") == 1
-    assert "has not the option 'layers'" in capsys.readouterr().err
+    assert cli("find", "toy", "The cats", "--answer", "run", "--layers", "2") == 2
+    assert "Invalid value for --layers: the adapter 'toy' does not take it; 'gpt2' does." in capsys.readouterr().err
 
 
 # A hub, over HTTP
 
 
-def in_a_new_process(code: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    keep = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        capture_output=True,
-        text=True,
-        env={**keep, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **environment},
-        timeout=120,
-        check=False,
-    )
-
-
-FIND = """
-import json, logging, sys, time
-logging.basicConfig(format="%(message)s"); logging.getLogger("circuitlens_saelens").setLevel(logging.INFO)
-import circuitlens, circuitlens_saelens.loading
-start = time.monotonic()
-try:
-    adapter = circuitlens.load("gpt2", saes="gpt2-small-res-jb", layers="1-2")
-    print(circuitlens.find(adapter, "The cats", " run", " runs").conservation_residual)
-except circuitlens.CircuitLensError as error:
-    print(f"Error: {error}")
-print(time.monotonic() - start)
-"""
-
-
-def test_what_is_missing_is_downloaded_once(home: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_downloaded_once(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "circuitlens_saelens")
     with FakeHub(home) as hub:
-        first = in_a_new_process(FIND, tmp_path, HF_ENDPOINT=hub.url)
-    assert float(first.stdout.split()[0]) < 1e-4, first.stderr
-    assert "Downloading" in first.stderr
-    assert "from jbloom/GPT2-Small-SAEs-Reformatted, gpt2" in first.stderr
+        use_cache(monkeypatch, tmp_path, hub)
+        first = circuitlens.find(load("gpt2-small-res-jb", "1-2"), **ASK)
+    assert "Downloading" in caplog.text
+    assert "from jbloom/GPT2-Small-SAEs-Reformatted, gpt2" in caplog.text
     got = [request for request in hub.requests if request.startswith("GET") and "resolve" in request]
     assert not any("blocks.0." in request or "blocks.3." in request for request in got), "only what was asked for"
     # The hub is gone: nothing is asked of it, and nothing waits for it.
-    second = in_a_new_process(FIND, tmp_path, HF_ENDPOINT=hub.url)
-    assert second.stdout.split()[0] == first.stdout.split()[0], second.stdout + second.stderr
-    assert "Downloading" not in second.stderr
+    caplog.clear()
+    second = circuitlens.find(load("gpt2-small-res-jb", "1-2"), **ASK)
+    assert second.nodes == first.nodes
+    assert "Downloading" not in caplog.text
 
 
-def test_without_network_or_cache_one_sentence_says_so(tmp_path: Path) -> None:
-    wrong = """
-import circuitlens, torch
-from tests.saelens import made
-for model, saes in ((torch.nn.Linear(2, 2), []), (torch.nn.Linear(2, 2), ["gpt2-small-res-jb"])):
-    try:
-        circuitlens.wrap(model, saes)
-    except circuitlens.CircuitLensError as error:
-        print("Error:", error)
-"""
-    done = in_a_new_process(FIND + wrong, tmp_path, HF_ENDPOINT="http://127.0.0.1:9", PYTHONPATH=str(ROOT))
-    said, seconds, *wrongs = done.stdout.strip().splitlines()
-    assert said.startswith("Error: Not in the cache"), done.stderr
-    assert "Connect to the network" in said
-    assert float(seconds) < 60, "the hub's client was left to retry"  # 23 s a file; a loaded machine takes under 5
-    assert len(wrongs) == 2
-    assert "is a Linear; CircuitLens reads TransformerLens models" in wrongs[0]
-    assert not list((tmp_path / "hub").glob("**/*.safetensors"))
-
-
-def test_a_download_that_breaks_off_is_said(home: Path, tmp_path: Path) -> None:
+def test_a_download_that_breaks_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A repository without the file: it was moved, or the release has changed."""
     broken = tmp_path / "broken"
     write_gpt2(broken)
     write_release(broken, "gpt2-small-res-jb", ["blocks.1.hook_resid_pre"])
     with FakeHub(broken) as hub:
-        done = in_a_new_process(FIND, tmp_path / "mine", HF_ENDPOINT=hub.url)
-    assert "has no file 'blocks.2.hook_resid_pre/cfg.json'" in done.stdout, done.stdout + done.stderr
+        use_cache(monkeypatch, tmp_path / "mine", hub)
+        with pytest.raises(AdapterError, match=r"has no file 'blocks.2.hook_resid_pre/cfg.json'"):
+            load("gpt2-small-res-jb", "1-2")
+
+
+ALONE_AND_OFFLINE = """
+import time
+import circuitlens, circuitlens_saelens.loading, torch
+start = time.monotonic()
+for load in (
+    lambda: circuitlens.load("gpt2", saes="gpt2-small-res-jb", layers="1-2"),
+    lambda: circuitlens.wrap(torch.nn.Linear(2, 2), []),
+    lambda: circuitlens.wrap(torch.nn.Linear(2, 2), ["gpt2-small-res-jb"]),
+):
+    try:
+        load()
+    except circuitlens.CircuitLensError as error:
+        print("Error:", error)
+print(time.monotonic() - start)
+"""
+
+
+def test_without_network_or_cache_one_sentence_says_so(tmp_path: Path) -> None:
+    """In a process of its own, in which nothing but the environment says where the hub and the cache are."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ALONE_AND_OFFLINE],
+        capture_output=True,
+        text=True,
+        env={**keep, "HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1"},
+        timeout=120,
+        check=False,
+    )
+    said, *wrong, seconds = done.stdout.strip().splitlines()
+    assert said.startswith("Error: Not in the cache"), done.stderr
+    assert "Connect to the network" in said
+    assert float(seconds) < 60, "the hub's client was left to retry"  # 23 s a file; a loaded machine takes under 5
+    assert len(wrong) == 2
+    assert "is a Linear; CircuitLens reads TransformerLens models" in wrong[0]
+    assert not list((tmp_path / "hub").glob("**/*.safetensors"))
 
 
 def test_circuits_say_what_was_loaded(cache: Path, tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""`circuitlens find`: finds the circuit of a prompt, or the common one of a file of prompts."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitlens.cli.adapter_options import given_options
+from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
+from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict
+from circuitlens.literals import MethodName, MetricName, PositionGrouping
+
+if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
+    from circuitlens.prompts.alignment import PromptSet
+    from circuitlens.prompts.pairs import Pair
+
+Prompts = Annotated[
+    Path | None,
+    typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common."),
+]
+Grouping = Annotated[
+    PositionGrouping | None,
+    typer.Option(
+        help="How positions of many prompts are brought together: from the first token (the default), by role, or "
+        "summed."
+    ),
+]
+Metric = Annotated[
+    MetricName | None,
+    typer.Option(help="What is explained; by default the logit difference, or the logit without a distractor."),
+]
+Method = Annotated[
+    MethodName | None,
+    typer.Option(
+        help="Gradient at the prompt (change from zero, or from the corrupted prompt), integrated gradients (the "
+        "default where there is a corrupted prompt), or each node's measured effect."
+    ),
+]
+
+
+def find(
+    adapter: Annotated[str, typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.")],
+    prompt: Annotated[str | None, typer.Argument(help="What the model reads.")] = None,
+    answer: Annotated[list[str] | None, typer.Option(help="The output to explain; several count together.")] = None,
+    distractor: Annotated[list[str] | None, typer.Option(help="The output it is set against, or several.")] = None,
+    corrupted: Annotated[str | None, typer.Option(help="A prompt that differs from PROMPT in what matters.")] = None,
+    prompts: Prompts = None,
+    by: Grouping = None,
+    metric: Metric = None,
+    method: Method = None,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Hold attention patterns and layer-norm scales.")] = False,
+    max_nodes: Annotated[int | None, typer.Option(min=0, help="How many nodes to keep beside the logits.")] = None,
+    max_edges: Annotated[int | None, typer.Option(min=0, help="How many edges to keep.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")
+    ] = False,
+    held_out: HeldOut = None,
+    require: RequiredVerdict = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
+) -> None:
+    """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
+    _check_adapter(adapter)
+    _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by)
+    if (held_out or require) and not verify:
+        raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
+    options = given_options(adapter)
+    pairs = None if prompts is None else read_prompts(prompts)
+    others = None if held_out is None else read_prompts(held_out)
+    loaded = load_adapter(adapter, options)
+    import circuitlens
+
+    sizes = {name: n for name, n in (("max_nodes", max_nodes), ("max_edges", max_edges)) if n is not None}
+    how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, **sizes}
+    find_circuit, aggregate = circuitlens.find, circuitlens.aggregate  # imported before the clock starts
+    start = time.perf_counter()
+    if pairs is None:
+        circuit = find_circuit(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
+    else:
+        circuit = aggregate(loaded, _align(loaded, pairs, by, str(prompts)), **how)
+    seconds = time.perf_counter() - start
+    if output is not None:
+        circuit.save(output)  # before the evidence, which may take a while
+    print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
+    if verify:
+        circuit = circuitlens.verify(loaded, circuit, others)
+        print_verdict(circuit)
+        if output is not None:
+            circuit.save(output)
+    else:
+        print_path_effects(loaded, circuit)
+    if output is not None:
+        typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
+    exit_unless(require, circuit)
+
+
+def _check_adapter(adapter: str) -> None:
+    known = installed_names()
+    if adapter not in known:
+        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+
+
+def _check_prompts(
+    prompt: str | None, answer: list[str] | None, others: bool, prompts: Path | None, by: PositionGrouping | None
+) -> None:
+    """Refuse a call that names no prompts, or one prompt and a file, or flags of the one with the other.
+
+    `others` says whether a distractor or a corrupted prompt was given.
+    """
+    if (prompt is None) == (prompts is None):
+        raise typer.BadParameter("give a prompt, or a file of them with --prompts.", param_hint="PROMPT")
+    if prompts is None and not answer:
+        raise typer.BadParameter("give at least one.", param_hint="--answer")
+    if prompts is not None and (answer or others):
+        raise typer.BadParameter("the file has these itself.", param_hint="--answer, --distractor, --corrupted")
+    if prompts is None and by is not None:
+        raise typer.BadParameter("it is for --prompts.", param_hint="--by")
+
+
+def _align(adapter: Adapter, pairs: list[Pair], by: PositionGrouping | None, file: str) -> PromptSet:
+    """The prompts with their positions brought together; those that the adapter can't read are listed."""
+    from circuitlens.prompts.alignment import align
+
+    aligned = align(adapter, pairs, by or "position")
+    print_skipped(file, aligned.skipped, len(pairs), "prompt")
+    return aligned
+
+
+def _peak_memory() -> int:
+    """The most bytes that this process has held."""
+    import psutil
+
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

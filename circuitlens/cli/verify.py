@@ -1,0 +1,133 @@
+"""`circuitlens verify`: measures the evidence for a circuit file and writes it into the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitlens.cli.adapter_options import given_options
+from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
+from circuitlens.cli.output import print_verdict, printable
+from circuitlens.errors import CircuitLensError
+from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
+from circuitlens.literals import AblationKind
+
+if TYPE_CHECKING:
+    from circuitlens.circuit import Circuit
+
+Ablation = Annotated[
+    AblationKind | None,
+    typer.Option(help="What nodes outside a circuit are set to; by default what attribution measures from."),
+]
+Thresholds = Annotated[
+    list[str] | None,
+    typer.Option(help="CHECK=PASSES or CHECK=WEAK:PASSES, e.g. faithfulness=0.7: from when on a check passes."),
+]
+Plots = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Save the curve of faithfulness to a file: .html, .png or .svg; attribution against effect is put "
+        "beside it, as NAME-effects. Several if you like."
+    ),
+]
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="A circuit file; its evidence is written into it.")],
+    held_out: HeldOut = None,
+    ablation: Ablation = None,
+    draws: Annotated[int, typer.Option(min=1, help="Random circuits to compare with.")] = DRAWS,
+    top: Annotated[int, typer.Option(min=1, help="How many of the strongest nodes are patched for real.")] = TOP,
+    prompts: Annotated[int, typer.Option(min=1, help="How many prompts of each kind are run, at most.")] = PROMPTS,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random circuits and resampling.")] = SEED,
+    threshold: Thresholds = None,
+    require: RequiredVerdict = None,
+    plot: Plots = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the circuit with its evidence here instead.")
+    ] = None,
+) -> None:
+    """Measure whether a circuit really forms: print the evidence and one verdict, and write both into its file."""
+    import circuitlens
+
+    thresholds = _read_thresholds(threshold or [])
+    for path in plot or ():
+        _check_plot(path)
+    circuit = circuitlens.open(file)
+    others = None if held_out is None else read_prompts(held_out)
+    _check_installed(circuit.adapter)
+    adapter = load_adapter(circuit.adapter, {**circuit.options, **given_options(circuit.adapter)})
+    circuit = circuitlens.verify(
+        adapter,
+        circuit,
+        others,
+        ablation=ablation,
+        thresholds=thresholds,
+        draws=draws,
+        top=top,
+        prompts=prompts,
+        seed=seed,
+    )
+    typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
+    print_verdict(circuit)
+    circuit.save(output or file)
+    typer.echo(f"Wrote the evidence to {output or file}.")
+    for path in plot or ():
+        _save_plots(circuit, path)
+    exit_unless(require, circuit)
+
+
+def _check_installed(adapter: str) -> None:
+    if adapter not in installed_names():
+        raise CircuitLensError(
+            f"The circuit was made with the adapter {adapter!r}, which is not installed. If it was made with "
+            "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
+        )
+
+
+def _read_thresholds(typed: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Thresholds as typed: CHECK=PASSES or CHECK=WEAK:PASSES."""
+    from circuitlens.evaluation.verification import THRESHOLDS
+
+    thresholds = {}
+    for text in typed:
+        name, _, values = text.partition("=")
+        try:
+            numbers = [float(value) for value in values.split(":")]
+            finite = all(map(math.isfinite, numbers))
+            if name not in THRESHOLDS or len(numbers) > 2 or not finite or numbers != sorted(numbers):
+                raise ValueError
+        except ValueError:
+            raise typer.BadParameter(
+                f"{text!r} is none: write CHECK=PASSES or CHECK=WEAK:PASSES, the lower number first and CHECK one of "
+                f"{', '.join(THRESHOLDS)}.",
+                param_hint="--threshold",
+            ) from None
+        weak = numbers[0] if len(numbers) == 2 else min(THRESHOLDS[name][0], numbers[0])
+        thresholds[name] = weak, numbers[-1]
+    return thresholds
+
+
+def _check_plot(path: Path) -> None:
+    """Refuse a plot's name before anything is measured."""
+    from circuitlens.report.plots import SUFFIXES
+
+    if path.suffix.lower() not in SUFFIXES:
+        raise typer.BadParameter(f"{str(path)!r} has to end in {', '.join(SUFFIXES)}.", param_hint="--plot")
+
+
+def _save_plots(circuit: Circuit, path: Path) -> None:
+    """Save the curve of faithfulness to `path`, and attribution against effect beside it."""
+    from circuitlens.circuit import full_name
+    from circuitlens.report.plots import effect_plot, faithfulness_plot, save_plot
+
+    assert circuit.evidence is not None, "plots are made of evidence"
+    names = {node.id: full_name(node, circuit.tokens) for node in circuit.nodes}
+    beside = path.with_stem(f"{path.stem}-effects")
+    save_plot(faithfulness_plot(circuit.evidence), path)
+    save_plot(effect_plot(circuit.evidence, names), beside)
+    typer.echo(f"Wrote {path} and {beside}.")

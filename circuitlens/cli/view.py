@@ -1,0 +1,73 @@
+"""`circuitlens view` and `circuitlens demo`: serve the page of circuits until Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from circuitlens.cli.output import print_path_effects, print_summary
+from circuitlens.errors import ViewerError
+
+if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
+    from circuitlens.circuit import Circuit
+
+DEFAULT_PORT = 8050
+
+Port = Annotated[
+    int | None,
+    typer.Option(min=0, max=65535, help=f"Port of the page; by default {DEFAULT_PORT}, or any that is free."),
+]
+NoBrowser = Annotated[bool, typer.Option("--no-browser", help="Serve the page without opening it.")]
+
+
+def view(
+    files: Annotated[list[Path], typer.Argument(help="Circuit files to switch between.")],
+    port: Port = None,
+    no_browser: NoBrowser = False,
+) -> None:
+    """Show circuit files in a local page."""
+    from circuitlens.circuit import open_circuit
+
+    _serve([open_circuit(file) for file in files], port, no_browser, paths=files)
+
+
+def demo(port: Port = None, no_browser: NoBrowser = False) -> None:
+    """Find the circuits of "The cat" and "The cats" in the toy model, check them, and show them."""
+    import circuitlens
+
+    adapter = circuitlens.load("toy")
+    typer.echo(adapter.description)
+    circuits = []
+    for example in reversed(adapter.examples):
+        circuit = circuitlens.find(adapter, example.prompt, example.answer, example.distractor)
+        print_summary(circuit)
+        print_path_effects(adapter, circuit)
+        circuits.append(circuit)
+    _serve(circuits, port, no_browser, adapters=[adapter])
+
+
+def _serve(
+    circuits: list[Circuit],
+    port: int | None,
+    no_browser: bool,
+    *,
+    adapters: Sequence[Adapter] = (),
+    paths: Sequence[Path] | None = None,
+) -> None:
+    """Serve the page until Ctrl-C, on any free port where no port was asked for and the default one is taken."""
+    from circuitlens.viewer.server import open_page, start
+
+    try:
+        viewer = start(circuits, adapters=adapters, paths=paths, port=DEFAULT_PORT if port is None else port)
+    except ViewerError:
+        if port is not None:
+            raise
+        viewer = start(circuits, adapters=adapters, paths=paths)
+    typer.echo(f"\nViewing {viewer.url}  (Ctrl-C ends it)")
+    if not no_browser:
+        open_page(viewer.url)
+    viewer.wait()

@@ -1,0 +1,91 @@
+"""A circuit and its evidence in words, as rows of text: what the command line prints and the page can say alike."""
+
+from __future__ import annotations
+
+from circuitlens.attribution.methods import METHODS
+from circuitlens.circuit import Circuit
+from circuitlens.circuit.evidence import Evidence
+from circuitlens.literals import CheckStatus
+
+MARKS: dict[CheckStatus, str] = {"passed": "yes", "weak": "weak", "failed": "no", "not tested": "–"}
+"""The word for how a check ended."""
+
+
+def summary_rows(circuit: Circuit) -> list[tuple[str, str]]:
+    """What a circuit explains, how it was found, and what it comes to, each with its title."""
+    path, found, gaps = circuit.strongest_path(), circuit.found, describe_gaps(circuit)
+    return [
+        ("metric", describe_metric(circuit)),
+        ("method", describe_method(circuit)),
+        *([] if found is None else [("active", f"{found.features} features, {len(circuit.tokens)} tokens")]),
+        ("size", describe_size(circuit)),
+        ("strongest path", f"{path} (weakest edge {path.weight:+.3f})"),
+        ("conservation", describe_conservation(circuit)),
+        *([("integration", gaps)] if gaps else []),
+    ]
+
+
+def name_baseline(circuit: Circuit) -> str:
+    """What attribution measures from: zero, or the corrupted prompt or prompts."""
+    if not circuit.from_corrupted:
+        return "zero"
+    return "the corrupted prompts" if circuit.pairs else repr(circuit.corrupted)
+
+
+def describe_metric(circuit: Circuit) -> str:
+    """The metric and its value, with that of the corrupted prompt where there is one."""
+    metric = circuit.metric
+    corrupted = "" if metric.corrupted_value is None else f" ({metric.corrupted_value:+.3f} corrupted)"
+    return f"{metric} = {metric.value:+.3f}{corrupted}"
+
+
+def describe_method(circuit: Circuit) -> str:
+    """The attribution method, its baseline, and whether attention and norms were frozen."""
+    frozen = ", attention patterns and layer-norm scales held" if circuit.frozen else ""
+    return f"{circuit.method}: {METHODS[circuit.method].summary} from {name_baseline(circuit)}{frozen}"
+
+
+def describe_size(circuit: Circuit) -> str:
+    """How many nodes and edges there are, and of how many they are the strongest where more were found."""
+    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    found = circuit.found
+    kept = [node for node in circuit.nodes if not node.is_logit]
+    if found is None or (len(kept) >= found.nodes and len(circuit.edges) >= found.edges):
+        return size
+    share = sum(abs(node.attribution) for node in kept) / found.attribution if found.attribution else 1.0
+    return f"{size}, the strongest of {found.nodes} and {found.edges} ({share:.0%} of the nodes' |attribution|)"
+
+
+def describe_conservation(circuit: Circuit) -> str:
+    """The largest gap between a node's attribution and the sum of its outgoing edges."""
+    value = circuit.metric.value
+    share = f" ({circuit.conservation_residual / abs(value):.0e} of the metric)" if value else ""
+    return f"residual {circuit.conservation_residual:.1e}{share}"
+
+
+def describe_gaps(circuit: Circuit) -> str:
+    """How far each site's integrated gradients are from the change they should sum to; empty for other methods."""
+    gaps = ", ".join(f"{gap:+.3f} ({name})" for name, gap in circuit.completeness_gaps.items())
+    return f"gaps {gaps} of the metric's change" if gaps else ""
+
+
+def check_rows(evidence: Evidence) -> list[tuple[str, ...]]:
+    """The checks of the evidence below their heads: name, result, figure, threshold and reason."""
+    rows = [("check", "", "found", "passes from", "what was found")]
+    for check in evidence.checks:
+        value = "" if check.value is None else f"{check.value:.2f}"
+        threshold = "" if check.supported is None else f"{check.supported:g}"
+        rows.append((check.name, MARKS[check.status], value, threshold, check.reason))
+    return rows
+
+
+def curve_rows(evidence: Evidence) -> list[tuple[str, ...]]:
+    """The faithfulness of each number of nodes on each set of prompts, below their heads."""
+    rows = [("faithfulness of", "nodes", "errors kept", "removed", "completeness", "random (95 %)")]
+    for curve in evidence.curves:
+        for point in curve.points:
+            name = f"{curve.prompts} ({curve.pairs})" if point is curve.points[0] else ""
+            kept, removed, left = point.faithfulness, point.errors_removed, point.completeness
+            random = "" if (r := point.random) is None else f"{r.mean:.2f} ({r.low:.2f} to {r.high:.2f})"
+            rows.append((name, f"{point.nodes}", f"{kept:.2f}", f"{removed:.2f}", f"{left:.2f}", random))
+    return rows

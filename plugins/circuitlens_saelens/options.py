@@ -1,0 +1,19 @@
+"""The options of the `gpt2` adapter; `SAELensAdapter.load` says what each stands for where it is left out."""
+
+from circuitlens.options import AdapterOption
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+OPTIONS = (
+    AdapterOption(
+        "saes", "A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.", several=True, flag="--sae"
+    ),
+    AdapterOption("layers", "Layers whose SAEs are taken: 8, 0-11 or 0,4,8-10."),
+    AdapterOption("model", "The model's name on the hub, or its folder."),
+    AdapterOption("device", "Where to compute.", choices=DEVICES),
+    AdapterOption("dtype", "Numbers to compute in.", choices=DTYPES),
+    AdapterOption(
+        "prepend_bos", "Begin prompts with the BOS token; by default as the SAEs ask.", type=bool, flag="--bos"
+    ),
+)
