@@ -233,13 +233,13 @@ class _Search:
         alive = sums.changed
         ends = kept[torch.cat([edges.keys // max(len(kept), 1), edges.keys % max(len(kept), 1)])]
         alive[torch.searchsorted(table.keys, ends)] = True
-        nodes = self._nodes(table, alive, kept, count)
         inner = alive & ~self.index.is_logit(table.keys)
         site, _, index = self.index.parts(table.keys)
         coded = torch.tensor([s for s, each in enumerate(self.adapter.sites) if each.kind == "feature"]).long()
         clean, other = (sums.metric / count).tolist()
         gaps = zip(self.adapter.sites, (sums.gaps / count).tolist(), strict=True)
         try:
+            nodes = self._nodes(table, alive, kept, count)
             return Circuit(
                 created_by=f"circuitlens {version('circuitlens')}",
                 adapter=self.adapter.name,

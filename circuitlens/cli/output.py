@@ -31,8 +31,8 @@ def print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> Non
 def print_path_effects(adapter: Adapter, circuit: Circuit) -> None:
     """Ablate each node of the strongest path in the model, and set the measured effect beside the attribution."""
     from circuitlens.circuit import full_name
-    from circuitlens.evaluation.faithfulness import ablate
     from circuitlens.evaluation.features import describe
+    from circuitlens.evaluation.intervention import ablate
 
     baseline = "its value in the corrupted run" if circuit.from_corrupted else "zero"
     typer.echo(f"Set to {baseline} for real, the metric falls by (a nonlinearity on the way makes the difference)")

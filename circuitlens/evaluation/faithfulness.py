@@ -143,8 +143,8 @@ class AblationRuns:
         for name, mean in means.items():
             assert mean.whole is not None, "that is how it is made"
             at = table.clamp_min(0)
-            features = None if mean.features is None else mean.features[at].to_sparse()
-            baselines[name] = SiteValues(features, mean.whole[at])
+            features = None if mean.features is None else mean.features[0][at].to_sparse()
+            baselines[name] = SiteValues(features, mean.whole[0][at])
         where = {name: places(self.nodes, numbers, table) for name, numbers in self._of_site.items()}
         with torch.no_grad():
             clean = batch.metric(run_spliced(self.adapter, batch.clean, {}))
@@ -180,7 +180,7 @@ def _record(store: dict[str, SiteValues], name: str) -> Edit:
 
 
 def _means(adapter: Adapter, reference: PromptSet) -> dict[str, SiteValues]:
-    """Mean features and activations of every site by group of positions, over clean and corrupted prompts."""
+    """Mean values of every site over clean and corrupted prompts: one example whose positions are the groups."""
     sums: dict[str, list[Tensor | None]] = {site.name: [None, None] for site in adapter.sites}
     counts = torch.zeros(len(reference.labels))
     for prompts in reference.batches(BATCH):
@@ -202,6 +202,8 @@ def _means(adapter: Adapter, reference: PromptSet) -> dict[str, SiteValues]:
                         sums[name][n] = total.index_add(0, groups, rows)
 
     def mean(total: Tensor | None) -> Tensor | None:
-        return None if total is None else total / counts.clamp_min(1).to(total).view(-1, *[1] * (total.dim() - 1))
+        return (
+            None if total is None else (total / counts.clamp_min(1).to(total).view(-1, *[1] * (total.dim() - 1)))[None]
+        )
 
     return {name: SiteValues(*map(mean, both)) for name, both in sums.items()}

@@ -87,7 +87,7 @@ def test_a_residual_above_rounding_is_a_warning(caplog: pytest.LogCaptureFixture
         return replace(edges, weight=edges.weight * 1.001)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("circuitlens.attribution.methods.score_edges", lossy)
+        patch.setattr("circuitlens.attribution.gradient.score_edges", lossy)
         circuitlens.find(adapter, "a b c", "d", "e")
     assert "not conserved" in caplog.text
 

@@ -24,8 +24,8 @@ def test_a_curve_says_what_its_runs_do(toy64: Adapter) -> None:
     made = curve(runs, ranked, counts, "found on", controls)
     assert torch.equal(controls[5], drawn)
     assert (made.prompts, made.pairs, made.ablation) == ("found on", 1, "corrupted")
-    assert made.full_model == pytest.approx(circuit.metric.value)
-    assert made.empty_circuit == pytest.approx(circuit.metric.corrupted_value)
+    assert made.whole == pytest.approx(circuit.metric.value)
+    assert made.none == pytest.approx(circuit.metric.corrupted_value)
     keep, without = sub_circuits(runs, ranked, counts)
     for number, point in enumerate(made.points):
         chosen = {node.id for node in ranked[: point.nodes]}
