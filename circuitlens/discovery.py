@@ -208,11 +208,11 @@ class _Search:
                     found = self._score(batch, progress)
                 assert found is not None, "there is a batch"
                 if METHODS[self.method].measures:
-                    more = measured_sums(self.adapter, self.index, batch, found, kept, progress)
+                    more = measured_sums(self.index, batch, found, kept, progress)
                     measured = measured.merged(more)
                 if self.connects:
                     keep, place = among(self.index, batch, found, kept)
-                    scores, worst = attribute_edges(self.adapter, found, keep, progress)
+                    scores, worst = attribute_edges(found, keep, progress)
                     edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
         return self._circuit(sums, kept, edges, measured, residual)
 

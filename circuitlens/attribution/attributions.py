@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import Gaps, Steps
+from circuitlens.attribution.base import Gaps, Runs, Steps
 from circuitlens.attribution.methods import METHODS, make_method
 from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
 from circuitlens.errors import AdapterError, PromptError
@@ -32,25 +32,20 @@ COARSE = 0.05
 class Attributions:
     """A batch of prompts with its node scores by a method.
 
-    `baseline` is the run that the method measures from, None for zero, and `corrupted` that of the corrupted prompts,
-    where there are any. `gaps[b, s]` is the completeness gap of site `s` (0 where the method has none).
+    `corrupted` is the run of the corrupted prompts, where there are any, whether or not the method measures from it.
+    `gaps[b, s]` is the completeness gap of site `s` (0 where the method has none).
     """
 
     method: MethodName
     batch: PromptBatch
-    clean: Trace
+    runs: Runs
     corrupted: Trace | None
-    baseline: Trace | None
     nodes: NodeScores
     gaps: Gaps
 
 
 def attribute_nodes(
-    adapter: Adapter,
-    batch: PromptBatch,
-    method: MethodName,
-    frozen: bool = False,
-    progress: Progress | None = None,
+    adapter: Adapter, batch: PromptBatch, method: MethodName, frozen: bool = False, progress: Progress | None = None
 ) -> Attributions:
     """Score every node of a batch of prompts (`exact` as `ig`, until it is known which nodes are kept).
 
@@ -66,26 +61,24 @@ def attribute_nodes(
         corrupted = trace(adapter, batch.corrupted, batch.metric, graph=False)
     progress.step("corrupted run")
     _check_metric(batch.metric.name, clean, corrupted)
-    baseline = None if METHODS[method].baseline == "zero" else corrupted
-    nodes, gaps = make_method(method).nodes(adapter, clean, baseline, progress)
+    runs = Runs(adapter, clean, None if METHODS[method].baseline == "zero" else corrupted)
+    nodes, gaps = make_method(method).nodes(runs, progress)
     if not torch.isfinite(nodes.attribution).all():
         raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
     if gaps is None:
         gaps = clean.metric.new_zeros(len(clean.metric), len(clean.sites))
-    return Attributions(method, batch, clean, corrupted, baseline, nodes, gaps)
+    return Attributions(method, batch, runs, corrupted, nodes, gaps)
 
 
 def measured_attribution(
-    adapter: Adapter, found: Attributions, keep: Bool[Tensor, " node"], progress: Progress | None = None
+    found: Attributions, keep: Bool[Tensor, " node"], progress: Progress | None = None
 ) -> Float[Tensor, " node"]:
     """The attributions, with those of the kept nodes measured where the method does."""
-    return make_method(found.method).measured(
-        adapter, found.clean, found.baseline, found.nodes, keep, progress or Progress()
-    )
+    return make_method(found.method).measured(found.runs, found.nodes, keep, progress or Progress())
 
 
 def attribute_edges(
-    adapter: Adapter, found: Attributions, keep: Bool[Tensor, " node"], progress: Progress | None = None
+    found: Attributions, keep: Bool[Tensor, " node"], progress: Progress | None = None
 ) -> tuple[EdgeScores, float]:
     """The edges between the kept nodes, and the conservation residual.
 
@@ -93,7 +86,7 @@ def attribute_edges(
         AdapterError: the gradients are not finite.
     """
     nodes = found.nodes
-    edges = make_method(found.method).edges(adapter, found.clean, found.baseline, nodes, keep, progress or Progress())
+    edges = make_method(found.method).edges(found.runs, nodes, keep, progress or Progress())
     if not torch.isfinite(edges.weight).all():
         raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
     residual = conservation_residual(nodes, edges, keep)

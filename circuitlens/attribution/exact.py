@@ -14,13 +14,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import Steps
+from circuitlens.attribution.base import Runs, Steps
 from circuitlens.attribution.integrated import IntegratedGradients
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import NodeMask, SiteValues, own_tokens, set_nodes, variants_at_once
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, run_spliced
+from circuitlens.tracing import run_spliced
 
 POSITIONS = 2048
 """Rows × examples × positions of one run, if more than one row."""
@@ -30,17 +29,11 @@ class Exact(IntegratedGradients):
     """Integrated gradients whose kept nodes are then measured."""
 
     def measured(
-        self,
-        adapter: Adapter,
-        clean: Trace,
-        baseline: Trace | None,
-        nodes: NodeScores,
-        keep: Bool[Tensor, " node"],
-        progress: Progress,
+        self, runs: Runs, nodes: NodeScores, keep: Bool[Tensor, " node"], progress: Progress
     ) -> Float[Tensor, " node"]:
         """The attributions, with those of the kept nodes replaced by their exact effects."""
         rows = keep.nonzero()[:, 0]
-        effects = exact_effects(adapter, clean, baseline, nodes, rows, progress)
+        effects = exact_effects(runs, nodes, rows, progress)
         progress.step("patching")
         return nodes.attribution.index_copy(0, rows, effects)
 
@@ -50,51 +43,41 @@ class Exact(IntegratedGradients):
 
 
 def exact_effects(
-    adapter: Adapter,
-    clean: Trace,
-    baseline: Trace | None,
-    nodes: NodeScores,
-    rows: Int[Tensor, " row"],
-    progress: Progress | None = None,
+    runs: Runs, nodes: NodeScores, rows: Int[Tensor, " row"], progress: Progress | None = None
 ) -> Float[Tensor, " row"]:
     """How far the metric falls when each node in `rows` alone is set to its baseline: the node's exact attribution.
 
     Logit nodes move nothing upstream, and keep their attribution. With a baseline of zero nothing is done at a token
     that the adapter puts before a prompt, as in every ablation: the effect there is 0.
     """
-    effects = nodes.attribution[rows].clone()
-    free = clean.inputs.mask if baseline is not None else own_tokens(adapter, clean.inputs)
+    effects, inputs = nodes.attribution[rows].clone(), runs.clean.inputs
+    free = inputs.mask if runs.baseline is not None else own_tokens(runs.adapter, inputs)
     bound = free[nodes.example[rows], nodes.pos[rows]].logical_not() & ~nodes.is_logit[rows]
     effects[bound] = 0
-    most = min(max(1, POSITIONS // clean.inputs.mask.numel()), variants_at_once(adapter, clean.inputs))
-    for s in range(len(clean.sites)):
+    most = min(max(1, POSITIONS // inputs.mask.numel()), variants_at_once(runs.adapter, inputs))
+    for s in range(len(runs.clean.sites)):
         here = ((nodes.site[rows] == s) & ~bound).nonzero()[:, 0]
         rank = ranks(nodes.example[rows[here]])
         for start in range(0, int(rank.max()) + 1 if len(here) else 0, most):
             now = (rank >= start) & (rank < start + most)
-            effects[here[now]] = _effects(adapter, clean, baseline, nodes, s, rows[here[now]], rank[now] - start)
+            effects[here[now]] = _effects(runs, nodes, s, rows[here[now]], rank[now] - start)
             if progress is not None:
                 progress.step("patching", 0)  # the longest stage: it may be ended between its runs
     return effects
 
 
 def _effects(
-    adapter: Adapter,
-    clean: Trace,
-    baseline: Trace | None,
-    nodes: NodeScores,
-    s: int,
-    chosen: Int[Tensor, " row"],
-    variant: Int[Tensor, " row"],
+    runs: Runs, nodes: NodeScores, s: int, chosen: Int[Tensor, " row"], variant: Int[Tensor, " row"]
 ) -> Float[Tensor, " row"]:
     """The effects of some nodes of one site, each in the repetition of the batch that is its `variant`."""
-    site, times = clean.sites[s].site, int(variant.max()) + 1
+    clean, baseline, times = runs.clean, runs.baseline, int(variant.max()) + 1
+    site = clean.sites[s].site
     at = variant * len(clean.metric) + nodes.example[chosen]
     none = torch.zeros_like(clean.inputs.mask).repeat(times, 1)
     mask = NodeMask.at(none, site.coder, (at, nodes.pos[chosen], nodes.index[chosen]))
     values = None if baseline is None else SiteValues.of(baseline.sites[s]).repeated(times)
     edit = set_nodes(mask, values)
     with torch.no_grad():
-        logits = run_spliced(adapter, clean.inputs.repeated(times), {site.name: edit})
+        logits = run_spliced(runs.adapter, clean.inputs.repeated(times), {site.name: edit})
         after = clean.scored_by.repeated(times)(logits)
     return clean.metric.detach()[nodes.example[chosen]] - after[at]

@@ -25,8 +25,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
-from circuitlens.attribution.base import AttributionMethod, Gaps, Steps
+from circuitlens.attribution.base import AttributionMethod, Gaps, Runs, Steps
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.nodes import score_nodes
@@ -57,45 +56,29 @@ class Line:
 class IntegratedGradients(AttributionMethod):
     """The change from the corrupted run, or from zero, times the gradient averaged on the way."""
 
-    def nodes(
-        self, adapter: Adapter, clean: Trace, baseline: Trace | None, progress: Progress
-    ) -> tuple[NodeScores, Gaps]:
+    def nodes(self, runs: Runs, progress: Progress) -> tuple[NodeScores, Gaps]:
         """`STEPS` forwards and backwards a site that changes."""
-        return integrated_gradients(adapter, clean, baseline, progress=progress)
+        return integrated_gradients(runs, progress=progress)
 
-    def edges(
-        self,
-        adapter: Adapter,
-        clean: Trace,
-        baseline: Trace | None,
-        nodes: NodeScores,
-        keep: Bool[Tensor, " node"],
-        progress: Progress,
-    ) -> EdgeScores:
+    def edges(self, runs: Runs, nodes: NodeScores, keep: Bool[Tensor, " node"], progress: Progress) -> EdgeScores:
         """The direct effects in the runs at the midpoints."""
-        return integrated_edges(adapter, clean, baseline, nodes, keep, progress=progress)
+        return integrated_edges(runs, nodes, keep, progress=progress)
 
     def steps(self, sites: int) -> Steps:
         """One a site for the nodes, and one for the edges."""
         return Steps(nodes=sites, measured=0, edges=sites)
 
 
-def lines(clean: Trace, baseline: Trace | None) -> list[Line]:
+def lines(runs: Runs) -> list[Line]:
     """The line of every site: from the corrupted run, or from zero (features and error 0)."""
-    return [Line(_baseline(clean, baseline, s), site.write.detach()) for s, site in enumerate(clean.sites)]
+    return [Line(_start(runs, s), site.write.detach()) for s, site in enumerate(runs.clean.sites)]
 
 
-def integrated_gradients(
-    adapter: Adapter,
-    clean: Trace,
-    baseline: Trace | None,
-    steps: int = STEPS,
-    progress: Progress | None = None,
-) -> tuple[NodeScores, Gaps]:
+def integrated_gradients(runs: Runs, steps: int = STEPS, progress: Progress | None = None) -> tuple[NodeScores, Gaps]:
     """Every node's integrated gradients, and the completeness gap of each site, in units of the metric."""
-    progress = progress or Progress()
+    progress, clean = progress or Progress(), runs.clean
     totals, gaps = [], []
-    for site, line in zip(clean.sites, lines(clean, baseline), strict=True):
+    for site, line in zip(clean.sites, lines(runs), strict=True):
         total = torch.zeros_like(line.end)
         gap = torch.zeros_like(clean.metric.detach())
         if not torch.equal(line.start, line.end):
@@ -103,46 +86,44 @@ def integrated_gradients(
                 x = line.at(shares).requires_grad_()
                 inputs = clean.inputs.repeated(len(shares))
                 # The model gets a copy: one that edits its activations in place must not reach the leaf.
-                logits = run_patched(adapter, inputs, site.site, lambda _, x=x: x.clone())
+                logits = run_patched(runs.adapter, inputs, site.site, lambda _, x=x: x.clone())
                 metric = clean.scored_by.repeated(len(shares))(logits)
                 gradient = torch.autograd.grad(metric.sum(), x)[0]
                 total = total + gradient.unflatten(0, (len(shares), -1)).sum(0) / steps
             with torch.no_grad():
                 start = clean.scored_by(
-                    run_patched(adapter, clean.inputs, site.site, lambda _, p=line: p.start.clone())
+                    run_patched(runs.adapter, clean.inputs, site.site, lambda _, p=line: p.start.clone())
                 )
             moved = (total * (line.end - line.start)).flatten(1).sum(1)
             gap = moved - (clean.metric.detach() - start)
         totals.append(total)
         gaps.append(gap)
         progress.step("nodes")
-    return score_nodes(clean, baseline, totals, _logit_gradient(clean, baseline, steps)), torch.stack(gaps, 1)
+    return score_nodes(clean, runs.baseline, totals, _logit_gradient(runs, steps)), torch.stack(gaps, 1)
 
 
 def integrated_edges(
-    adapter: Adapter,
-    clean: Trace,
-    baseline: Trace | None,
+    runs: Runs,
     nodes: NodeScores,
     keep: Bool[Tensor, " node"],
     steps: int = STEPS,
     progress: Progress | None = None,
 ) -> EdgeScores:
     """Direct effects between the kept nodes, averaged along the line of each source's site; as `score_edges`."""
-    progress = progress or Progress()
+    progress, clean = progress or Progress(), runs.clean
     count = len(nodes.site)
     rest = torch.zeros_like(nodes.delta)
     keys = [nodes.site.new_zeros(0)]
     weights = [nodes.delta.new_zeros(0)]
     after = next_sites(clean)
-    for s, line in enumerate(lines(clean, baseline)):
+    for s, line in enumerate(lines(runs)):
         # Only sites that the sources reach directly are targets; coding the others would be most of the work.
         cuts = torch.tensor([s, *after[s], len(clean.sites)], device=nodes.site.device)
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
         for shares in _shares(clean, steps) if len(rows) else ():
             times = len(shares)
             run = trace(
-                adapter,
+                runs.adapter,
                 clean.inputs.repeated(times),
                 clean.scored_by.repeated(times),
                 replaced={clean.sites[s].site.name: line.at(shares)},
@@ -165,22 +146,22 @@ def integrated_edges(
     return EdgeScores(key // count, key % count, weight, rest)
 
 
-def _logit_gradient(clean: Trace, baseline: Trace | None, steps: int) -> Float[Tensor, "batch output"]:
+def _logit_gradient(runs: Runs, steps: int) -> Float[Tensor, "batch output"]:
     """The metric's gradient in the logits, averaged on their own way from the corrupted run's (or zero)."""
-    end = clean.logits.detach()
-    start = torch.zeros_like(end) if baseline is None else baseline.logits.detach()
+    end = runs.clean.logits.detach()
+    start = torch.zeros_like(end) if runs.baseline is None else runs.baseline.logits.detach()
     total = torch.zeros_like(end)
     for step in range(steps):
         logits = (start + (step + 0.5) / steps * (end - start)).requires_grad_()
-        gradient = torch.autograd.grad(clean.scored_by(logits).sum(), logits, allow_unused=True)[0]
+        gradient = torch.autograd.grad(runs.clean.scored_by(logits).sum(), logits, allow_unused=True)[0]
         total += 0 if gradient is None else gradient / steps
     return total
 
 
-def _baseline(clean: Trace, baseline: Trace | None, s: int) -> Tensor:
-    site = clean.sites[s]
-    if baseline is not None:
-        return baseline.sites[s].write.detach()
+def _start(runs: Runs, s: int) -> Tensor:
+    site = runs.clean.sites[s]
+    if runs.baseline is not None:
+        return runs.baseline.sites[s].write.detach()
     coder = site.site.coder
     if coder is None:
         return torch.zeros_like(site.write)

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
 from circuitlens.attribution.attributions import Attributions, measured_attribution
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.scores import EdgeScores
@@ -88,8 +87,8 @@ class BatchSums:
         activation = nodes.activation if prompts.by is None else nodes.activation * changed
         values = torch.stack([nodes.attribution, activation, changed], 1)
         table = KeyedSums.of(nodes.example, node_numbers(index, prompts, found), values)
-        other = found.clean.metric if found.corrupted is None else found.corrupted.metric
-        metric = torch.stack([found.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()
+        other = found.runs.clean.metric if found.corrupted is None else found.corrupted.metric
+        metric = torch.stack([found.runs.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()
         return BatchSums(len(prompts), table, metric, found.gaps.sum(0).cpu().double())
 
     def merged(self, other: BatchSums) -> BatchSums:
@@ -133,7 +132,6 @@ def among(
 
 
 def measured_sums(
-    adapter: Adapter,
     index: NodeIndex,
     prompts: PromptSet,
     found: Attributions,
@@ -142,7 +140,7 @@ def measured_sums(
 ) -> KeyedSums:
     """The attributions, measured where the method measures, of a batch's nodes among the kept (sorted numbers)."""
     keep, place = among(index, prompts, found, kept)
-    values = measured_attribution(adapter, found, keep, progress)[keep]
+    values = measured_attribution(found, keep, progress)[keep]
     return KeyedSums.of(found.nodes.example[keep], kept[place[keep.cpu()]], values[:, None])
 
 

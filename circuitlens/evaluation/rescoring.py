@@ -125,7 +125,7 @@ def rescore(
     for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
-        exact.append(measured_sums(adapter, index, batch, replace(found, method="exact"), kept))
+        exact.append(measured_sums(index, batch, replace(found, method="exact"), kept))
         own_rows += _own_rows(adapter, found)
         on_part()
     compared, own = map(int, own_rows.tolist())
@@ -158,7 +158,7 @@ def _own_rows(adapter: Adapter, found: Attributions) -> Float[Tensor, " two"]:
     decoder row is the one nearest to their encoder row.
     """
     nodes, counts = found.nodes, torch.zeros(2, dtype=torch.double)
-    for s, (site, seen) in enumerate(zip(adapter.sites, found.clean.sites, strict=True)):
+    for s, (site, seen) in enumerate(zip(adapter.sites, found.runs.clean.sites, strict=True)):
         if site.kind != "feature" or site.coder is None or site.read != site.write:
             continue
         here = ((nodes.site == s) & (nodes.index != VECTOR) & (nodes.activation != 0)).nonzero()[:, 0]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 import circuitlens
 from circuitlens.adapter import Adapter
+from circuitlens.attribution.base import Runs
 from circuitlens.attribution.exact import exact_effects
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import score_nodes
@@ -72,7 +73,7 @@ def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive
     chosen = [*inner[:: len(inner) // 4 + 1], max(inner, key=lambda node: abs(node.attribution))]
     where = [rows[names.index(n.hook), n.pos, VECTOR if n.index is None else n.index] for n in chosen]
     bound = 1e-9 if nodes.delta.dtype == torch.float64 else 2e-5
-    effects = exact_effects(model, clean, baseline, nodes, torch.tensor(where)).tolist()
+    effects = exact_effects(Runs(model, clean, baseline), nodes, torch.tensor(where)).tolist()
     for node, effect in zip(chosen, effects, strict=True):
         assert effect == pytest.approx(circuitlens.ablate(model, circuit, [node.id]).measured, rel=bound, abs=bound)
     assert abs(effects[-1]) > 1e-3
@@ -93,7 +94,7 @@ def test_exact_effects_agree_with_all_sixteen_hidden_subsets(prompt: str, toy64:
     nodes = score_nodes(clean)
     hidden, margin, bias = hidden_by_hand(toy64, prompt)
     here = ((nodes.site == 1) & (nodes.index != VECTOR)).nonzero()[:, 0]
-    exact = exact_effects(toy64, clean, None, nodes, here)
+    exact = exact_effects(Runs(toy64, clean, None), nodes, here)
     effect = torch.zeros_like(hidden).index_put((nodes.index[here],), exact)
     subsets = list(chain.from_iterable(combinations(range(4), n) for n in range(5)))
     assert len(subsets) == 16
@@ -118,7 +119,7 @@ def test_exact_effects_of_inputs_and_neurons_by_hand(contrast: str | None, toy64
     clean = trace(toy64, batch.clean, batch.metric)
     other = None if batch.corrupted is None else trace(toy64, batch.corrupted, batch.metric, graph=False)
     nodes = score_nodes(clean, other)
-    exact = exact_effects(toy64, clean, other, nodes, every(nodes))
+    exact = exact_effects(Runs(toy64, clean, other), nodes, every(nodes))
     network = toy64.model  # pyright: ignore[reportAttributeAccessIssue]
     x = batch.clean.values[0, 0]
     base = torch.zeros_like(x) if batch.corrupted is None else batch.corrupted.values[0, 0]
@@ -154,10 +155,10 @@ def test_how_runs_are_batched_changes_nothing(
     rows = every(nodes)[torch.randperm(len(nodes.site), generator=torch.Generator().manual_seed(3))[:80]]
     told: list[str] = []
     progress = Progress(callback=lambda stage, _done, _total: told.append(stage))
-    expected = exact_effects(adapter, clean, baseline, nodes, rows, progress)
+    expected = exact_effects(Runs(adapter, clean, baseline), nodes, rows, progress)
     few = len(told)
     monkeypatch.setattr("circuitlens.attribution.exact.POSITIONS", positions)
-    close(exact_effects(adapter, clean, baseline, nodes, rows, progress), expected)
+    close(exact_effects(Runs(adapter, clean, baseline), nodes, rows, progress), expected)
     assert len(told) - few > few > 0  # each run may be the last
 
 
@@ -166,10 +167,10 @@ def test_effects_come_in_the_order_asked_for(contrastive: bool) -> None:
     clean, baseline, nodes = with_baseline(adapter, tiny_batch(adapter), contrastive)
     rows = every(nodes)[::9]
     close(
-        exact_effects(adapter, clean, baseline, nodes, rows.flip(0)).flip(0),
-        exact_effects(adapter, clean, baseline, nodes, rows),
+        exact_effects(Runs(adapter, clean, baseline), nodes, rows.flip(0)).flip(0),
+        exact_effects(Runs(adapter, clean, baseline), nodes, rows),
     )
-    assert len(exact_effects(adapter, clean, baseline, nodes, rows[:0])) == 0
+    assert len(exact_effects(Runs(adapter, clean, baseline), nodes, rows[:0])) == 0
 
 
 @pytest.mark.parametrize("layout", get_args(Layout))
@@ -183,7 +184,7 @@ def test_neither_other_prompts_nor_padding_change_an_effect(layout: Layout) -> N
         chosen = ((nodes.delta != 0) & (nodes.index % 5 != 2)).nonzero()[:, 0]
         found: list[dict[tuple[int, ...], float]] = [{} for _ in clean.metric]
         columns = (nodes.example, nodes.site, nodes.pos - wide.clean.first[nodes.example], nodes.index)
-        exact = exact_effects(adapter, clean, baseline, nodes, chosen).tolist()
+        exact = exact_effects(Runs(adapter, clean, baseline), nodes, chosen).tolist()
         for b, *key, value in zip(*(column[chosen].tolist() for column in columns), exact, strict=True):
             found[b][tuple(key)] = value
         return found
@@ -203,7 +204,7 @@ def test_logits_keep_their_attribution_and_nothing_is_left(model: Adapter, contr
     before = model.run(batch.clean, {})
     clean, baseline, nodes = with_baseline(model, batch, contrastive)
     rows = torch.cat([every(nodes)[:10], every(nodes)[-2:]])
-    exact = exact_effects(model, clean, baseline, nodes, rows)
+    exact = exact_effects(Runs(model, clean, baseline), nodes, rows)
     assert not exact.requires_grad
     logits = nodes.site[rows] == len(model.sites)
     assert logits.any()
@@ -218,8 +219,10 @@ def test_nothing_at_the_adapters_own_token_is_set_to_zero() -> None:
     clean, corrupted, nodes = with_baseline(adapter, tokenize(adapter, ["ab c"], ["d"], ["e"], ["ab d"]), True)
     rows = ((nodes.pos == clean.inputs.first[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
     assert len(rows) > 3
-    assert torch.equal(exact_effects(adapter, clean, None, nodes, rows), torch.zeros(len(rows), dtype=torch.double))
+    assert torch.equal(
+        exact_effects(Runs(adapter, clean, None), nodes, rows), torch.zeros(len(rows), dtype=torch.double)
+    )
     others = ((nodes.pos == clean.inputs.last[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
-    assert exact_effects(adapter, clean, None, nodes, others).abs().max() > 1e-3
+    assert exact_effects(Runs(adapter, clean, None), nodes, others).abs().max() > 1e-3
     moved = others[nodes.delta[others] != 0]
-    assert exact_effects(adapter, clean, corrupted, nodes, moved).abs().max() > 1e-3
+    assert exact_effects(Runs(adapter, clean, corrupted), nodes, moved).abs().max() > 1e-3

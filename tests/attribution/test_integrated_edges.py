@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
+from circuitlens.attribution.base import Runs
 from circuitlens.attribution.integrated import integrated_edges, integrated_gradients
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, score_nodes
@@ -32,9 +33,9 @@ def whole(layout: Layout, contrastive: bool) -> tuple[TinyTransformer, Trace, Tr
     """A trace of two ragged prompts, the integrated gradients of its nodes, and all their edges."""
     adapter = TinyTransformer(layout)
     clean, corrupted = traced(adapter, tiny_batch(adapter, TWO_PROMPTS), contrastive)
-    nodes, _ = integrated_gradients(adapter, clean, corrupted, 3)
+    nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    edges = integrated_edges(adapter, clean, corrupted, nodes, keep, 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)
     assert conservation_residual(nodes, edges) < 1e-11
     return adapter, clean, corrupted, nodes, matrix(nodes, edges)
 
@@ -46,12 +47,12 @@ def scale(nodes: NodeScores) -> float:
 
 def test_edges_conserve_in_every_layout(model: Adapter, contrastive: bool) -> None:
     clean, corrupted = traced(model, example_batch(model), contrastive)
-    nodes, _ = integrated_gradients(model, clean, corrupted, 2)
+    nodes, _ = integrated_gradients(Runs(model, clean, corrupted), 2)
     bound = (1e-11 if nodes.delta.dtype == torch.float64 else 1e-5) * scale(nodes)
     logits = nodes.site == len(clean.sites)
     chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(1))
     for keep in (logits | (chance < 0.3),) if contrastive else (logits | True,):
-        edges = integrated_edges(model, clean, corrupted, nodes, keep, 2)
+        edges = integrated_edges(Runs(model, clean, corrupted), nodes, keep, 2)
         assert conservation_residual(nodes, edges, keep) <= bound
         assert keep[edges.source].all()
         assert keep[edges.target].all()
@@ -70,7 +71,7 @@ def test_edges_between_kept_nodes_are_those_of_all(layout: Layout, contrastive: 
     adapter, clean, corrupted, nodes, every = whole(layout, contrastive)
     chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(seed))
     keep = (chance < share) | (nodes.site == len(clean.sites))
-    edges = integrated_edges(adapter, clean, corrupted, nodes, keep, 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)
     found = matrix(nodes, edges)
     close(found[keep][:, keep], every[keep][:, keep])
     assert (found[~keep] == 0).all()
@@ -84,7 +85,7 @@ def test_edges_between_kept_nodes_are_those_of_all(layout: Layout, contrastive: 
 
 def test_a_broken_edge_breaks_conservation() -> None:
     adapter, clean, corrupted, nodes, _ = whole("residual", True)
-    edges = integrated_edges(adapter, clean, corrupted, nodes, torch.ones_like(nodes.site, dtype=torch.bool), 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(nodes.site, dtype=torch.bool), 3)
     strongest = int(edges.weight.abs().argmax())
     broken = replace(edges, weight=edges.weight.index_fill(0, torch.tensor([strongest]), 0.0))
     assert conservation_residual(nodes, broken) > 0.99 * edges.weight[strongest].abs()
@@ -136,7 +137,7 @@ def test_what_is_active_on_the_way_alone_takes_its_share() -> None:
     inner = nodes.site < len(clean.sites)
     lost = (nodes.attribution - every.sum(1))[inner]
     assert lost.abs().max() > 0.1
-    edges = integrated_edges(adapter, clean, corrupted, nodes, torch.ones_like(inner), 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(inner), 3)
     close(edges.rest[inner], lost)
 
 
@@ -157,10 +158,10 @@ def test_a_metric_that_is_flat_at_the_clean_run_is_integrated() -> None:
     assert corrupted is not None
     assert corrupted.metric.item() < 0 < clean.metric.item()
     assert (score_nodes(clean, corrupted).attribution == 0).all()
-    nodes, _ = integrated_gradients(adapter, clean, corrupted)
+    nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted))
     assert nodes.attribution.abs().max() > 0.1
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    assert conservation_residual(nodes, integrated_edges(adapter, clean, corrupted, nodes, keep)) < 1e-11
+    assert conservation_residual(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep)) < 1e-11
 
 
 # Batches and padding
@@ -175,19 +176,19 @@ def test_how_steps_are_batched_changes_nothing(
     monkeypatch.setattr("circuitlens.attribution.integrated.POSITIONS", positions)
     adapter = TinyTransformer(layout)
     clean, corrupted = traced(adapter, tiny_batch(adapter, TWO_PROMPTS), contrastive)
-    nodes, _ = integrated_gradients(adapter, clean, corrupted, 3)
+    nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     close(nodes.attribution, expected.attribution)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    close(matrix(nodes, integrated_edges(adapter, clean, corrupted, nodes, keep, 3)), every)
+    close(matrix(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)), every)
 
 
 def ig_tables(adapter: Adapter, batch: PromptBatch, padding: tuple[int, int] = (0, 0)) -> list[Any]:
     assert batch.corrupted is not None
     batch = replace(batch, clean=padded(batch.clean, *padding), corrupted=padded(batch.corrupted, *padding))
     clean, corrupted = traced(adapter, batch, True)
-    nodes, _ = integrated_gradients(adapter, clean, corrupted, 3)
+    nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    return tables(nodes, integrated_edges(adapter, clean, corrupted, nodes, keep, 3), batch.clean.first.tolist())
+    return tables(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3), batch.clean.first.tolist())
 
 
 @pytest.mark.parametrize("layout", ["residual", "normalised"])
@@ -205,8 +206,8 @@ def test_each_site_is_reported_once_by_each_part() -> None:
     adapter, clean, corrupted, nodes, _ = whole("components", True)
     calls: list[str] = []
     progress = Progress(callback=lambda stage, _done, _total: calls.append(stage))
-    integrated_gradients(adapter, clean, corrupted, 1, progress)
+    integrated_gradients(Runs(adapter, clean, corrupted), 1, progress)
     keep = nodes.site == len(adapter.sites)
-    edges = integrated_edges(adapter, clean, corrupted, nodes, keep, 1, progress)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 1, progress)
     assert calls == ["nodes"] * len(adapter.sites) + ["edges"] * len(adapter.sites)
     assert len(edges.weight) == 0  # logits have no edges among themselves

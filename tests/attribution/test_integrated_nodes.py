@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from circuitlens.adapter import Adapter
+from circuitlens.attribution.base import Runs
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.integrated import STEPS, integrated_edges, integrated_gradients
 from circuitlens.attribution.nodes import directions, score_nodes
@@ -38,7 +39,7 @@ def test_the_gap_is_what_the_nodes_miss_of_a_real_patch(model: Adapter, contrast
     batch = example_batch(model)
     clean, corrupted = traced(model, batch, contrastive)
     starts = baselines(model, batch, contrastive)
-    nodes, gaps = integrated_gradients(model, clean, corrupted, 2)
+    nodes, gaps = integrated_gradients(Runs(model, clean, corrupted), 2)
     assert gaps.shape == (len(clean.metric), len(model.sites))
     sums = site_sums(clean, nodes)
     for s, (site, start) in enumerate(zip(model.sites, starts, strict=True)):
@@ -60,8 +61,8 @@ def test_many_steps_leave_no_gap(layout: Layout, contrastive: bool) -> None:
         1,
     )
     assert changes.abs().max() > 1
-    few, some = (integrated_gradients(adapter, clean, corrupted, steps)[1] for steps in (1, 20))
-    nodes, many = integrated_gradients(adapter, clean, corrupted, 400)
+    few, some = (integrated_gradients(Runs(adapter, clean, corrupted), steps)[1] for steps in (1, 20))
+    nodes, many = integrated_gradients(Runs(adapter, clean, corrupted), 400)
     assert (site_sums(clean, nodes) - changes).abs().max() < 1e-3
     # The midpoint rule: 20 times the steps leave a 400th of the gap.
     assert many.abs().max() < 1e-2 * some.abs().max() < 1e-3 * few.abs().max()
@@ -72,7 +73,7 @@ def test_the_toys_gap_goes_to_nothing(toy64: Adapter, contrastive: bool) -> None
     batch = example_batch(toy64)
     clean, corrupted = traced(toy64, batch, contrastive)
     for steps in (8, 1000):
-        _, gaps = integrated_gradients(toy64, clean, corrupted, steps)
+        _, gaps = integrated_gradients(Runs(toy64, clean, corrupted), steps)
         assert gaps[:, 0].abs().max() < 25 / steps
         assert gaps[:, 1:].abs().max() < 1e-12
 
@@ -85,7 +86,7 @@ def test_midpoints_by_hand(steps: int, x: float, other: float | None) -> None:
     batch = tokenize(adapter, [str(x)], ["+"], None, None if other is None else [str(other)])
     clean = trace(adapter, batch.clean, batch.metric)
     corrupted = None if batch.corrupted is None else trace(adapter, batch.corrupted, batch.metric, graph=False)
-    nodes, gaps = integrated_gradients(adapter, clean, corrupted, steps)
+    nodes, gaps = integrated_gradients(Runs(adapter, clean, corrupted), steps)
     start = other or 0.0
     d = x - start
     (found,) = nodes.attribution[(nodes.site == 0) & (nodes.index == 0)].tolist()
@@ -103,13 +104,13 @@ def test_a_linear_model_is_integrated_exactly() -> None:
     batch = tokenize(line, ["1 5", "2 -3"], ["+", "-"], ["-", "+"], ["0 2", "2 1"])
     clean, corrupted = traced(line, batch, True)
     plain = score_nodes(clean, corrupted)
-    nodes, gaps = integrated_gradients(line, clean, corrupted)
+    nodes, gaps = integrated_gradients(Runs(line, clean, corrupted))
     assert gaps.abs().max() < 1e-4  # single precision
     close(nodes.attribution, plain.attribution)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
     # Edges into a neuron that is 0 somewhere on the way are shared out otherwise; what flows is the same.
     ours, theirs = (
-        matrix(nodes, integrated_edges(line, clean, corrupted, nodes, keep)),
+        matrix(nodes, integrated_edges(Runs(line, clean, corrupted), nodes, keep)),
         matrix(plain, score_edges(clean, plain)),
     )
     close(ours.sum(1), theirs.sum(1))
@@ -122,14 +123,14 @@ def test_behind_the_toys_hidden_layer_ig_is_contrastive(toy64: Adapter, steps: i
     """Hidden neurons, features and errors feed the logits linearly, but for the features' own kinks."""
     clean, corrupted = traced(toy64, example_batch(toy64), contrastive)
     plain = score_nodes(clean, corrupted)
-    nodes, _ = integrated_gradients(toy64, clean, corrupted, steps)
+    nodes, _ = integrated_gradients(Runs(toy64, clean, corrupted), steps)
     above = nodes.site > 0
     close(nodes.attribution[above], plain.attribution[above])
     assert nodes.attribution[above].abs().max() > 1
     if contrastive:
         assert (nodes.attribution - plain.attribution)[~above].abs().max() > 0.1  # inputs pass a ReLU
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    ours = matrix(nodes, integrated_edges(toy64, clean, corrupted, nodes, keep, steps))
+    ours = matrix(nodes, integrated_edges(Runs(toy64, clean, corrupted), nodes, keep, steps))
     theirs = matrix(plain, score_edges(clean, plain))
     sae, logits = nodes.site == 2, nodes.site == 3
     close(ours[sae][:, logits], theirs[sae][:, logits])
@@ -140,7 +141,7 @@ def test_a_site_that_does_not_change_has_no_effect() -> None:
     adapter = TinyTransformer("components")
     batch = tokenize(adapter, ["a b c", "a b"], ["d", "d"], ["e", "e"], ["a b f", "a b"])
     clean, corrupted = traced(adapter, batch, True)
-    nodes, gaps = integrated_gradients(adapter, clean, corrupted)
+    nodes, gaps = integrated_gradients(Runs(adapter, clean, corrupted))
     inner = nodes.site < len(clean.sites)
     unchanged = inner & ((nodes.example == 1) | (nodes.pos < 2))
     assert (nodes.attribution[unchanged] == 0).all()
@@ -158,7 +159,7 @@ def test_nodes_against_finite_differences_step_by_step(layout: Layout, contrasti
     batch = tiny_batch(adapter, TWO_PROMPTS)
     clean, corrupted = traced(adapter, batch, contrastive)
     steps, h = 3, 1e-6
-    nodes, _ = integrated_gradients(adapter, clean, corrupted, steps)
+    nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), steps)
     checked = 0
     for s, site in enumerate(adapter.sites):
         points = midpoints(adapter, batch, contrastive, steps, s)
@@ -195,8 +196,8 @@ def test_no_trace_is_left(model: Adapter) -> None:
     grads = [(p.requires_grad, p.grad) for p in parameters(model)]
     values = [None if grad is None else grad.clone() for _, grad in grads]
     clean, corrupted = traced(model, batch, True)
-    nodes, _ = integrated_gradients(model, clean, corrupted, 1)
-    edges = integrated_edges(model, clean, corrupted, nodes, torch.arange(len(nodes.site)) % 3 < 2, 1)
+    nodes, _ = integrated_gradients(Runs(model, clean, corrupted), 1)
+    edges = integrated_edges(Runs(model, clean, corrupted), nodes, torch.arange(len(nodes.site)) % 3 < 2, 1)
     for found in (nodes.attribution, edges.weight, edges.rest):
         assert not found.requires_grad
     assert torch.equal(model.run(batch.clean, {}), before)
