@@ -74,7 +74,7 @@ def test_splice_and_gradient_are_the_models(adapter: Adapter) -> None:
 
 
 def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Adapter) -> None:
-    """FullGraphSize by attribution, named by its own decoder row, and switched off for real."""
+    """Found by attribution, named by its own decoder row, and switched off for real."""
     circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat")
     middle = [n for n in circuit.nodes if n.hook == "blocks.15.hook_resid_pre" and n.kind == "feature"]
     strongest = max(middle, key=lambda node: abs(node.attribution))
@@ -90,7 +90,9 @@ def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> No
     model = SAETransformerBridge.boot_transformers(MODEL, device="cpu", dtype=torch.float32)
     saes = [SAE.load_from_disk(folder) for folder in sorted(Path(SAES).iterdir())]
     wrapped = circuitlens.wrap(model, saes, name=adapter.name)
-    ours, theirs = (circuitlens.find(a, "The dog", " runs", " run", "The dogs") for a in (wrapped, adapter))
+    ours, theirs = (
+        circuitlens.find(a, "The dog", " runs", " run", "The dogs", "contrastive") for a in (wrapped, adapter)
+    )
     assert (ours.nodes, ours.edges) == (theirs.nodes, theirs.edges)
 
 
