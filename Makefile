@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/circuitlens demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: lint types test
 

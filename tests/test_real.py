@@ -74,7 +74,7 @@ def test_splice_and_gradient_are_the_models(adapter: Adapter) -> None:
 
 
 def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Adapter) -> None:
-    """FullGraphSize by attribution, named by its own decoder row, and switched off for real."""
+    """Found by attribution, named by its own decoder row, and switched off for real."""
     circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat")
     middle = [n for n in circuit.nodes if n.hook == "blocks.15.hook_resid_pre" and n.kind == "feature"]
     strongest = max(middle, key=lambda node: abs(node.attribution))
@@ -90,7 +90,9 @@ def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> No
     model = SAETransformerBridge.boot_transformers(MODEL, device="cpu", dtype=torch.float32)
     saes = [SAE.load_from_disk(folder) for folder in sorted(Path(SAES).iterdir())]
     wrapped = circuitlens.wrap(model, saes, name=adapter.name)
-    ours, theirs = (circuitlens.find(a, "The dog", " runs", " run", "The dogs") for a in (wrapped, adapter))
+    ours, theirs = (
+        circuitlens.find(a, "The dog", " runs", " run", "The dogs", "contrastive") for a in (wrapped, adapter)
+    )
     assert (ours.nodes, ours.edges) == (theirs.nodes, theirs.edges)
 
 
@@ -107,8 +109,14 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     assert circuitlens.open(out).conservation_residual < 1e-4
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     (shown,) = re.findall(r"^(The cats\nmetric +logit ' run'.*?)\n```", readme, re.DOTALL | re.MULTILINE)
-    machine = re.compile(r"(residual|gaps|time) .*")
-    assert machine.sub("", shown) in machine.sub("", printed)
+    printed = "\n".join(printed.strip().splitlines()[: len(shown.splitlines())])
+    # Machines round differently: the words have to agree, and the numbers but for their last digit.
+    varying, number = r"(?:residual|gaps|time) .*", r"[+-]\d+\.\d+"
+    blurred, theirs = (re.sub(f"{varying}|{number}", "~", text) for text in (printed, shown))
+    assert blurred == theirs
+    found, expected = ([float(x) for x in re.findall(number, re.sub(varying, "", text))] for text in (printed, shown))
+    assert len(found) >= 10
+    assert found == pytest.approx(expected, rel=1e-4, abs=2e-4)
 
 
 def test_the_evidence_of_one_prompt(adapter: Adapter) -> None:
