@@ -38,3 +38,16 @@ class AdapterOption:
             raise ValueError(f"the option {self.name!r} is no keyword: give a Python name")
         if not self.flag:
             object.__setattr__(self, "flag", f"--{self.name.replace('_', '-')}")
+
+    def parse(self, text: str) -> str | int | float:
+        """The value that a typed text stands for; a `bool` is never typed.
+
+        Raises:
+            ValueError: the text is none of the choices, or no number.
+        """
+        if self.choices and text not in self.choices:
+            raise ValueError(f"{text!r} is not one of {', '.join(self.choices)}.")
+        try:
+            return self.type(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a {'whole number' if self.type is int else 'number'}.") from None

@@ -68,6 +68,11 @@ class Node(_Value):
     standard_error: StandardError = None
     url: str | None = Field(default=None, pattern=r"^https?://", description="a page about the feature")
 
+    @property
+    def is_logit(self) -> bool:
+        """Whether the node is an output of the model."""
+        return self.kind == "logit"
+
 
 class Edge(_Value):
     """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
@@ -151,19 +156,15 @@ class Group(_Value):
 
 
 class Annotations(_Value):
-    """What a reader made of the circuit and how they left its page; no measurement, and no part of what evidence is of.
+    """What a reader made of the circuit; no measurement, and no part of what evidence is of.
 
-    `labels` and `notes` are by node id; `nodes` and `edges` are how many the page shows, null for its default.
+    `labels` and `notes` are by node id.
     """
 
     pins: tuple[str, ...] = ()
     groups: tuple[Group, ...] = ()
     labels: dict[str, Annotated[str, Field(max_length=200)]] = {}
     notes: dict[str, Annotated[str, Field(max_length=10_000)]] = {}
-    focus: str | None = None
-    nodes: int | None = Field(default=None, ge=0)
-    edges: int | None = Field(default=None, ge=0)
-    theme: Literal["light", "dark"] | None = None
 
     @model_validator(mode="after")
     def _once_each(self) -> Annotations:
@@ -179,7 +180,7 @@ class Annotations(_Value):
     def named(self) -> set[str]:
         """The ids of all nodes that are spoken of."""
         grouped = (node for group in self.groups for node in group.nodes)
-        return {*self.pins, *grouped, *self.labels, *self.notes, *([] if self.focus is None else [self.focus])}
+        return {*self.pins, *grouped, *self.labels, *self.notes}
 
     def only(self, ids: Collection[str]) -> Annotations:
         """What is said of these nodes alone."""
@@ -190,7 +191,6 @@ class Annotations(_Value):
                 "groups": tuple(Group(name=name, nodes=nodes) for name, nodes in groups if nodes),
                 "labels": {node: text for node, text in self.labels.items() if node in ids},
                 "notes": {node: text for node, text in self.notes.items() if node in ids},
-                "focus": self.focus if self.focus in ids else None,
             }
         )
 
