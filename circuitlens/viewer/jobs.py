@@ -44,7 +44,7 @@ class Job:
     @property
     def share(self) -> float:
         """How much of its stage is done, in percent."""
-        return 100 if self.state == "done" else 100 * self.done / self.total if self.total else 0
+        return 100.0 if self.state == "done" else 100 * self.done / self.total if self.total else 0.0
 
 
 class _CancelledError(Exception):

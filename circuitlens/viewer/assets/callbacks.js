@@ -75,8 +75,8 @@
   };
 
   const buttons = {
-    do_undo: quiet(State.undo),
-    do_redo: quiet(State.redo),
+    do_undo: quiet(() => State.undo()),
+    do_redo: quiet(() => State.redo()),
     do_new: quiet(() => window.dash_clientside.set_props("new-circuit", { opened: true })),
     do_help: quiet(() => Actions.introduce(Boolean(Widgets.element("intro").hidden))),
     do_scheme: quiet(() => State.setTheme(State.theme() === "dark" ? "light" : "dark")),
