@@ -123,12 +123,9 @@ def _read_options(adapter: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ViewerError: a value is not what the option can be.
     """
-    options = {}
-    for option in declared_options().get(adapter, ()):
-        text = str(given.get(option.name) or "" if given.get(option.name) != 0 else 0).strip()
-        if text:
-            options[option.name] = _read_option(option, text)
-    return options
+    texts = {name: "" if value is None else str(value).strip() for name, value in given.items()}
+    declared = declared_options().get(adapter, ())
+    return {option.name: _read_option(option, texts[option.name]) for option in declared if texts.get(option.name)}
 
 
 def _read_option(option: AdapterOption, text: str) -> Any:

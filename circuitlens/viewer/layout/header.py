@@ -68,7 +68,11 @@ def header(names: Sequence[str]) -> Any:
 def _export() -> Any:
     return dmc.Menu(
         [
-            dmc.MenuTarget(dmc.Button("Export", id="export", size="sm", variant="default")),
+            # Mantine says of the box around the button, and not of the button, that it has a menu.
+            dmc.MenuTarget(
+                dmc.Button("Export", id="export", size="sm", variant="default"),
+                boxWrapperProps=cast(Any, {"role": "group"}),
+            ),
             dmc.MenuDropdown([dmc.MenuItem(text, id=f"export-{what}") for what, text in EXPORTS]),
         ],
         position="bottom-end",
