@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, An
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: throwaway\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(tmp_path)
+    for module in ("throwaway_adapter", "throwaway_options"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     return importlib.import_module("throwaway_adapter").loaded
 
 
@@ -76,8 +79,9 @@ def page(browser: Browser, loaded: object, cats: Circuit, toy: Adapter) -> Itera
 def fill(page: Page, prompt: str, **fields: str) -> None:
     """Fill the form for a circuit of the throw-away adapter, as far as it is not filled."""
     page.get_by_role("button", name="New circuit").click()
-    page.locator("#new-adapter").click()
-    page.get_by_role("option", name="throwaway").click()
+    if page.locator("#new-adapter").input_value() != "throwaway":
+        page.locator("#new-adapter").click()
+        page.get_by_role("option", name="throwaway").click()
     page.get_by_label("Prompt", exact=True).fill(prompt)
     page.get_by_label("Answer", exact=True).fill("run")
     for label, text in fields.items():
