@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 BAND = translucent(GREY, 0.22)
-LINE = LIGHT.axis
-INK = LIGHT.text
+LINE = LIGHT["axis"]
+INK = LIGHT["text"]
 
 SIZE = (900, 560)
 """Width and height of a picture, in pixels, of a figure that has none of its own; a PNG has `PIXELS` times as many."""

@@ -67,11 +67,7 @@ def _connect_script(app: Dash) -> None:
 
     tell("begin", Input("given", "data"), State("schema", "data"), initial=True)
     tell(
-        "drawn",
-        Input("facts", "data"),
-        State("axes", "data"),
-        State("graph", "elements"),
-        State("graph2", "elements"),
+        "drawn", Input("facts", "data"), State("axes", "data"), State("graph", "elements"), State("graph2", "elements")
     )
     tell("subgraph", Input("subgraph", "elements"))
     tell("theme", Input("theme", "data"), State("sheets", "data"))

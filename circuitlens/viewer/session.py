@@ -38,10 +38,7 @@ class Session:
     """
 
     def __init__(
-        self,
-        circuits: Sequence[Circuit],
-        paths: Sequence[Path | None] | None = None,
-        adapters: Sequence[Adapter] = (),
+        self, circuits: Sequence[Circuit], paths: Sequence[Path | None] | None = None, adapters: Sequence[Adapter] = ()
     ):
         self.circuits = list(circuits)
         self.jobs = Jobs()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from circuitlens.report.palette import DARK, LIGHT, PALETTES, Palette
@@ -17,12 +16,12 @@ def css_variables() -> str:
         f":root {{ {_variables(LIGHT)} }}\n"
         f':root[data-mantine-color-scheme="dark"] {{ {_variables(DARK)} }}\n'
         "@media (prefers-color-scheme: dark) "
-        f"{{ html:not([data-mantine-color-scheme]) {{ background: {DARK.ground}; }} }}\n"
+        f"{{ html:not([data-mantine-color-scheme]) {{ background: {DARK['ground']}; }} }}\n"
     )
 
 
 def _variables(palette: Palette) -> str:
-    return " ".join(f"--page-{name.replace('_', '-')}: {colour};" for name, colour in asdict(palette).items())
+    return " ".join(f"--page-{name}: {colour};" for name, colour in palette.items())
 
 
 def stylesheet(scheme: str) -> list[dict[str, Any]]:
@@ -39,16 +38,16 @@ def _node_rules(c: Palette) -> dict[str, Style]:
         "node": {
             "font-family": "system-ui, sans-serif",
             "font-size": 12,
-            "color": c.text,
+            "color": c["text"],
             "border-width": 1.5,
-            "border-color": c.border,
-            "background-color": c.ground,
+            "border-color": c["border"],
+            "background-color": c["ground"],
         },
         "node[label]": {
             "label": "data(label)",
             "text-valign": "center",
             "text-outline-width": 2,
-            "text-outline-color": c.ground,
+            "text-outline-color": c["ground"],
         },
         "node[size]": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"},
         ".crowded": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0},
@@ -61,33 +60,23 @@ def _node_rules(c: Palette) -> dict[str, Style]:
 
 def _kind_rules(c: Palette) -> dict[str, Style]:
     """What each kind of node looks like."""
-    raises = {"background-color": c.positive_fill, "border-color": c.positive}
-    lowers = {"background-color": c.negative_fill, "border-color": c.negative}
+    raises = {"background-color": c["positive-fill"], "border-color": c["positive"]}
+    lowers = {"background-color": c["negative-fill"], "border-color": c["negative"]}
     chip = {"shape": "round-rectangle", "text-outline-width": 0, "font-size": "data(font)"}
     return {
-        ".feature, .neuron": {"text-outline-width": 0, "border-color": c.faint},
+        ".feature, .neuron": {"text-outline-width": 0, "border-color": c["faint"]},
         ".feature": {"shape": "ellipse"},
         ".neuron": {"shape": "hexagon"},
         ".feature.raises, .neuron.raises": raises,
         ".feature.lowers, .neuron.lowers": lowers,
-        ".error": {"shape": "diamond", "background-color": c.error, "text-outline-width": 0},
+        ".error": {"shape": "diamond", "background-color": c["error"], "text-outline-width": 0},
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
-        ".input, .embedding": {"background-color": c.input},
-        ".logit": {"background-color": c.logit, "font-weight": "bold"},
+        ".input, .embedding": {"background-color": c["input"]},
+        ".logit": {"background-color": c["logit"], "font-weight": "bold"},
         ".band": {"events": "no", "border-width": 0, "z-compound-depth": "bottom"},
-        ".band[w]": {
-            "shape": "rectangle",
-            "background-color": c.raised,
-            "width": "data(w)",
-            "height": "data(h)",
-        },
-        ".group": {
-            "shape": "round-rectangle",
-            "border-width": 3,
-            "border-style": "double",
-            "border-color": c.pin,
-        },
+        ".band[w]": {"shape": "rectangle", "background-color": c["raised"], "width": "data(w)", "height": "data(h)"},
+        ".group": {"shape": "round-rectangle", "border-width": 3, "border-style": "double", "border-color": c["pin"]},
         ".sub[w]": {"width": "data(w)", "height": 24, "shape": "round-rectangle", "font-size": 11},
     }
 
@@ -97,19 +86,19 @@ def _edge_rules(c: Palette) -> dict[str, Style]:
     return {
         "edge": {
             "curve-style": "bezier",
-            "line-color": c.positive,
-            "target-arrow-color": c.positive,
+            "line-color": c["positive"],
+            "target-arrow-color": c["positive"],
             "target-arrow-shape": "triangle",
             "arrow-scale": 0.8,
             "width": "mapData(strength,0,1,0.6,6)",
             "opacity": "mapData(strength,0,1,0.2,0.9)",
         },
-        "edge.negative": {"line-color": c.negative, "target-arrow-color": c.negative, "line-style": "dashed"},
+        "edge.negative": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
         "edge[text]": {
             "label": "data(text)",
             "font-size": 10,
-            "color": c.text,
-            "text-background-color": c.ground,
+            "color": c["text"],
+            "text-background-color": c["ground"],
             "text-background-opacity": 0.85,
         },
     }
@@ -123,9 +112,9 @@ def _state_rules(c: Palette) -> dict[str, Style]:
         ".faded": {"opacity": 0.15},
         "edge.faded": {"line-style": "solid"},  # a dash costs a browser far more to draw
         ".input.faded, .embedding.faded, .logit.faded": {"opacity": 0.6},
-        ".pinned": {"border-width": 3, "border-color": c.pin},
+        ".pinned": {"border-width": 3, "border-color": c["pin"]},
         ".intervened": {"border-style": "dashed", "background-opacity": 0.35},
-        ".focused": {"border-width": 4, "border-color": c.focus},
+        ".focused": {"border-width": 4, "border-color": c["focus"]},
     }
 
 
@@ -134,15 +123,15 @@ def themed(figure: Any, scheme: str) -> Any:
     c = PALETTES[scheme]
     figure.update_layout(
         height=460,
-        paper_bgcolor=c.ground,
-        plot_bgcolor=c.ground,
-        font_color=c.text,
-        title_font_color=c.text,
-        legend_font_color=c.text,
+        paper_bgcolor=c["ground"],
+        plot_bgcolor=c["ground"],
+        font_color=c["text"],
+        title_font_color=c["text"],
+        legend_font_color=c["text"],
         legend_bgcolor="rgba(0,0,0,0)",
-        hoverlabel={"bgcolor": c.raised, "font": {"color": c.text}},
+        hoverlabel={"bgcolor": c["raised"], "font": {"color": c["text"]}},
     )
-    figure.for_each_annotation(lambda annotation: annotation.update(font_color=c.text))
+    figure.for_each_annotation(lambda annotation: annotation.update(font_color=c["text"]))
     for update in (figure.update_xaxes, figure.update_yaxes):
-        update(linecolor=c.axis, tickcolor=c.axis, gridcolor=c.grid, zerolinecolor=c.axis, color=c.text)
+        update(linecolor=c["axis"], tickcolor=c["axis"], gridcolor=c["grid"], zerolinecolor=c["axis"], color=c["text"])
     return figure

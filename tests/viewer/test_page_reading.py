@@ -311,12 +311,12 @@ def test_light_and_dark_follow_the_system_until_chosen(browser: Browser, url: st
     band = "cy.nodes('.band')[0].style('background-color')"
     for system, other in (("light", "dark"), ("dark", "light")):
         with opened(browser, url, color_scheme=system) as page:
-            settled(page, band, rgb(PALETTES[system].raised))
+            settled(page, band, rgb(PALETTES[system]["raised"]))
             page.get_by_role("button", name="Light or dark").click()
-            settled(page, band, rgb(PALETTES[other].raised))
+            settled(page, band, rgb(PALETTES[other]["raised"]))
             page.reload()
             page.wait_for_selector("#graph[data-drawn]")
-            settled(page, band, rgb(PALETTES[other].raised))
+            settled(page, band, rgb(PALETTES[other]["raised"]))
 
 
 def test_muted_text_can_be_read(browser: Browser, url: str) -> None:

@@ -24,14 +24,7 @@ def page(names: Sequence[str], given: Any, adapters: Sequence[str]) -> Any:
     """The whole page; everything that depends on a circuit is filled in by callbacks."""
     return dmc.MantineProvider(
         html.Div(
-            [
-                header(names),
-                job(),
-                html.Div([stage(), side()], id="body"),
-                form(adapters),
-                *_stores(given),
-            ],
-            id="page",
+            [header(names), job(), html.Div([stage(), side()], id="body"), form(adapters), *_stores(given)], id="page"
         ),
         id="provider",
         defaultColorScheme="auto",
