@@ -1,4 +1,4 @@
-"""What the server answers with a model: interventions, new circuits, and work in the background with its progress."""
+"""Callbacks that ask a model: interventions, new circuits, and work in the background with its progress."""
 
 from __future__ import annotations
 
@@ -72,10 +72,15 @@ def _fill_form(app: Dash, session: Session) -> None:
             raise PreventUpdate
         return examples_panel(session.examples(), session.circuits)
 
-    @app.callback(Output("new-options", "children"), Input("new-adapter", "value"), State(option_id(ALL, ALL), "id"))
-    def options(adapter: str | None, fields: Sequence[Mapping[str, str]]) -> Any:
-        if adapter in {field["adapter"] for field in fields}:
-            raise PreventUpdate  # an example of the same model was chosen: what was typed stays
+    @app.callback(
+        Output("new-options", "children"),
+        Input("new-circuit", "opened"),
+        Input("new-adapter", "value"),
+        State(option_id(ALL, ALL), "id"),
+    )
+    def options(opened: bool | None, adapter: str | None, fields: Sequence[Mapping[str, str]]) -> Any:
+        if not opened or adapter in {field["adapter"] for field in fields}:
+            raise PreventUpdate  # nor is a field made anew that something was typed in
         usual = session.usual_options(adapter or "")
         declared = declared_options().get(adapter or "", ())
         return [option_field(adapter or "", option, usual.get(option.name)) for option in declared]

@@ -1,4 +1,4 @@
-"""What the server answers to what is kept: saving to a circuit's file, and exports."""
+"""Callbacks that keep something: a circuit with its annotations is saved to its file, or exported."""
 
 from __future__ import annotations
 

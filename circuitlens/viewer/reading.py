@@ -1,4 +1,4 @@
-"""What the server answers to a reader: graphs, details, the subgraph, tables and evidence."""
+"""Callbacks that show what is known of circuits: graphs, details, the subgraph, tables and evidence."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ class _Drawn:
         return known[2]
 
 
-def _told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show an error of a callback with one output as the sentence it is."""
+def _with_message(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback with one output that shows the message of an error in it."""
 
     @wraps(function)
-    def told(*values: Any) -> Any:
+    def answer(*values: Any) -> Any:
         try:
             return function(*values)
         except CircuitLensError as error:
             return message(str(error))
 
-    return told
+    return answer
 
 
 def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
@@ -122,7 +122,7 @@ def _draw_comparison(
 
 def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
     @app.callback(Output("detail", "children"), Input("focused", "data"))
-    @_told
+    @_with_message
     def detail(focused: Topic | None) -> Any:
         if focused is None:
             raise PreventUpdate
@@ -134,7 +134,7 @@ def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
         return node_panel(circuit, circuit.node(focused["node"]))
 
     @app.callback(Output("told", "children"), Input("focused", "data"), Input("finished", "data"))
-    @_told
+    @_with_message
     def feature(focused: Topic | None, _finished: Any) -> Any:
         if focused is None or focused["node"] is None:
             return []
