@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 from circuitlens.circuit.evidence import Curve, Effect, Evidence, Point
 from circuitlens.errors import CircuitError
 from circuitlens.files import write_atomically
-from circuitlens.report.palette import GREY, HUES, LIGHT, translucent
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-BAND = translucent(GREY, 0.22)
-LINE = LIGHT["axis"]
-INK = LIGHT["text"]
+# Told apart by the colour-blind (after Okabe and Ito) and dark enough for a line on white; grey is no curve's.
+HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00")
+GREY = "#6c757d"
+BAND = "rgba(108, 117, 125, 0.22)"
+LINE = "#adb5bd"
+INK = "#212529"
 
 SIZE = (900, 560)
 """Width and height of a picture, in pixels, of a figure that has none of its own; a PNG has `PIXELS` times as many."""
