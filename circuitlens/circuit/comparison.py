@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -12,15 +12,34 @@ from circuitlens.circuit import Circuit, Edge, Node
 
 
 @dataclass(frozen=True)
+class AlignedGraph:
+    """A circuit's graph in columns that it shares with another's; its edges may run in a circle, unlike a circuit's.
+
+    Args:
+        tokens: the label of each common column.
+        nodes: their `pos` is a column.
+        edges: strongest first.
+    """
+
+    tokens: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    edges: tuple[Edge, ...]
+
+
+Graph = Circuit | AlignedGraph
+"""What is drawn and listed: its tokens, nodes and edges."""
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """Two circuits in common columns and under common ids, and their difference, first less second.
+    """Two graphs in common columns and under common ids, and their difference, first less second.
 
     Ids of `first` stay as they are; a node of `second` that matches has the id that it has in `first`.
     """
 
-    first: Circuit
-    second: Circuit
-    difference: Circuit
+    first: AlignedGraph
+    second: AlignedGraph
+    difference: AlignedGraph
 
     @cached_property
     def shared(self) -> list[tuple[Node, Node]]:
@@ -34,9 +53,9 @@ class Comparison:
         both = len(self.shared)
         told = f"{both} in both, {len(self.first.nodes) - both} only in the first, "
         told += f"{len(self.second.nodes) - both} only in the second"
-        inner = [(a.attribution, b.attribution) for a, b in self.shared if a.kind != "logit"]
+        inner = [(a.attribution, b.attribution) for a, b in self.shared if not a.is_logit]
         if any(len(set(values)) < 2 for values in zip(*inner, strict=True)) or not inner:
-            return told  # of fewer than two, or of what is all alike, there is no correlation
+            return told  # fewer than two values, or all alike: there is no correlation
         from scipy.stats import spearmanr
 
         ranked: Any = spearmanr(inner)
@@ -46,24 +65,24 @@ class Comparison:
 def compare(first: Circuit, second: Circuit) -> Comparison:
     """Bring two circuits into common columns, and take one from the other."""
     labels, ours, theirs = _columns(first.tokens, second.tokens)
-    mine = _moved(first, ours, labels, {node.id: node.id for node in first.nodes})
-    known = {_place(node, node.pos): node.id for node in mine.nodes}
+    mine = _align(first, ours, labels, {node.id: node.id for node in first.nodes})
+    known = {_identity(node, node.pos): node.id for node in mine.nodes}
     taken, ids = {node.id for node in mine.nodes}, {}
     for node in second.nodes:
-        same = known.pop(_place(node, theirs[node.pos]), None)
+        same = known.pop(_identity(node, theirs[node.pos]), None)
         fresh = node.id
         while same is None and fresh in taken:
             fresh += "′"
         ids[node.id] = same or fresh
         taken.add(ids[node.id])
-    other = _moved(second, theirs, labels, ids)
-    return Comparison(mine, other, _difference(mine, other))
+    other = _align(second, theirs, labels, ids)
+    return Comparison(mine, other, _subtract(mine, other))
 
 
-def _place(node: Node, column: int) -> tuple[object, ...]:
+def _identity(node: Node, column: int) -> tuple[object, ...]:
     """What two nodes have in common that are the same node of two circuits."""
-    # Outputs of circuits over many prompts have no index, since they differ from prompt to prompt, but a name.
-    index = node.label if node.kind == "logit" and node.index is None else node.index
+    # Logits of a circuit over many prompts have no index, since the outputs differ from prompt to prompt, but a name.
+    index = node.label if node.is_logit and node.index is None else node.index
     return node.hook, node.kind, index, column, node.layer
 
 
@@ -84,32 +103,28 @@ def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(labels), ours, theirs
 
 
-def _moved(circuit: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids: dict[str, str]) -> Circuit:
-    """The circuit with its nodes in other columns and under other ids."""
-    nodes = [node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in circuit.nodes]
-    edges = [edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in circuit.edges]
-    return _only(circuit, nodes, edges, tokens=labels)
+def _align(graph: Graph, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:
+    """The graph with its nodes in other columns and under other ids."""
+    nodes = (node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in graph.nodes)
+    edges = (edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in graph.edges)
+    return AlignedGraph(labels, tuple(nodes), tuple(edges))
 
 
-def _difference(first: Circuit, second: Circuit) -> Circuit:
-    theirs, ours = ({node.id: node for node in circuit.nodes} for circuit in (second, first))
-    nodes = [_less(node, theirs.get(node.id)) for node in first.nodes]
-    nodes += [_less(None, node) for node in second.nodes if node.id not in ours]
+def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
+    theirs, ours = ({node.id: node for node in graph.nodes} for graph in (second, first))
+    nodes = [_difference(node, theirs.get(node.id)) for node in first.nodes]
+    nodes += [_difference(None, node) for node in second.nodes if node.id not in ours]
     nodes.sort(key=lambda node: node.layer)  # a stable sort: within a layer the order of the first
     weights = {(edge.source, edge.target): edge.weight for edge in first.edges}
     for edge in second.edges:
         weights[edge.source, edge.target] = weights.get((edge.source, edge.target), 0.0) - edge.weight
     edges = [Edge(source=u, target=d, weight=weight) for (u, d), weight in weights.items() if weight]
     edges.sort(key=lambda edge: -abs(edge.weight))
-    metric = first.metric.model_copy(
-        update={"value": first.metric.value - second.metric.value, "corrupted_value": None, "name": "custom"}
-    )
-    residual = first.conservation_residual + second.conservation_residual
-    return _only(first, nodes, edges, metric=metric, conservation_residual=residual, prompt="difference")
+    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges))
 
 
-def _less(ours: Node | None, theirs: Node | None) -> Node:
-    """A node's difference; where only one circuit has it, the other's attribution counts as 0."""
+def _difference(ours: Node | None, theirs: Node | None) -> Node:
+    """A node's difference; where only one graph has it, the other's attribution counts as 0."""
     node = ours or theirs
     assert node is not None, "one of them has it"
     values = {
@@ -117,10 +132,3 @@ def _less(ours: Node | None, theirs: Node | None) -> Node:
         for name in ("attribution", "activation")
     }
     return node.model_copy(update={**values, "standard_error": None})
-
-
-def _only(circuit: Circuit, nodes: Sequence[Node], edges: Sequence[Edge], **changed: object) -> Circuit:
-    """A circuit to look at, never to keep: not validated, as its ids are new and its edges may even run in a circle."""
-    fields = {name: getattr(circuit, name) for name in Circuit.model_fields}
-    fields |= {"evidence": None, "annotations": None, "found": None, "nodes": tuple(nodes), "edges": tuple(edges)}
-    return Circuit.model_construct(**{**fields, **changed})

@@ -7,13 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlens.circuit import Circuit, full_name
-from circuitlens.viewer.elements import visible
+from circuitlens.circuit import full_name
+from circuitlens.circuit.comparison import Graph
+from circuitlens.viewer.text import visible
 
 Row = dict[str, Any]
 
 
-def node_rows(circuit: Circuit, labels: Mapping[str, str], notes: Mapping[str, str]) -> list[Row]:
+def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str]) -> list[Row]:
     """A row for each node, with the reader's own labels and notes."""
     return [
         {
@@ -23,7 +24,7 @@ def node_rows(circuit: Circuit, labels: Mapping[str, str], notes: Mapping[str, s
             "layer": node.layer,
             "hook": node.hook,
             "position": node.pos,
-            "token": visible(circuit.tokens[node.pos]),
+            "token": visible(graph.tokens[node.pos]),
             "index": node.index,
             "activation": node.activation,
             "attribution": node.attribution,
@@ -31,13 +32,13 @@ def node_rows(circuit: Circuit, labels: Mapping[str, str], notes: Mapping[str, s
             "note": notes.get(node.id, ""),
             "url": node.url or "",
         }
-        for node in circuit.nodes
+        for node in graph.nodes
     ]
 
 
-def edge_rows(circuit: Circuit, labels: Mapping[str, str]) -> list[Row]:
-    """A row for each edge, strongest first as in the circuit."""
-    names = {node.id: labels.get(node.id) or full_name(node, circuit.tokens) for node in circuit.nodes}
+def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:
+    """A row for each edge, strongest first as in the graph."""
+    names = {node.id: labels.get(node.id) or full_name(node, graph.tokens) for node in graph.nodes}
     return [
         {
             "source": edge.source,
@@ -47,7 +48,7 @@ def edge_rows(circuit: Circuit, labels: Mapping[str, str]) -> list[Row]:
             "weight": edge.weight,
             "standard_error": edge.standard_error,
         }
-        for edge in circuit.edges
+        for edge in graph.edges
     ]
 
 

@@ -151,11 +151,11 @@ def slide(page: Page) -> tuple[float, float]:
     script = page.evaluate(
         """() => {
             const view = { nodes: Infinity, focus: null, pins: new Set(), labels: {}, settings: {} };
-            circuitlens.graph.apply({ ...view, edges: 1500 });
+            Marks.apply({ ...view, edges: 1500 });
             const start = performance.now();
-            circuitlens.graph.apply({ ...view, edges: 1350 });
+            Marks.apply({ ...view, edges: 1350 });
             const took = performance.now() - start;
-            circuitlens.graph.apply({ ...view, edges: 1500 });
+            Marks.apply({ ...view, edges: 1500 });
             return took / 1000;
         }"""
     )
@@ -173,10 +173,10 @@ def focus(page: Page, node: str) -> float:
     """Seconds from a click on a node to the faded rest."""
     at = place(page, node)
     page.mouse.move(*at)
-    ready = f"document.getElementById('graph')._cyreg.cy.nodes('.focused').some((one) => one.data('node') === {node!r})"
+    ready = f"circuitlens.cy('graph').nodes('.focused').some((one) => one.data('node') === {node!r})"
     took = timed(page, lambda: page.mouse.click(*at), ready)
     page.keyboard.press("Escape")
-    page.wait_for_function("document.getElementById('graph')._cyreg.cy.nodes('.focused').empty()")
+    page.wait_for_function("circuitlens.cy('graph').nodes('.focused').empty()")
     return took
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from itertools import combinations, pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,16 +14,12 @@ from hypothesis import strategies as st
 
 import circuitlens
 from circuitlens.circuit import Circuit, Edge
-from circuitlens.viewer.elements import (
-    COLOURS,
-    axes,
-    elements,
-    largest_of,
-    stylesheet,
-    subgraph,
-    visible,
-    within_budget,
-)
+from circuitlens.report.palette import COLOURS, PALETTES
+from circuitlens.viewer.elements import elements, largest_of, within_budget
+from circuitlens.viewer.placement import axes
+from circuitlens.viewer.subgraph import subgraph
+from circuitlens.viewer.text import visible
+from circuitlens.viewer.theme import css_variables, stylesheet
 from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
 
@@ -84,9 +82,9 @@ def test_axes_are_hooks_and_tokens(cats: Circuit, tall: Circuit) -> None:
 
 
 def test_hooks_of_one_layer_and_misplaced_logits_have_rows_of_their_own(tall: Circuit) -> None:
-    fields = {name: getattr(tall, name) for name in Circuit.model_fields}
+    values = {name: getattr(tall, name) for name in Circuit.model_fields}
     nodes = sorted((n.model_copy(update={"layer": 0}) for n in tall.nodes), key=lambda n: n.kind != "logit")
-    one_layer = Circuit(**{**fields, "nodes": tuple(nodes)})
+    one_layer = Circuit(**{**values, "nodes": tuple(nodes)})
     assert names(one_layer) == names(tall)
 
 
@@ -100,13 +98,13 @@ def test_tokens_show_what_they_consist_of(token: str, shown: str) -> None:
 
 def test_chips_of_a_cell_have_rooms_that_do_not_overlap(tall: Circuit) -> None:
     """Beside each other or, where there are many columns, above each other."""
-    fields = {name: getattr(tall, name) for name in Circuit.model_fields}
+    values = {name: getattr(tall, name) for name in Circuit.model_fields}
     chips = [n for n in tall.nodes if n.kind in ("embedding", "logit")]
     rest = chips[-1].model_copy(update={"id": "rest", "index": None, "label": "all other outputs"})
     wide = tuple(
         n.model_copy(update={"id": f"{n.id} {i}", "pos": 3 * i + n.pos}) for i in range(5) for n in [*chips, rest]
     )
-    for circuit in (tall, Circuit(**{**fields, "nodes": wide, "edges": (), "tokens": tuple("abc" * 5)})):
+    for circuit in (tall, Circuit(**{**values, "nodes": wide, "edges": (), "tokens": tuple("abc" * 5)})):
         boxes = []
         for element in of(circuit, "node"):
             data = element["data"]
@@ -123,9 +121,9 @@ def test_chips_of_a_cell_have_rooms_that_do_not_overlap(tall: Circuit) -> None:
 def test_an_empty_circuit_can_be_drawn(cats: Circuit) -> None:
     bare = cats.prune(max_nodes=0)
     assert [e["data"]["label"] for e in of(bare, "node")] == ["runs", "run"]
-    fields = {name: getattr(cats, name) for name in Circuit.model_fields}
-    assert elements(Circuit(**{**fields, "nodes": (), "edges": ()})) == []
-    assert axes(Circuit(**{**fields, "nodes": (), "edges": ()})) == {"rows": [], "columns": []}
+    values = {name: getattr(cats, name) for name in Circuit.model_fields}
+    assert elements(Circuit(**{**values, "nodes": (), "edges": ()})) == []
+    assert axes(Circuit(**{**values, "nodes": (), "edges": ()})) == {"rows": [], "columns": []}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -137,13 +135,23 @@ def test_text_is_readable_on_what_it_stands_on(scheme: str) -> None:
         bright, dim = sorted(map(luminance, channels), reverse=True)
         return (bright + 0.05) / (dim + 0.05)
 
-    c = COLOURS[scheme]
-    for ground in ("ground", "band", "positive fill", "negative fill", "error", "input", "logit"):
+    c = PALETTES[scheme]
+    for ground in ("ground", "raised", "positive-fill", "negative-fill", "error", "input", "logit"):
         assert contrast(c["text"], c[ground]) >= 4.5, ground
     for line in ("positive", "negative", "focus", "pin"):
-        assert contrast(c[line], c["band"]) >= 3, line
-    assert contrast(c["faint"], c["band"]) >= 4.5
+        assert contrast(c[line], c["raised"]) >= 3, line
+    assert contrast(c["faint"], c["raised"]) >= 4.5
     assert len(stylesheet(scheme)) > 10
+
+
+def test_the_page_has_every_colour_of_the_palette_and_no_other() -> None:
+    """A variable that the page's CSS or script uses is in the palette."""
+    assets = Path(circuitlens.__file__).parent / "viewer" / "assets"
+    known = set(re.findall(r"--page-[a-z-]+(?=:)", css_variables()))
+    assert known == {f"--page-{name}" for name in COLOURS}
+    assert set(re.findall(r"--page-[a-z-]+\b", (assets / "page.css").read_text())) <= known
+    for file in (*assets.glob("*.js"), *assets.glob("*.css")):
+        assert not re.search(r"#[0-9a-fA-F]{6}\b", file.read_text()), file.name
 
 
 def names(circuit: Circuit) -> list[str]:
@@ -244,8 +252,8 @@ def test_a_hundred_thousand_edges_are_cut_down(tall: Circuit) -> None:
         Edge(source=f"{a}", target=f"{b}", weight=(a * b % 997) / 7)
         for (a, b), _ in zip(pairs, range(100_000), strict=False)
     )
-    fields = {name: getattr(tall, name) for name in Circuit.model_fields}
-    drawn, told = within_budget(Circuit(**{**fields, "nodes": nodes, "edges": edges}))
+    values = {name: getattr(tall, name) for name in Circuit.model_fields}
+    drawn, told = within_budget(Circuit(**{**values, "nodes": nodes, "edges": edges}))
     assert told == "Drawn are the strongest 5\u202f000 of 100\u202f000 edges; an export has all."
     weakest = min(abs(edge.weight) for edge in drawn.edges)
     assert sum(abs(edge.weight) > weakest for edge in edges) <= 5000

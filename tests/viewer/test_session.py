@@ -12,8 +12,10 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Annotations, Circuit, Group
 from circuitlens.errors import CircuitError, ViewerError
+from circuitlens.progress import ProgressCallback
 from circuitlens.viewer import session as module
-from circuitlens.viewer.session import Job, Progress, Session
+from circuitlens.viewer.jobs import Job
+from circuitlens.viewer.session import Session
 
 
 @pytest.fixture
@@ -27,12 +29,12 @@ def ended(session: Session, job: Job) -> Job:
     """The job when it is over."""
     waiting = threading.Event()
     for _ in range(3000):
-        now = session.job(job.id)
+        now = session.jobs.get(job.id)
         assert now is not None
         if now.state not in ("waiting", "running"):
             return now
         waiting.wait(0.02)
-    raise AssertionError(f"the job does not end: {session.job(job.id)}")
+    raise AssertionError(f"the job does not end: {session.jobs.get(job.id)}")
 
 
 NOTES = Annotations(pins=("sae:0:4",), groups=(Group(name="g", nodes=("hidden:0:3",)),), notes={"sae:0:4": "mine"})
@@ -74,10 +76,10 @@ def test_what_goes_wrong_is_told_as_a_sentence(session: Session) -> None:
     job = ended(session, session.find("nothing", "The cat", "runs"))
     assert "no adapter named 'nothing'" in job.message
 
-    def broken(_: Progress) -> None:
+    def broken(_: ProgressCallback) -> None:
         raise ZeroDivisionError("oh")
 
-    job = ended(session, session._start("broken", broken))
+    job = ended(session, session.jobs.start("broken", broken))
     assert job.message == "It failed in a way that was not foreseen (ZeroDivisionError: oh)."
     assert ended(session, session.load(0)).state == "done"
 
@@ -96,12 +98,12 @@ def blocked(session: Session) -> tuple[Job, threading.Event, Callable[[], None]]
     """A job that reports its progress when it is let go."""
     begun, go = threading.Event(), threading.Event()
 
-    def work(progress: Progress) -> None:
+    def work(progress: ProgressCallback) -> None:
         begun.set()
         assert go.wait(30)
         progress("on", 1, 2)
 
-    job = session._start("blocked", work)
+    job = session.jobs.start("blocked", work)
     assert begun.wait(30)
     return job, go, go.set
 
@@ -109,10 +111,10 @@ def blocked(session: Session) -> tuple[Job, threading.Event, Callable[[], None]]
 def test_work_is_cancelled_at_once_or_after_its_stage(session: Session) -> None:
     running, _, let_go = blocked(session)
     waiting = session.load(0)
-    session.cancel(waiting.id)
+    session.jobs.cancel(waiting.id)
     assert ended(session, waiting).state == "cancelled"
-    session.cancel(running.id)
-    now = session.job(running.id)
+    session.jobs.cancel(running.id)
+    now = session.jobs.get(running.id)
     assert now is not None
     assert (now.state, now.stage) == ("running", "cancelling")
     let_go()
@@ -123,7 +125,7 @@ def test_work_is_cancelled_at_once_or_after_its_stage(session: Session) -> None:
 def test_a_question_does_not_wait_for_ever(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE", 0.01)
     with (
-        session._using("measuring the evidence"),
+        session._using(job="measuring the evidence"),
         pytest.raises(ViewerError, match=r"at work \(measuring the evidence\)"),
     ):
         session.intervene(0, {"sae:0:4": 0.0})
@@ -132,9 +134,9 @@ def test_a_question_does_not_wait_for_ever(session: Session, monkeypatch: pytest
 
 def test_a_model_is_loaded_when_it_is_wanted(cats: Circuit) -> None:
     session = Session([cats, cats.model_copy(update={"adapter": "elsewhere"})])
-    assert session.can_ask(0)
-    assert not session.asked(0)
-    assert not session.can_ask(1)
+    assert session.can_load(0)
+    assert not session.is_loaded(0)
+    assert not session.can_load(1)
     with pytest.raises(ViewerError, match=r"\(toy\) is not loaded: load it first"):
         session.describe(0, "sae:0:4")
     assert ended(session, session.load(0)).state == "done"

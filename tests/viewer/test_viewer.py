@@ -15,8 +15,10 @@ from circuitlens.circuit import Circuit, full_name
 from circuitlens.errors import ViewerError
 from circuitlens.viewer import server
 from circuitlens.viewer.app import create_app
-from circuitlens.viewer.panels import circuit_panel, names, node_panel, percent, size
+from circuitlens.viewer.panels.circuit import circuit_panel, names, size
+from circuitlens.viewer.panels.node import node_panel
 from circuitlens.viewer.session import Session
+from circuitlens.viewer.text import percent
 from tests.tiny_transformer import TinyTransformer
 
 
@@ -77,7 +79,7 @@ def test_the_page_names_no_other_machine(cats: Circuit) -> None:
     viewer = server.start([cats])
     try:
         page = urllib.request.urlopen(viewer.url).read().decode()
-        assert "graph.js" in page
+        assert "graphs.js" in page
         assert re.findall(r"""(?:https?:)?//[^"'\s<>]+""", page) == []
     finally:
         viewer.close()

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit.evidence import Effect, Evidence
-from circuitlens.report.plots.style import GREY, HUES, LINE, dress, text_of
+from circuitlens.report.palette import GREY, HUES
+from circuitlens.report.plots.style import LINE, dress, text_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit.evidence import Curve, Evidence, Point
-from circuitlens.report.plots.style import BAND, GREY, HUES, INK, dress, text_of
+from circuitlens.report.palette import GREY, HUES
+from circuitlens.report.plots.style import BAND, INK, dress, text_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects

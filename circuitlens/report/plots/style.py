@@ -5,15 +5,13 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
+from circuitlens.report.palette import GREY, LIGHT, translucent
+
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-# Told apart by the colour-blind (after Okabe and Ito) and dark enough for a line on white; grey is no curve's.
-HUES = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#e69f00")
-GREY = "#6c757d"
-BAND = "rgba(108, 117, 125, 0.22)"
-LINE = "#adb5bd"
-INK = "#212529"
+BAND = translucent(GREY, 0.22)
+LINE, INK = LIGHT["axis"], LIGHT["text"]
 
 
 def dress(figure: plotly.graph_objects.Figure, title: str, subtitle: str) -> None:

@@ -1,16 +1,20 @@
+// @ts-check
 /* Lists whose rows are worked on: pinned nodes with their groups, and interventions. Rows are made when they change and
  * keep their place under the reader's hand; all text is set as text.
  */
-(function () {
-  "use strict";
-
-  const page = (window.circuitlens = window.circuitlens || {});
+const Lists = (() => {
   const MOST = 3; // the largest factor of the slider
+  const KINDS = { off: "Off", corrupted: "As corrupted", scale: "Scaled" };
+  /** @type {Set<string>} */
   let ticks = new Set();
+  /** What the rows were made of. */
   let made = { pins: "", settings: "" };
 
-  function element(tag, properties = {}, ...children) {
-    const { data = {}, aria, ...rest } = properties;
+  /** @template {keyof HTMLElementTagNameMap} Tag
+   * @param {Tag} tag @param {Record<string, any>} properties @param {...Node} children
+   * @returns {HTMLElementTagNameMap[Tag]}
+   */
+  function element(tag, { data = {}, aria = "", ...rest } = {}, ...children) {
     const made = Object.assign(document.createElement(tag), rest);
     Object.assign(made.dataset, data);
     if (aria) made.setAttribute("aria-label", aria);
@@ -18,71 +22,82 @@
     return made;
   }
 
+  /** @param {string} text @param {string} doing @param {string} on @param {string} aria */
   const button = (text, doing, on, aria) =>
     element("button", { className: "do", textContent: text, data: { do: doing, on }, aria });
-  const link = (id, name) => element("button", { className: "link", textContent: name, data: { do: "focus", on: id } });
 
+  /** @param {string} id */
+  const link = (id) =>
+    element("button", { className: "link", textContent: Widgets.name(id), data: { do: "focus", on: id } });
+
+  /** @param {CircuitState} own */
   function pins({ pins, groups }) {
-    const { name } = page.state;
-    const tick = (id) => {
-      const box = element("input", { type: "checkbox", checked: ticks.has(id), aria: `Tick ${name(id)}` });
-      box.addEventListener("change", () => { if (box.checked) ticks.add(id); else ticks.delete(id); });
-      return box;
+    Widgets.element("pins").replaceChildren(...groups.map(groupRow), ...pins.map(pinRow));
+    Widgets.element("grouping").hidden = !pins.length;
+  }
+
+  /** @param {string} id */
+  function pinRow(id) {
+    const name = Widgets.name(id);
+    const box = element("input", { type: "checkbox", checked: ticks.has(id), aria: `Tick ${name}` });
+    box.addEventListener("change", () => { if (box.checked) ticks.add(id); else ticks.delete(id); });
+    return element("li", {}, box, link(id), button("✕", "pin", id, `Unpin ${name}`));
+  }
+
+  /** @param {Group} group */
+  function groupRow({ name, nodes }) {
+    const field = element("input", { value: name, maxLength: 200, aria: "Name of the group" });
+    field.addEventListener("change", () => Actions.rename(name, field.value));
+    const members = element("ul", {}, ...nodes.map((id) => element("li", {}, link(id))));
+    const buttons = [
+      button("Switch off", "off", `group ${name}`, `Switch off ${name}`),
+      button("Ungroup", "ungroup", name, `Ungroup ${name}`),
+    ];
+    return element("li", { className: "group" }, field, ...buttons, members);
+  }
+
+  /** @param {CircuitState["settings"][0]} setting */
+  function settingRow([target, setting]) {
+    const name = Widgets.name(target);
+    const kind = setting === "corrupted" ? "corrupted" : setting === 0 ? "off" : "scale";
+    const kinds = Object.entries(KINDS).filter(([value]) => value !== "corrupted" || State.circuit().corrupted);
+    const options = kinds.map(([value, textContent]) => element("option", { value, textContent }));
+    const choice = element("select", { aria: `What ${name} is set to` }, ...options);
+    choice.value = kind;
+    const range = element("input", { type: "range", min: 0, max: MOST, step: 0.05, aria: `Factor of ${name}` });
+    range.hidden = kind !== "scale";
+    range.value = String(kind === "scale" ? setting : 1);
+    const factor = () => `× ${Number(range.value).toFixed(2)}`;
+    const output = element("output", { textContent: kind === "scale" ? factor() : "" });
+    choice.addEventListener("change", () => {
+      Actions.intervene(target, choice.value === "off" ? 0 : choice.value === "corrupted" ? "corrupted" : 2);
+    });
+    range.addEventListener("input", () => {
+      output.textContent = factor();
+      Actions.intervene(target, Number(range.value));
+    });
+    const which = target.startsWith("group ") ? element("strong", { textContent: name }) : link(target);
+    return element("li", {}, which, choice, range, output, button("✕", "unset", target, `Take back ${name}`));
+  }
+
+  /** Makes the rows that changed, or all of them. @param {boolean} [whole] */
+  function render(whole = false) {
+    const own = State.own();
+    ticks = new Set([...ticks].filter((id) => own.pins.includes(id)));
+    // A row is not made anew for a slider that moves: it would slip from under the hand.
+    const drag = document.activeElement instanceof HTMLInputElement && document.activeElement.type === "range";
+    const settings = own.settings.map(([target, value]) => (drag ? [target] : [target, value]));
+    const now = {
+      pins: JSON.stringify([own.pins, own.groups, own.labels]),
+      settings: JSON.stringify([settings, own.labels, State.circuit().corrupted]),
     };
-    const rows = pins.map((id) => element("li", {}, tick(id), link(id, name(id)), button("✕", "pin", id, `Unpin ${name(id)}`)));
-    const groupRows = groups.map((group) => {
-      const field = element("input", { value: group.name, maxLength: 200, aria: "Name of the group" });
-      field.addEventListener("change", () => page.state.rename(group.name, field.value));
-      return element("li", { className: "group" }, field, button("Switch off", "off", `group ${group.name}`, `Switch off ${group.name}`),
-        button("Ungroup", "ungroup", group.name, `Ungroup ${group.name}`),
-        element("ul", {}, ...group.nodes.map((id) => element("li", {}, link(id, name(id))))));
-    });
-    document.getElementById("pins").replaceChildren(...groupRows, ...rows);
-    document.getElementById("grouping").hidden = !pins.length;
+    if (drag) made.settings = now.settings;
+    if (whole || now.pins !== made.pins) pins(own);
+    if (whole || now.settings !== made.settings) {
+      Widgets.element("settings").replaceChildren(...own.settings.map(settingRow));
+    }
+    made = now;
   }
 
-  function settings({ settings }) {
-    const { name, intervene } = page.state;
-    const corrupted = page.state.strongest().corrupted;
-    const rows = settings.map(([target, setting]) => {
-      const kinds = [["off", "Off"], ...(corrupted ? [["corrupted", "As corrupted"]] : []), ["scale", "Scaled"]];
-      const kind = setting === "corrupted" ? "corrupted" : setting === 0 ? "off" : "scale";
-      const choice = element("select", { aria: `What ${name(target)} is set to` },
-        ...kinds.map(([value, text]) => element("option", { value, textContent: text, selected: value === kind })));
-      const range = element("input", {
-        type: "range", min: 0, max: MOST, step: 0.05, aria: `Factor of ${name(target)}`, hidden: kind !== "scale",
-      });
-      range.value = kind === "scale" ? setting : 1;
-      const told = element("output", { textContent: kind === "scale" ? `× ${Number(range.value).toFixed(2)}` : "" });
-      choice.addEventListener("change", () => {
-        intervene(target, choice.value === "off" ? 0 : choice.value === "corrupted" ? "corrupted" : 2);
-      });
-      range.addEventListener("input", () => {
-        told.textContent = `× ${Number(range.value).toFixed(2)}`;
-        intervene(target, Number(range.value));
-      });
-      const which = target.startsWith("group ") ? element("strong", { textContent: name(target) }) : link(target, name(target));
-      return element("li", {}, which, choice, range, told, button("✕", "unset", target, `Take back ${name(target)}`));
-    });
-    document.getElementById("settings").replaceChildren(...rows);
-  }
-
-  page.lists = {
-    ticked: () => [...ticks],
-    render(whole = false) {
-      const own = page.state.own();
-      ticks = new Set([...ticks].filter((id) => own.pins.includes(id)));
-      // A row is not made anew for a slider that moves: it would slip from under the hand.
-      const drag = document.activeElement && document.activeElement.type === "range";
-      const now = {
-        pins: JSON.stringify([own.pins, own.groups, own.labels]),
-        settings: JSON.stringify([own.settings.map(([target, value]) => (drag ? [target] : [target, value])), own.labels,
-          page.state.strongest().corrupted]),
-      };
-      if (drag) made.settings = now.settings;
-      if (whole || now.pins !== made.pins) pins(own);
-      if (whole || now.settings !== made.settings) settings(own);
-      made = now;
-    },
-  };
+  return { render, ticked: () => [...ticks] };
 })();

@@ -14,8 +14,8 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Edge, Output
 from circuitlens.circuit.comparison import compare
+from circuitlens.report.palette import PALETTES
 from circuitlens.viewer import server
-from circuitlens.viewer.elements import COLOURS
 from tests.browser import cy, opened, overlaps, place, settled
 from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
@@ -311,12 +311,12 @@ def test_light_and_dark_follow_the_system_until_chosen(browser: Browser, url: st
     band = "cy.nodes('.band')[0].style('background-color')"
     for system, other in (("light", "dark"), ("dark", "light")):
         with opened(browser, url, color_scheme=system) as page:
-            settled(page, band, rgb(COLOURS[system]["band"]))
+            settled(page, band, rgb(PALETTES[system]["raised"]))
             page.get_by_role("button", name="Light or dark").click()
-            settled(page, band, rgb(COLOURS[other]["band"]))
+            settled(page, band, rgb(PALETTES[other]["raised"]))
             page.reload()
             page.wait_for_selector("#graph[data-drawn]")
-            settled(page, band, rgb(COLOURS[other]["band"]))
+            settled(page, band, rgb(PALETTES[other]["raised"]))
 
 
 def test_muted_text_can_be_read(browser: Browser, url: str) -> None:
@@ -370,7 +370,7 @@ def test_the_graph_follows_the_window(page: Page, cat: Circuit) -> None:
     before = place(page, cat.nodes[0].id)
     page.set_viewport_size({"width": 900, "height": 600})
     page.wait_for_function(
-        "x => document.getElementById('graph')._cyreg.cy.nodes('[node]')[0].renderedPosition('x') < x - 50",
+        "x => circuitlens.cy('graph').nodes('[node]')[0].renderedPosition('x') < x - 50",
         arg=before[0],
     )
     assert_in_pane(page, cat)

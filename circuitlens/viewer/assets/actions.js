@@ -1,0 +1,178 @@
+// @ts-check
+/* What a reader does to the page's state: by keys, buttons, clicks on nodes, and the lists' rows. */
+const Actions = (() => {
+  const SEEN = "circuitlens-introduction-seen";
+
+  /** Puts a node in focus, or none. @param {string | null} id */
+  function focus(id) {
+    const { tab } = State.now();
+    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id });
+  }
+
+  /** Whether there is a node of this id, so that something can be done to it.
+   * @param {string | null | undefined} id @returns {id is string}
+   */
+  const known = (id) => Boolean(id) && !Widgets.foreign(id ?? null);
+
+  function pin(id = State.own().focus) {
+    const { pins, groups } = State.own();
+    if (!known(id) || groups.some((group) => group.nodes.includes(id))) return;
+    State.change({}, { pins: pins.includes(id) ? pins.filter((one) => one !== id) : [...pins, id] });
+  }
+
+  /** Makes a group of pinned nodes. @param {string} name @param {string[]} ids */
+  function group(name, ids) {
+    const { pins, groups } = State.own();
+    if (!ids.length) return;
+    const wanted = name.trim() || "group";
+    let unique = wanted;
+    for (let n = 2; groups.some((one) => one.name === unique); n++) unique = `${wanted} ${n}`;
+    const made = { name: unique.slice(0, 200), nodes: ids };
+    State.change({}, { groups: [...groups, made], pins: pins.filter((id) => !ids.includes(id)) });
+  }
+
+  /** @param {string} name */
+  function ungroup(name) {
+    const { pins, groups, settings } = State.own();
+    const gone = groups.find((one) => one.name === name);
+    State.change({}, {
+      groups: groups.filter((one) => one !== gone),
+      pins: [...pins, ...(gone ? gone.nodes : [])],
+      settings: settings.filter(([target]) => target !== `group ${name}`),
+    });
+  }
+
+  /** @param {string} name @param {string} wanted */
+  function rename(name, wanted) {
+    const { groups, settings } = State.own();
+    const fresh = wanted.trim().slice(0, 200);
+    if (!fresh || groups.some((one) => one.name === fresh)) { Lists.render(true); return; }
+    State.change({}, {
+      groups: groups.map((one) => (one.name === name ? { ...one, name: fresh } : one)),
+      settings: settings.map(([target, value]) => [target === `group ${name}` ? `group ${fresh}` : target, value]),
+    });
+  }
+
+  /** Sets a node or group ("group NAME"), or takes the intervention back with undefined.
+   * @param {string} target @param {number | "corrupted" | undefined} setting
+   */
+  function intervene(target, setting) {
+    const before = State.own().settings;
+    const others = before.filter(([one]) => one !== target);
+    if (setting === undefined) State.change({}, { settings: others });
+    else if (others.length < before.length) {
+      State.change({}, { settings: before.map(([one, value]) => [one, one === target ? setting : value]) });
+    } else State.change({ tab: "ask" }, { settings: [...others, [target, setting]] });
+  }
+
+  function switchOff(id = State.own().focus) {
+    if (!known(id) || Graphs.isLogit(id)) return;
+    const off = State.own().settings.some(([target, value]) => target === id && value === 0);
+    intervene(id, off ? undefined : 0);
+  }
+
+  /** Writes the reader's own label or note of the node in focus.
+   * @param {"labels" | "notes"} which @param {string | null} text @param {number} limit
+   */
+  function write(which, text, limit) {
+    const { focus } = State.own();
+    if (!known(focus)) return;
+    const { [focus]: _old, ...others } = State.own()[which];
+    const trimmed = (text || "").trim().slice(0, limit);
+    State.change({}, { [which]: trimmed ? { ...others, [focus]: trimmed } : others });
+  }
+
+  /** Shows the introduction or puts it away; a first visitor sees it. @param {boolean} wanted */
+  function introduce(wanted) {
+    Widgets.element("intro").hidden = !wanted;
+    if (!wanted) State.kept(SEEN, "yes");
+  }
+
+  /** Fills the form for a new circuit. @param {Record<string, string>} fields */
+  function example(fields) {
+    for (const [name, value] of Object.entries(fields)) window.dash_clientside.set_props(`new-${name}`, { value });
+  }
+
+  // Keys and buttons
+
+  /** @type {Record<string, "up" | "down" | "left" | "right">} */
+  const ARROWS = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" };
+
+  /** @type {Record<string, () => void>} */
+  const KEYS = {
+    "/": () => Widgets.element("search").focus(),
+    Escape: () => focus(null),
+    p: () => pin(),
+    o: () => switchOff(),
+    f: () => Graphs.fit(),
+    "?": () => introduce(true),
+  };
+
+  /** @param {KeyboardEvent} event */
+  function onKey(event) {
+    const at = /** @type {HTMLElement} */ (event.target);
+    const typing = at.closest("input, textarea, select, [contenteditable], [role=dialog], [role=menu]");
+    const command = event.ctrlKey || event.metaKey;
+    if (command && event.key.toLowerCase() === "z" && !typing) {
+      event.preventDefault();
+      if (event.shiftKey) State.redo(); else State.undo();
+      return;
+    }
+    if (event.key === "Escape" && at.id === "search") { at.blur(); return; }
+    if (typing || command || event.altKey) return;
+    const direction = at === document.body || at.closest(".pane") ? ARROWS[event.key] : undefined;
+    if (!direction && !KEYS[event.key]) return;
+    event.preventDefault();
+    if (direction) move(direction); else KEYS[event.key]();
+  }
+
+  /** @param {"up" | "down" | "left" | "right"} direction */
+  function move(direction) {
+    const next = Graphs.neighbour(State.own().focus, direction);
+    if (next) focus(next);
+  }
+
+  /** What buttons do that others made, by their `data-do`. @type {Record<string, (on: string) => void>} */
+  const DOING = {
+    focus, pin, ungroup,
+    off: (on) => intervene(on, 0),
+    unset: (on) => intervene(on, undefined),
+    example: (on) => example(JSON.parse(on)),
+  };
+
+  /** What the page's own plain buttons do, by their ids. @type {Record<string, () => void>} */
+  const BUTTONS = {
+    pin: () => pin(),
+    off: () => switchOff(),
+    group: () => {
+      group(/** @type {HTMLInputElement} */ (Widgets.element("group-name")).value, Lists.ticked());
+      window.dash_clientside.set_props("group-name", { value: "" });
+    },
+    "intro-close": () => introduce(false),
+    "intro-show": () => { State.change({ view: "graph", tab: "node" }); focus(State.circuit().strongest); },
+    "intro-off": () => {
+      const target = State.own().focus || State.circuit().strongest;
+      if (!target) return;
+      if (State.own().settings.some(([one]) => one === target)) State.change({ tab: "ask" });
+      else { focus(target); intervene(target, 0); }
+    },
+  };
+
+  /** @param {MouseEvent} event */
+  function onClick(event) {
+    const button = /** @type {Element} */ (event.target).closest("button");
+    if (!button) return;
+    if (button.dataset.do) DOING[button.dataset.do](button.dataset.on || "");
+    else if (Object.hasOwn(BUTTONS, button.id)) BUTTONS[button.id]();
+  }
+
+  function listen() {
+    document.addEventListener("keydown", onKey);
+    document.addEventListener("click", onClick);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Widgets.publish());
+    // Someone follows a link to another state of this very page.
+    window.addEventListener("hashchange", () => { State.fromAddress(); Widgets.publish(); });
+  }
+
+  return { focus, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
+})();

@@ -1,0 +1,265 @@
+// @ts-check
+/* The graphs and their places. Only this file, `marks.js`, `scene.js` and `subgraph.js` touch a Cytoscape object.
+ *
+ * Elements carry their place as fractions of the pane (data x, y); `settle` turns them into pixels, on every new
+ * circuit and whenever the pane changes its size. The axes are HTML beside the canvas, which follow its pan and zoom.
+ */
+const Graphs = (() => {
+  const AXIS = [64, 200]; // px left of the columns, for the rows' names: at least and at most
+  const FOOT = 30; // px below the bands, for the tokens
+  const EDGE = 12; // px around everything
+  const CHIP = [84, 30]; // px of a chip that has the room
+  const NAMES = ["graph", "graph2"];
+
+  /** Each graph's Cytoscape object, by the id of its element. @type {Record<string, cytoscape.Core>} */
+  const cores = {};
+  /** What is known of each graph that is drawn. @type {Record<string, Pane>} */
+  const panes = {};
+  /** What waits until a graph holds its elements.
+   * @type {Record<string, { ids: string[], then: (cy: cytoscape.Core) => void } | null>}
+   */
+  const waiting = {};
+
+  // dash-cytoscape has no property and no event for the Cytoscape object of a graph; all it does is to set `window.cy`
+  // when it has made one. So this is where each is taken.
+  Object.defineProperty(window, "cy", { get: () => cores.graph, set: takeCore });
+
+  /** @param {cytoscape.Core} cy */
+  function takeCore(cy) {
+    const name = container(cy).id;
+    let looking = false;
+    cores[name] = cy;
+    cy.on("add remove", () => {
+      if (looking) return;
+      looking = true; // once all elements have changed
+      queueMicrotask(() => { looking = false; look(name); });
+    });
+    look(name);
+  }
+
+  /** @param {cytoscape.Core} cy */
+  const container = (cy) => /** @type {HTMLElement} */ (cy.container());
+
+  /** @param {string} name */
+  function look(name) {
+    const cy = cores[name], wanted = waiting[name];
+    if (!cy || !wanted || cy.elements().length !== wanted.ids.length) return;
+    if (!wanted.ids.every((id) => cy.getElementById(id).nonempty())) return;
+    waiting[name] = null;
+    wanted.then(cy);
+  }
+
+  /** Calls `then(cy)` once a graph holds the elements that were sent to it, unless others are sent before.
+   * @param {string} name @param {{ data: { id: string } }[]} elements @param {(cy: cytoscape.Core) => void} then
+   */
+  function whenDrawn(name, elements, then) {
+    waiting[name] = { ids: elements.map(({ data }) => data.id), then };
+    look(name);
+  }
+
+  /** @param {any[][]} elements @param {Axes} axes @param {string[]} titles @param {() => void} then */
+  function draw(elements, axes, titles, then) {
+    let missing = NAMES.length;
+    NAMES.forEach((name, number) => {
+      const title = Widgets.element(`${name}-title`);
+      title.textContent = titles[number];
+      title.hidden = !titles[number];
+      whenDrawn(name, elements[number], (cy) => {
+        take(name, cy, axes);
+        if (--missing) return;
+        Marks.reset();
+        then();
+        NAMES.forEach((one, k) => { Widgets.element(one).dataset.drawn = String(elements[k].length); });
+      });
+    });
+  }
+
+  /** Elements by rank. @param {any} elements @returns {any[]} */
+  function ranked(elements) {
+    return elements.toArray().sort((/** @type {any} */ a, /** @type {any} */ b) => a.data("rank") - b.data("rank"));
+  }
+
+  /** The share that the strongest have of the whole, by their number.
+   * @param {any[]} elements @param {string} size @returns {(count: number) => number}
+   */
+  function shares(elements, size) {
+    let sum = 0;
+    const upTo = [0, ...elements.map((element) => { sum += element.data(size) ** 2; return sum; })];
+    return (count) => (sum ? upTo[Math.min(count, elements.length)] / sum : 1);
+  }
+
+  /** Reads what a graph holds, once. @param {string} name @param {cytoscape.Core} cy @param {Axes} axes */
+  function take(name, cy, axes) {
+    const nodes = ranked(cy.nodes("[rank >= 0]")), edges = ranked(cy.edges());
+    const fresh = panes[name]?.cy !== cy;
+    panes[name] = {
+      name, cy, axes, nodes, edges, shownNodes: nodes.length, shownEdges: 0, axis: 0, width: 0, height: 0,
+      nodeShare: shares(nodes, "size"), edgeShare: shares(edges, "strength"),
+    };
+    cy.edges().addClass("off");
+    label(name);
+    if (fresh) watch(name, cy);
+    settle(name);
+  }
+
+  /** @param {string} name @param {string} which @returns {HTMLElement} */
+  const part = (name, which) => /** @type {HTMLElement} */ (document.querySelector(`#${name}-pane ${which}`));
+
+  /** @param {string} name */
+  function label(name) {
+    for (const which of /** @type {const} */ (["rows", "columns"])) {
+      const spans = panes[name].axes[which].map((entry) => {
+        const span = document.createElement("span");
+        span.textContent = span.title = entry.label;
+        return span;
+      });
+      part(name, `.${which}`).replaceChildren(...spans);
+    }
+  }
+
+  /** How wide the rows' names are to be. @param {string} name @param {number} width */
+  function axisWidth(name, width) {
+    const names = /** @type {HTMLElement[]} */ ([...part(name, ".rows").children]);
+    for (const span of names) span.style.maxWidth = "";
+    const widest = Math.max(0, ...names.map((span) => span.scrollWidth));
+    const axis = Math.min(Math.max(AXIS[0], widest + 3 * EDGE), AXIS[1], width / 4);
+    for (const span of names) span.style.maxWidth = `${axis - 2 * EDGE}px`;
+    return axis;
+  }
+
+  /** Puts the nodes in their places in the pane, and shows it whole. @param {string} name */
+  function settle(name) {
+    const pane = panes[name];
+    const box = container(pane.cy);
+    if (!box.clientWidth || !box.clientHeight) return; // out of sight; done when it comes into sight
+    pane.cy.resize();
+    pane.axis = axisWidth(name, box.clientWidth);
+    pane.width = Math.max(box.clientWidth - pane.axis - EDGE, 160);
+    pane.height = Math.max(box.clientHeight - FOOT - 2 * EDGE, 160);
+    pane.cy.batch(() => {
+      for (const node of pane.cy.nodes().toArray()) place(node, pane, box.clientWidth);
+    });
+    pane.cy.zoom(1);
+    pane.cy.pan({ x: 0, y: 0 });
+    follow(name);
+  }
+
+  /** @param {cytoscape.NodeSingular} node @param {Pane} pane @param {number} across */
+  function place(node, { axis, width, height }, across) {
+    const { x, y, high, room } = node.data();
+    if (node.hasClass("band")) {
+      node.data({ w: across - 2 * EDGE, h: height * high - 6 });
+      node.position({ x: across / 2, y: EDGE + y * height });
+      return;
+    }
+    if (node.hasClass("chip")) {
+      const w = Math.max(Math.min(CHIP[0], room * width - 6), 6);
+      const h = Math.min(CHIP[1], height * high);
+      node.data({ w, h, text: w - 6, font: Math.min(12, h) });
+    }
+    node.position({ x: axis + x * width, y: EDGE + y * height });
+  }
+
+  /** Puts the axes where the graph is now. @param {string} name */
+  function follow(name) {
+    const { cy, axes, axis, width, height } = panes[name];
+    const zoom = cy.zoom(), pan = cy.pan();
+    const rows = part(name, ".rows").children, columns = part(name, ".columns").children;
+    axes.rows.forEach((row, number) => {
+      const at = pan.y + zoom * (EDGE + row.y * height);
+      const span = /** @type {HTMLElement} */ (rows[number]);
+      span.style.top = `${at}px`;
+      span.style.fontSize = `${Math.max(6, Math.min(11, zoom * height * row.high))}px`;
+      span.hidden = at < 0 || at > cy.height() - FOOT;
+    });
+    axes.columns.forEach((column, number) => {
+      const at = pan.x + zoom * (axis + column.x * width);
+      const span = /** @type {HTMLElement} */ (columns[number]);
+      span.style.left = `${at}px`;
+      span.style.maxWidth = `${zoom * column.width * width - 4}px`;
+      span.hidden = at < axis / 2 || at > cy.width();
+    });
+  }
+
+  // What readers do
+
+  /** @param {string} name @param {cytoscape.Core} cy */
+  function watch(name, cy) {
+    cy.on("tap", "node", (event) => {
+      const id = event.target.data("node");
+      if (!id) return;
+      const { ctrlKey, metaKey } = /** @type {any} */ (event).originalEvent || {};
+      if (ctrlKey || metaKey) Actions.pin(id); else Actions.focus(id);
+    });
+    cy.on("tap", (event) => { if (event.target === cy) Actions.focus(null); });
+    cy.on("mouseover", "node[title]", (event) => hover(cy, event.target));
+    cy.on("mouseout", "node", (event) => {
+      container(cy).style.cursor = "";
+      event.target.removeClass("hovered");
+      tip().hidden = true;
+    });
+    cy.on("pan zoom", () => { if (panes[name].width) follow(name); });
+    new ResizeObserver(() => settle(name)).observe(container(cy));
+  }
+
+  /** What is said of the node under the pointer. */
+  const tip = () => document.getElementById("tip") ||
+    document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
+
+  /** @param {cytoscape.Core} cy @param {cytoscape.NodeSingular} node */
+  function hover(cy, node) {
+    const box = container(cy).getBoundingClientRect(), at = node.renderedPosition();
+    container(cy).style.cursor = "pointer";
+    node.addClass("hovered");
+    tip().textContent = node.data("title");
+    tip().hidden = false;
+    const left = Math.min(box.x + at.x + 16, innerWidth - tip().offsetWidth - 8);
+    Object.assign(tip().style, { left: `${left}px`, top: `${Math.max(box.y + at.y - 40, 4)}px` });
+  }
+
+  /** The node to go to from another: along its strongest edge up or down, or beside it in its row.
+   * @param {string | null} id @param {"up" | "down" | "left" | "right"} direction @returns {string | null}
+   */
+  function neighbour(id, direction) {
+    const { cy, nodes, axes } = panes.graph;
+    const from = cy.getElementById(`node ${id}`);
+    if (!id || from.empty()) return nodes.length ? nodes[0].data("node") : null;
+    if (direction === "up" || direction === "down") {
+      const [strongest] = ranked(direction === "up" ? from.outgoers("edge") : from.incomers("edge"));
+      return strongest ? (direction === "up" ? strongest.target() : strongest.source()).data("node") : null;
+    }
+    /** @param {cytoscape.NodeSingular} node */
+    const row = (node) => axes.rows.findIndex(({ y, high }) => Math.abs(node.data("y") - y) <= high / 2);
+    const beside = cy.nodes("[node]").toArray().filter((node) => !node.hasClass("away") && row(node) === row(from));
+    beside.sort((a, b) => a.data("x") - b.data("x") || a.data("y") - b.data("y"));
+    const next = beside[beside.findIndex((node) => node.same(from)) + (direction === "right" ? 1 : -1)];
+    return next ? next.data("node") : null;
+  }
+
+  /** A node of either graph. @param {string} id */
+  const find = (id) => all().map(({ cy }) => cy.getElementById(`node ${id}`)).find((node) => node.nonempty());
+
+  const all = () => NAMES.map((name) => panes[name]).filter(Boolean);
+
+  /** How many nodes and edges the fuller graph has, and what share of the whole the strongest of them have. */
+  function totals() {
+    /** @param {"nodes" | "edges"} list @param {"nodeShare" | "edgeShare"} share */
+    const of = (list, share) => {
+      const [pane] = all().sort((a, b) => b[list].length - a[list].length);
+      return { count: pane ? pane[list].length : 0, share: pane ? pane[share] : () => 1 };
+    };
+    return { nodes: of("nodes", "nodeShare"), edges: of("edges", "edgeShare") };
+  }
+
+  // For tests and for who looks into a page: a graph's Cytoscape object by the id of its element.
+  window.circuitlens = { cy: (name) => cores[name] };
+
+  return {
+    draw, whenDrawn, ranked, container, neighbour, all, totals, EDGE, FOOT,
+    fit: () => { for (const { name } of all()) settle(name); },
+    /** @param {string} id @returns {string | undefined} */
+    label: (id) => find(id)?.data("label"),
+    /** @param {string} id */
+    isLogit: (id) => Boolean(find(id)?.hasClass("logit")),
+  };
+})();

@@ -1,0 +1,52 @@
+// @ts-check
+/* What is on show, as plain numbers and colours: what a picture is made of, without Cytoscape. */
+const Scene = (() => {
+  /** The graphs that are on show. */
+  const read = () =>
+    Graphs.all().filter(({ name, width }) => Widgets.element(`${name}-pane`).offsetWidth && width).map(scene);
+
+  /** @param {Pane} pane */
+  function scene({ name, cy, axes, axis, width, height }) {
+    const { EDGE, FOOT } = Graphs;
+    const nodes = cy.nodes().toArray().filter((node) => node.visible());
+    return {
+      title: Widgets.element(`${name}-title`).textContent || "",
+      width: axis + width + EDGE,
+      height: height + FOOT + 2 * EDGE,
+      rows: axes.rows.map(({ label, y, high }) => ({
+        text: label, x: EDGE * 2, y: EDGE + y * height, room: axis - 2 * EDGE,
+        size: Math.max(6, Math.min(11, height * high)),
+      })),
+      columns: axes.columns.map(({ label, x, width: share }) => ({
+        text: label, x: axis + x * width, y: height + EDGE + FOOT / 2, room: share * width,
+      })),
+      bands: nodes.filter((node) => node.hasClass("band")).map(drawnNode),
+      nodes: nodes.filter((node) => !node.hasClass("band")).map(drawnNode),
+      edges: cy.edges().toArray().filter((edge) => edge.visible()).map(drawnEdge),
+    };
+  }
+
+  /** @param {cytoscape.NodeSingular} node */
+  function drawnNode(node) {
+    /** @param {string} key @returns {string} */
+    const style = (key) => node.style(key);
+    return {
+      ...node.position(), w: node.width(), h: node.height(), shape: style("shape"),
+      fill: style("background-color"), stroke: style("border-color"), border: node.numericStyle("border-width"),
+      dashed: style("border-style") === "dashed", opacity: node.effectiveOpacity(),
+      text: style("label"), size: node.numericStyle("font-size"), colour: style("color"), weight: style("font-weight"),
+      above: style("text-valign") === "top", textOpacity: node.numericStyle("text-opacity"),
+    };
+  }
+
+  /** @param {cytoscape.EdgeSingular} edge */
+  function drawnEdge(edge) {
+    return {
+      points: [edge.sourceEndpoint(), ...(edge.controlPoints() || []), edge.targetEndpoint()],
+      colour: edge.style("line-color"), dashed: edge.style("line-style") === "dashed",
+      width: edge.numericStyle("width"), opacity: edge.effectiveOpacity(),
+    };
+  }
+
+  return { read };
+})();

@@ -1,0 +1,182 @@
+// @ts-check
+/* Shows the page's state: sets the stores and widgets that Dash knows, and what is beside them in the page. */
+const Widgets = (() => {
+  const EDGES = 80; // shown at first: more than about a hundred are haze
+
+  /** What the server said of what is drawn. @type {Facts | null} */
+  let facts = null;
+  /** What each store and widget was last set to. @type {Record<string, Record<string, unknown>>} */
+  const known = {};
+  /** @type {Record<string, number>} */
+  const timers = {};
+  /** How many each stop of a slider shows. */
+  const stops = { nodes: [0], edges: [0] };
+
+  /** The element of an id, which the page always has. @param {string} id @returns {HTMLElement} */
+  const element = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
+  /** Sets properties of a store or widget where they differ. @param {string} id @param {Record<string, any>} props */
+  function set(id, props) {
+    const now = JSON.stringify(known[id]);
+    known[id] = { ...known[id], ...props };
+    if (JSON.stringify(known[id]) !== now) window.dash_clientside.set_props(id, props);
+  }
+
+  /** Takes down what a widget was set to by somebody else. @param {string} id @param {Record<string, any>} props */
+  function note(id, props) { known[id] = { ...known[id], ...props }; }
+
+  /** Does an action once, after the last of several calls (a debounce).
+   * @param {string} name @param {number} wait @param {() => void} action
+   */
+  function debounce(name, wait, action) {
+    clearTimeout(timers[name]);
+    timers[name] = window.setTimeout(action, wait);
+  }
+
+  const shown = {
+    nodes: () => State.own().nodes ?? Infinity,
+    edges: () => State.own().edges ?? EDGES,
+  };
+
+  /** Whether no node of the circuit has this id. @param {string | null} id */
+  const foreign = (id) => !facts?.nodes.some((node) => node.value === id);
+
+  /** What a node or "group NAME" is called. @param {string} target @returns {string} */
+  function name(target) {
+    if (target.startsWith("group ")) return target.slice(6);
+    const node = facts?.nodes.find((one) => one.value === target);
+    return State.own().labels[target] || (node ? node.label.split(" · ")[0] : target);
+  }
+
+  /** Interventions by node: a group's is that of each of its nodes. */
+  function settings() {
+    const { groups, settings } = State.own();
+    /** @type {Record<string, number | "corrupted">} */
+    const found = {};
+    for (const [target, setting] of settings) {
+      const group = groups.find((one) => target === `group ${one.name}`);
+      for (const id of group ? group.nodes : [target]) found[id] = setting;
+    }
+    return found;
+  }
+
+  /** Shows the whole state. */
+  function publish() {
+    const mine = State.own();
+    const { view, other, as } = State.now();
+    Object.assign(element("page").dataset, { view, compare: other === null ? "none" : as });
+    tellServer(mine);
+    setWidgets(mine);
+    sliders();
+    const pins = new Set(mine.groups.flatMap((group) => group.nodes).concat(mine.pins));
+    Marks.apply({
+      edges: shown.edges(), nodes: shown.nodes(), focus: mine.focus, pins, labels: mine.labels, settings: settings(),
+    });
+    Lists.render();
+    head(mine);
+    debounce("address", 250, State.remember);
+  }
+
+  /** Sets the topics, stores that change only when what they are about does. @param {CircuitState} mine */
+  function tellServer(mine) {
+    const { circuit, other, as, view, tab } = State.now();
+    const { pins, groups, labels, notes } = mine;
+    set("shown", { data: { circuit, other, as } });
+    set("focused", { data: { circuit, other, node: mine.focus } });
+    set("pinned", { data: { circuit, pins, groups, labels } });
+    set("reading", { data: view === "graph" ? { view } : { circuit, other, view, labels, notes } });
+    set("theme", { data: State.theme() });
+    set("kept", { data: { circuit, state: JSON.stringify(mine) } });
+    const active = tab === "ask" || mine.settings.length > 0;
+    debounce("asked", 60, () => set("asked", { data: { circuit, settings: settings(), active } }));
+  }
+
+  /** @param {CircuitState} mine */
+  function setWidgets({ focus, labels, notes }) {
+    const { circuit, other, as, view, tab, theme } = State.now();
+    set("circuit", { value: String(circuit) });
+    set("other", { value: other === null ? null : String(other) });
+    set("as", { value: as });
+    set("view", { value: view });
+    set("tab", { value: tab });
+    set("label", { value: (focus && labels[focus]) || "" });
+    set("note", { value: (focus && notes[focus]) || "" });
+    set("undo", { disabled: !State.steps().undo });
+    set("redo", { disabled: !State.steps().redo });
+    if (theme) set("provider", { forceColorScheme: theme });
+    document.body.dataset.agThemeMode = State.theme();
+  }
+
+  /** The name of the node in focus, and its buttons. @param {CircuitState} mine */
+  function head({ focus, pins, groups, settings }) {
+    const known = focus !== null && !foreign(focus);
+    for (const id of ["node-name", "node-tools", "own"]) element(id).hidden = !known;
+    if (!known) { element("node-name").textContent = ""; return; }
+    const off = settings.some(([target, setting]) => target === focus && setting === 0);
+    element("node-name").textContent = State.own().labels[focus] || Graphs.label(focus) || focus;
+    element("pin").textContent = pins.includes(focus) ? "Unpin" : "Pin";
+    element("pin").hidden = groups.some((group) => group.nodes.includes(focus));
+    element("off").textContent = off ? "Switch on" : "Switch off";
+    element("off").hidden = Graphs.isLogit(focus);
+  }
+
+  // Sliders
+
+  /** One more each up to 100, 5 % more each from there. @param {number} count */
+  function stopsOf(count) {
+    const found = Array.from({ length: Math.min(count, 100) + 1 }, (_, i) => i);
+    for (let most = found.length - 1; most < count; found.push(most)) {
+      most = Math.min(Math.floor((most * 21) / 20), count);
+    }
+    return found;
+  }
+
+  /** @param {"nodes" | "edges"} which @param {number} count */
+  const stopAt = (which, count) => stops[which].findLastIndex((one) => one <= count);
+
+  function sliders() {
+    const totals = Graphs.totals();
+    for (const which of /** @type {const} */ (["nodes", "edges"])) {
+      const { count, share } = totals[which];
+      if (stops[which].at(-1) !== count) stops[which] = stopsOf(count);
+      const at = Math.min(shown[which](), count);
+      set(which, { max: Math.max(stops[which].length - 1, 1), value: stopAt(which, at) });
+      const part = count ? ` · ${Math.floor(100 * share(at) + 1e-9)} %` : "";
+      element(`${which}-shown`).textContent = `${grouped(at)} of ${grouped(count)}${part}`;
+    }
+  }
+
+  /** A slider reports also what it was set to; only what differs is somebody's wish.
+   * @param {"nodes" | "edges"} which @param {number} stop
+   */
+  function slid(which, stop) {
+    note(which, { value: stop });
+    const now = Math.min(shown[which](), Graphs.totals()[which].count);
+    const wanted = stops[which][stop];
+    if (wanted !== undefined && wanted !== now && stop !== stopAt(which, now)) State.change({}, { [which]: wanted });
+  }
+
+  /** A number in groups of three digits. @param {number} number */
+  const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+  // What was drawn
+
+  /** Takes what the server says of what is drawn. @param {Facts} data */
+  function takeFacts(data) {
+    facts = data;
+    element("left-out").textContent = data.leftOut;
+    element("left-out").hidden = !data.leftOut;
+  }
+
+  /** The nodes that the search offers, with the reader's own labels. */
+  function searchable() {
+    if (!facts) return;
+    const { labels } = State.own();
+    const data = facts.nodes.map(({ value, label }) => ({
+      value, label: labels[value] ? `${labels[value]} · ${label}` : label,
+    }));
+    set("search", { data });
+  }
+
+  return { element, set, note, publish, foreign, name, slid, takeFacts, searchable };
+})();

@@ -1,0 +1,63 @@
+"""Callbacks that keep something: a circuit with its annotations is saved to its file, or exported."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+
+from circuitlens.errors import CircuitLensError
+from circuitlens.viewer.page_state import read_annotations
+from circuitlens.viewer.session import Session
+from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
+
+
+def register(app: Dash, session: Session) -> None:
+    """Add the callbacks."""
+    _save(app, session)
+    _export(app, session)
+
+
+def _save(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("status", "children"), Input("save", "n_clicks"), State("kept", "data"), prevent_initial_call=True
+    )
+    def save(_clicks: int | None, kept: dict[str, Any]) -> Any:
+        try:
+            path = session.save(kept["circuit"], read_annotations(kept["state"]))
+        except CircuitLensError as error:
+            return _status(str(error), "fault")
+        return _status(f"Saved to {path.name}.", "done")
+
+
+def _export(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("download", "data"),
+        Output("status", "children", allow_duplicate=True),
+        *(Input(f"export-{what}", "n_clicks") for what in ("json", "nodes", "edges")),
+        State("kept", "data"),
+        prevent_initial_call=True,
+    )
+    def export(_json: int | None, _nodes: int | None, _edges: int | None, kept: dict[str, Any]) -> Any:
+        try:
+            notes = read_annotations(kept["state"])
+            circuit = session.circuit(kept["circuit"]).annotated(notes)
+        except CircuitLensError as error:
+            return no_update, _status(str(error), "fault")
+        path = session.path(kept["circuit"])
+        stem = path.stem if path else "circuit"
+        match ctx.triggered_id:
+            case "export-json":
+                return dcc.send_string(circuit.to_json(), f"{stem}.json"), no_update
+            case "export-nodes":
+                rows = node_rows(circuit, notes.labels, notes.notes)
+            case _:
+                rows = edge_rows(circuit, notes.labels)
+        what = str(ctx.triggered_id).removeprefix("export-")
+        return dcc.send_string(to_csv(rows), f"{stem}-{what}.csv"), no_update
+
+
+def _status(text: str, kind: str) -> Any:
+    """A sentence that is shown for a while, again also where it is the same as before."""
+    return html.Div(text, key=str(time.time()), className=kind)

@@ -1,0 +1,80 @@
+"""The form for a new circuit, with the options that the chosen model's adapter declares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast, get_args
+
+import dash_mantine_components as dmc
+from dash import html
+
+from circuitlens.literals import MethodName
+from circuitlens.options import AdapterOption
+from circuitlens.viewer.layout.parts import aria
+
+FIELDS = ("adapter", "prompt", "answer", "distractor", "corrupted", "method")
+"""The fields that every model has; their ids begin with "new-"."""
+
+
+def form(adapters: Sequence[str]) -> Any:
+    """The form, in a dialog."""
+    methods = [{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(MethodName))]
+    answers = [
+        dmc.TextInput(id="new-answer", label="Answer", description="the output to explain"),
+        dmc.TextInput(id="new-distractor", label="Distractor", description="set against it; may be left out"),
+    ]
+    return dmc.Modal(
+        [
+            html.Div(id="examples"),
+            dmc.Select(id="new-adapter", label="Model", data=list(adapters), value=next(iter(adapters), None)),
+            dmc.TextInput(id="new-prompt", label="Prompt", description="what the model reads"),
+            dmc.TextInput(
+                id="new-corrupted",
+                label="Corrupted prompt",
+                description="differs in what matters, token by token as long; may be left out",
+            ),
+            html.Div(answers, className="two"),
+            dmc.Select(
+                id="new-method",
+                label="Method",
+                description="how attribution is measured",
+                data=methods,
+                value="",
+                allowDeselect=False,
+            ),
+            html.Div(id="new-options", className="two"),
+            html.Div(id="new-fault", role="alert"),
+            dmc.Button("Find the circuit", id="find", mt="md", variant="default"),
+        ],
+        id="new-circuit",
+        title="New circuit",
+        opened=False,
+        closeButtonProps=cast(Any, aria(label="Close")),
+        transitionProps=cast(Any, {"duration": 0}),
+        returnFocus=True,
+    )
+
+
+def option_id(adapter: Any, name: Any) -> dict[str, Any]:
+    """The id of an option's field; `ALL` stands for any adapter or name."""
+    return {"type": "option", "adapter": adapter, "name": name}
+
+
+def option_field(adapter: str, option: AdapterOption, default: object) -> Any:
+    """The field of one option; `default` is what an open circuit of the adapter was found with, None if nothing."""
+    about: dict[str, Any] = {
+        "id": option_id(adapter, option.name),
+        "label": option.name.replace("_", " ").capitalize(),
+        "description": f"{option.help}{' Separated by commas.' if option.several else ''}",
+    }
+    if option.type is bool:
+        return dmc.Select(**about, data=["yes", "no"], clearable=True, placeholder=_told(default))
+    if option.choices:
+        return dmc.Select(**about, data=list(option.choices), clearable=True, placeholder=_told(default))
+    if option.type is str or option.several:
+        return dmc.TextInput(**about, placeholder=_told(default))
+    return dmc.NumberInput(**about, allowDecimal=option.type is float, placeholder=_told(default))
+
+
+def _told(default: object) -> str:
+    return "the default" if default is None else str(default)

@@ -1,0 +1,71 @@
+"""The state of the page that the browser keeps, in its address and for undo: the one place that says what it is.
+
+The page's script gets it as JSON Schema: the defaults are what a page begins with, and of an address, which may come
+from anyone, it takes what fits. A new field is added here and where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from circuitlens.circuit import Annotations
+from circuitlens.errors import ViewerError
+
+View = Literal["graph", "table", "evidence"]
+Tab = Literal["node", "pinned", "ask", "about"]
+
+VIEWS: tuple[View, ...] = get_args(View)
+
+Count = Annotated[int, Field(ge=0)]
+Factor = Annotated[float, Field(allow_inf_nan=False)]
+NO_UNDO: dict[str, Any] = {"undo": False}
+"""Of a field that says what a reader looks at, and not what they did: undo leaves it alone."""
+
+
+class CircuitState(Annotations):
+    """The state of one circuit: its annotations, which a circuit file keeps, and how the page shows it.
+
+    `nodes` and `edges` are how many are on show, null for the page's own choice. `settings` are the interventions: a
+    node's id, or "group " and a group's name, with a factor or "corrupted".
+    """
+
+    focus: str | None = Field(default=None, json_schema_extra=NO_UNDO)
+    nodes: Count | None = None
+    edges: Count | None = None
+    settings: tuple[tuple[str, Factor | Literal["corrupted"]], ...] = ()
+
+
+class PageState(BaseModel):
+    """The state of the page; `circuit` and `other` are numbers of circuits, `by` has each one's state by its number."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    circuit: Count = 0
+    other: Count | None = Field(default=None, description="the circuit that it is compared with")
+    as_: Literal["side", "difference"] = Field(default="side", alias="as", description="how the two are compared")
+    view: View = Field(default="graph", json_schema_extra=NO_UNDO)
+    tab: Tab = Field(default="node", json_schema_extra=NO_UNDO)
+    theme: Literal["light", "dark"] | None = Field(default=None, json_schema_extra=NO_UNDO)
+    by: dict[str, CircuitState] = {}
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the page's state."""
+    return PageState.model_json_schema()
+
+
+def read_annotations(circuit_state: str) -> Annotations:
+    """The part of a circuit's state (JSON, from the page) that its file keeps, checked like a file's.
+
+    Raises:
+        ViewerError: it is not what a circuit file can hold.
+    """
+    try:
+        state = CircuitState.model_validate_json(circuit_state)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ViewerError(f"This can't be kept in a circuit file: {place}: {fault['msg']}.") from error
+    return Annotations(**{name: getattr(state, name) for name in Annotations.model_fields})

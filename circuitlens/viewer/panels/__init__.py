@@ -1,0 +1,1 @@
+"""What the page says in words: nodes, circuits, evidence and interventions. Text only, never HTML."""

@@ -1,0 +1,150 @@
+"""A circuit or a comparison in words: what it explains, how it was made, and what it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dash import html
+
+from circuitlens.circuit import ANSWER, Circuit
+from circuitlens.circuit.comparison import Comparison, Graph
+from circuitlens.errors import CircuitError
+from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
+from circuitlens.viewer.text import count, signed
+
+
+def circuit_name(circuit: Circuit) -> str:
+    """What a circuit is called where there are several: its prompt and answer."""
+    return f"{circuit.prompt} → {circuit.metric.answers[0].text if circuit.metric.answers else ANSWER}"
+
+
+def names(circuits: Sequence[Circuit]) -> list[str]:
+    """What each circuit is called in the switch, numbered where two are alike."""
+    found: list[str] = []
+    for circuit in circuits:
+        name = circuit_name(circuit)
+        alike = sum(other == name or other.startswith(f"{name} (") for other in found)
+        found.append(f"{name} ({alike + 1})" if alike else name)
+    return found
+
+
+def circuit_panel(circuit: Circuit) -> list[Any]:
+    """What a circuit explains, how it was made, and what it comes to."""
+    metric = circuit.metric
+    source = (
+        "zero" if not circuit.from_corrupted else "the corrupted prompts" if circuit.pairs else f"“{circuit.corrupted}”"
+    )
+    frozen = "; attention patterns and layer-norm scales held constant" if circuit.frozen else ""
+    options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
+    rows = [
+        ("Metric", f"{metric} = {signed(metric.value)}"),
+        *([("Corrupted", signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
+        ("Method", f"{circuit.method}, change from {source}{frozen}"),
+        ("Strongest path", strongest_path(circuit)),
+        ("Size", size(circuit)),
+        ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
+        ("Evidence", verdict(circuit)),
+        ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
+    ]
+    return [html.H2("This circuit"), terms(rows)]
+
+
+def comparison_panel(first: Circuit, second: Circuit, comparison: Comparison) -> list[Any]:
+    """What two circuits have in common."""
+    rows = [
+        ("First", f"{first.metric} = {signed(first.metric.value)}"),
+        ("Second", f"{second.metric} = {signed(second.metric.value)}"),
+        ("Nodes", comparison.summary),
+    ]
+    return [html.H2("This comparison"), terms(rows)]
+
+
+def verdict(circuit: Circuit) -> str:
+    """The verdict with its reasons, or why there is none."""
+    if circuit.edited:
+        return "the file was edited after it was written"
+    if circuit.evidence is None:
+        return "not measured; circuitlens verify does it"
+    if circuit.evidence.digest != circuit.content_digest:
+        return "measured of another circuit than this"
+    return f"{circuit.evidence.verdict}: {'; '.join(circuit.evidence.reasons)}"
+
+
+def size(circuit: Circuit) -> str:
+    """How many nodes and edges there are, and how much of what was found they are where more was."""
+    nodes, edges = f"{count(len(circuit.nodes))} nodes", f"{count(len(circuit.edges))} edges"
+    if (found := circuit.found) is not None:
+        kept = [abs(node.attribution) for node in circuit.nodes if not node.is_logit]
+        if len(kept) < found.nodes:
+            share = 100 * sum(kept) / (found.attribution or 1)
+            nodes = f"{count(len(kept))} of {count(found.nodes)} nodes ({share:.0f} % of the attribution)"
+        if len(circuit.edges) < found.edges:
+            edges = f"{count(len(circuit.edges))} of {count(found.edges)} edges"
+    return f"{nodes}, {edges}"
+
+
+def strongest_path(circuit: Circuit) -> str:
+    """The strongest path to the answer in words."""
+    try:
+        return str(circuit.strongest_path())
+    except CircuitError:  # pruned or edited so that the answer's logit is gone
+        return "none: the answer's logit is not in this circuit"
+
+
+def legend(graph: Graph, difference: bool = False) -> list[Any]:
+    """The shapes that the graph's nodes have, and the two signs."""
+    kinds = [kind for kind in KINDS if any(node.kind == kind for node in graph.nodes)]
+    shapes = [html.Span([html.I(className=f"swatch positive {kind}"), KINDS[kind]]) for kind in kinds]
+    return [
+        *shapes,
+        html.Span([html.I(className="stroke positive"), "more in the first" if difference else "raises the metric"]),
+        html.Span([html.I(className="stroke negative"), "less in the first" if difference else "lowers it"]),
+    ]
+
+
+def sums_panel(parts: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The edges of the subgraph as a list, which a screen reader can read."""
+    data = [part["data"] for part in parts]
+    labels = {one["id"]: one["label"] for one in data if "label" in one}
+    edges = sorted((one for one in data if "weight" in one), key=lambda one: -abs(one["weight"]))
+    rows = [
+        html.Tr(
+            [
+                html.Td(f"{labels[edge['source']]} → {labels[edge['target']]}"),
+                html.Td(signed(edge["weight"]), className="weight"),
+            ],
+            className="positive" if edge["weight"] >= 0 else "negative",
+        )
+        for edge in edges[:LISTED]
+    ]
+    if not rows:
+        return []
+    return [html.H3("Edges between them"), html.Table(html.Tbody(rows))]
+
+
+def has_corrupted(circuit: Circuit) -> bool:
+    """Whether there is a corrupted prompt, whose values nodes can be set to."""
+    return all(pair.corrupted is not None for pair in circuit.questions)
+
+
+def page_data(circuits: Sequence[Circuit]) -> dict[str, Any]:
+    """What the page's script has to know of the circuits that are open."""
+    return {
+        "names": names(circuits),
+        "circuits": [
+            {
+                "corrupted": has_corrupted(circuit),
+                "strongest": _strongest_feature(circuit),
+                "annotations": None if circuit.annotations is None else circuit.annotations.model_dump(mode="json"),
+            }
+            for circuit in circuits
+        ],
+    }
+
+
+def _strongest_feature(circuit: Circuit) -> str | None:
+    # A feature may matter by its absence; one that is active comes first, since that can be switched off.
+    features = (node for node in circuit.nodes if node.kind == "feature")
+    strongest = max(features, key=lambda node: (node.activation != 0, abs(node.attribution)), default=None)
+    return strongest and strongest.id

@@ -1,0 +1,82 @@
+"""A circuit's evidence in words and figures, or how to measure it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dash import dcc, html
+
+from circuitlens.circuit import Circuit, full_name
+from circuitlens.circuit.evidence import Evidence
+from circuitlens.viewer.panels.circuit import circuit_name, verdict
+from circuitlens.viewer.panels.parts import LISTED, focus_button
+from circuitlens.viewer.text import count
+from circuitlens.viewer.theme import themed
+
+MARKS = {"passed": "✓", "weak": "~", "failed": "✗", "not tested": "–"}
+
+
+def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bool) -> list[Any]:
+    """The evidence in words and figures, or how to measure it."""
+    head = html.H2(f"Does this circuit really form? {circuit_name(circuit)}")
+    evidence = circuit.evidence
+    if evidence is None or evidence.digest != circuit.content_digest or circuit.edited:
+        return [head, *_how_to_measure(circuit, file, can_load), _conservation(circuit)]
+    from circuitlens.report.plots import effect_plot, faithfulness_plot
+
+    labels = {node.id: full_name(node, circuit.tokens) for node in circuit.nodes}
+    figures = faithfulness_plot(evidence), effect_plot(evidence, labels)
+    plots = [dcc.Graph(figure=themed(figure, scheme), config={"displaylogo": False}) for figure in figures]
+    return [
+        head,
+        html.P(html.Strong(f"Verdict: {evidence.verdict}"), className=f"verdict {evidence.verdict.replace(' ', '-')}"),
+        html.Ul([html.Li(reason) for reason in evidence.reasons]),
+        _core(circuit, evidence),
+        _checks(evidence),
+        html.Div(plots, className="plots"),
+        _conservation(circuit),
+    ]
+
+
+def _how_to_measure(circuit: Circuit, file: str | None, can_load: bool) -> list[Any]:
+    why = "Nothing was measured of this circuit yet" if circuit.evidence is None else verdict(circuit).capitalize()
+    how = "Measure it here with the button below, or " if can_load else "Its model can't be loaded here. Elsewhere "
+    python = "circuit = circuitlens.verify(adapter, circuit)"
+    return [
+        html.P(f"{why}: it is a claim about the model, and attribution alone does not say if it holds."),
+        html.P([how, "run ", html.Code(f"circuitlens verify {file}" if file else python), "."]),
+    ]
+
+
+def _conservation(circuit: Circuit) -> Any:
+    residual = circuit.conservation_residual
+    largest = max((abs(node.attribution) for node in circuit.nodes), default=0.0)
+    return html.P(
+        f"Conservation: a node's outgoing edges sum to its attribution; the largest gap is {residual:.1e}"
+        + (f", {residual / largest:.0e} of the largest attribution." if largest else ".")
+    )
+
+
+def _core(circuit: Circuit, evidence: Evidence) -> Any:
+    by_id = {node.id: node for node in circuit.nodes}
+    core = [by_id[name] for name in evidence.core if name in by_id]
+    buttons = [part for node in core[:LISTED] for part in (focus_button(node, full_name(node, circuit.tokens)), " ")]
+    more = [f"and {count(len(core) - LISTED)} more"] if len(core) > LISTED else []
+    return html.P([f"Its core, {len(core)} of {len(circuit.nodes)} nodes: ", *buttons, *more])
+
+
+def _checks(evidence: Evidence) -> Any:
+    heads = [html.Th(text, scope="col") for text in ("Result", "Check", "Figure", "Wanted", "What it is")]
+    rows = [
+        html.Tr(
+            [
+                html.Td(html.Span(MARKS[check.status], title=check.status), className=check.status.replace(" ", "-")),
+                html.Th(check.name, scope="row"),
+                html.Td("" if check.value is None else f"{check.value:.3g}", className="weight"),
+                html.Td("" if check.supported is None else f"{check.supported:.3g}", className="weight"),
+                html.Td(check.reason),
+            ]
+        )
+        for check in evidence.checks
+    ]
+    return html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)], className="checks")
