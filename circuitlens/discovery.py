@@ -1,45 +1,22 @@
-"""Prompts in, circuit out: one pipeline, for one prompt (`find`) and for many (`aggregate`).
-
-1. Each batch of prompts is scored by itself into sums by node, which are joined.
-2. The strongest nodes by |mean| are kept.
-3. Each batch gives the edges between those (and, for a method that measures, their measured effects). Every prompt
-   gives every kept edge what it is there, small or 0, so that a mean has no threshold in it.
-
-Memory is that of one batch and of the sums, whose size is the number of different nodes, not of prompts.
-"""
+"""Prompts in, circuit out: `find` for one prompt, `aggregate` for many, over the same pipeline."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
-from jaxtyping import Bool, Int
-from pydantic import ValidationError
-from torch import Tensor
 
-from circuitlens.adapter import LOGITS, Adapter, Site
-from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes, steps_of_batch
-from circuitlens.attribution.methods import METHODS, choose_method
-from circuitlens.attribution.node_index import VECTOR, NodeIndex, node_id
-from circuitlens.attribution.sums import (
-    ACTIVATION,
-    ATTRIBUTION,
-    BatchSums,
-    KeyedSums,
-    among,
-    edge_sums,
-    measured_sums,
-)
-from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
-from circuitlens.errors import AdapterError, PromptError
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.methods import choose_method
+from circuitlens.circuit import Circuit
+from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
-from circuitlens.progress import Progress, ProgressCallback
+from circuitlens.pipeline import BATCH, Search
+from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
-from circuitlens.prompts.batch import Outputs, PromptBatch, Score, tokenize
+from circuitlens.prompts.batch import Outputs, Score, tokenize
 from circuitlens.prompts.pairs import Pair
 
 log = logging.getLogger(__name__)
@@ -49,9 +26,6 @@ MAX_NODES, MAX_EDGES = 500, 10_000
 
 MAX_NODES_OF_MANY = 100
 """The same of a circuit over many prompts: what carries a decision on many prompts is little."""
-
-BATCH = 16
-"""Prompts to a batch."""
 
 
 def find(
@@ -107,7 +81,7 @@ def find(
             prompt=prompt, corrupted=corrupted, answer=_texts(answer), distractor=_texts(distractor or ())
         )
         prompts = PromptSet.of_one(pair, batch.clean.tokens[0])
-        search = _Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges)
+        search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges)
         return search.run(progress)
 
 
@@ -152,242 +126,8 @@ def aggregate(
         example = tokenize_pairs(adapter, prompts.pairs[:1], metric)
         if metric is None:
             metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
-        search = _Search(adapter, prompts, example, method, metric, frozen, max_nodes, max_edges, batch_size)
+        search = Search(adapter, prompts, example, method, metric, frozen, max_nodes, max_edges, batch_size)
         return search.run(progress)
-
-
-@dataclass(frozen=True)
-class _Search:
-    """What is asked: prompts, the first of them as a batch, and how their circuit is to be found."""
-
-    adapter: Adapter
-    prompts: PromptSet
-    example: PromptBatch
-    method: MethodName
-    metric: MetricName | Score | None
-    frozen: bool
-    max_nodes: int | None
-    max_edges: int | None
-    batch_size: int = BATCH
-    index: NodeIndex = field(init=False)
-
-    def __post_init__(self) -> None:
-        for name, count in (("max_nodes", self.max_nodes), ("max_edges", self.max_edges)):
-            if count is not None and count < 0:
-                raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
-        named = torch.cat([self.example.metric.answers, self.example.metric.distractors], 1)
-        outputs = max(2, int(named.max()) + 1)
-        object.__setattr__(self, "index", NodeIndex.of(self.adapter, len(self.prompts.labels), outputs))
-
-    @property
-    def connects(self) -> bool:
-        """Whether edges are asked for."""
-        return self.max_edges != 0
-
-    def run(self, callback: ProgressCallback | None) -> Circuit:
-        """The circuit."""
-        batches = list(self.prompts.batches(self.batch_size))
-        again = len(batches) > 1  # one batch is scored once; of several none is kept
-        second = self.connects or METHODS[self.method].measures
-        steps = steps_of_batch(self.adapter, self.method)
-        more = second * again * steps.nodes + steps.measured + self.connects * steps.edges
-        total = len(batches) * (steps.nodes + more)
-        with Progress(total, callback) as progress:
-            sums, found = None, None
-            for batch in batches:
-                found = None  # let go of the last batch before the next one is scored
-                found = self._score(batch, progress)
-                more = BatchSums.of(self.index, batch, found)
-                sums = more if sums is None else sums.merged(more)
-            assert sums is not None, "there is a prompt"
-            kept = sums.nodes.keys[_strongest(self.index, sums, self.max_nodes)]
-            edges, measured, residual = KeyedSums.empty(1), KeyedSums.empty(1), 0.0
-            for batch in batches if second else ():
-                if again:
-                    found = None
-                    found = self._score(batch, progress)
-                assert found is not None, "there is a batch"
-                if METHODS[self.method].measures:
-                    more = measured_sums(self.index, batch, found, kept, progress)
-                    measured = measured.merged(more)
-                if self.connects:
-                    keep, place = among(self.index, batch, found, kept)
-                    scores, worst = attribute_edges(found, keep, progress)
-                    edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
-        return self._circuit(sums, kept, edges, measured, residual)
-
-    def _score(self, batch: PromptSet, progress: Progress) -> Attributions:
-        asked = self.example
-        if batch.by is not None:
-            asked = tokenize_pairs(self.adapter, batch.pairs, self.metric)
-        return attribute_nodes(self.adapter, asked, self.method, self.frozen, progress)
-
-    def _circuit(
-        self, sums: BatchSums, kept: Int[Tensor, " kept"], edges: KeyedSums, measured: KeyedSums, residual: float
-    ) -> Circuit:
-        """The sums as plain values, without nodes that do not change and have no edge."""
-        count, table = sums.prompts, sums.nodes
-        if METHODS[self.method].measures:
-            table = _with_measured(table, kept, measured)
-        edges = KeyedSums(edges.keys[edges.sums[:, 0] != 0], edges.sums[edges.sums[:, 0] != 0])
-        alive = sums.changed
-        ends = kept[torch.cat([edges.keys // max(len(kept), 1), edges.keys % max(len(kept), 1)])]
-        alive[torch.searchsorted(table.keys, ends)] = True
-        inner = alive & ~self.index.is_logit(table.keys)
-        site, _, index = self.index.parts(table.keys)
-        coded = torch.tensor([s for s, each in enumerate(self.adapter.sites) if each.kind == "feature"]).long()
-        clean, other = (sums.metric / count).tolist()
-        gaps = zip(self.adapter.sites, (sums.gaps / count).tolist(), strict=True)
-        try:
-            nodes = self._nodes(table, alive, kept, count)
-            return Circuit(
-                created_by=f"circuitlens {version('circuitlens')}",
-                adapter=self.adapter.name,
-                options=self.adapter.options,
-                **self._prompt_fields(),
-                tokens=self.prompts.labels,
-                metric=MetricRecord(
-                    **self._output_fields(),
-                    name=self.example.metric.name,
-                    value=clean,
-                    corrupted_value=None if self.example.corrupted is None else other,
-                ),
-                method=self.method,
-                frozen=self.frozen,
-                found=FullGraphSize(
-                    nodes=int(inner.sum()),
-                    features=int((inner & torch.isin(site, coded) & (index != VECTOR)).sum()),
-                    attribution=(table.sums[inner, ATTRIBUTION] / count).abs().sum().item(),
-                    edges=len(edges.keys),
-                ),
-                completeness_gaps={s.name: gap for s, gap in gaps} if METHODS[self.method].has_gaps else {},
-                conservation_residual=residual,
-                nodes=tuple(nodes.values()),
-                edges=_edges(kept, nodes, edges, self.max_edges, count),
-            )
-        except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            raise AdapterError(
-                f"Adapter {self.adapter.name!r} names parts of its model so that they make no circuit: "
-                f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}."
-            ) from error
-
-    def _prompt_fields(self) -> Mapping[str, Any]:
-        """What the circuit says of its prompts."""
-        pairs, first = self.prompts.pairs, self.prompts.pairs[0]
-        if self.prompts.by is None:
-            return {"prompt": first.prompt, "corrupted": first.corrupted}
-        told = first.prompt if len(pairs) == 1 else f"{len(pairs)} prompts such as {first.prompt!r}"
-        return {"prompt": told, "corrupted": first.corrupted, "pairs": pairs, "by": self.prompts.by}
-
-    def _output_fields(self) -> Mapping[str, tuple[Output, ...]]:
-        """The answers and distractors of a single prompt; of many each pair says its own."""
-        if self.prompts.by is not None:
-            return {"answers": (), "distractors": ()}
-        (pair,), metric = self.prompts.pairs, self.example.metric
-        both = {"answers": (pair.answer, metric.answers), "distractors": (pair.distractor, metric.distractors)}
-        return {
-            name: tuple(Output(text=text, index=i) for text, i in zip(texts, index[0].tolist(), strict=True))
-            for name, (texts, index) in both.items()
-        }
-
-    def _nodes(self, table: KeyedSums, alive: Tensor, kept: Tensor, count: int) -> dict[int, Node]:
-        """The kept nodes that are alive, by number, with their means."""
-        numbers = kept[alive[torch.searchsorted(table.keys, kept)]]
-        rows = KeyedSums(numbers, table.at(numbers))
-        columns = (*self.index.parts(numbers), *(rows.sums[:, [ACTIVATION, ATTRIBUTION]] / count).T)
-        values = zip(*(column.tolist() for column in columns), rows.errors(ATTRIBUTION, count), strict=True)
-        many = self.prompts.by is not None
-        return {
-            number: make_node(self.adapter, *each, many=many)
-            for number, each in zip(numbers.tolist(), values, strict=True)
-        }
-
-
-def make_node(
-    adapter: Adapter,
-    s: int,
-    pos: int,
-    index: int,
-    activation: float,
-    attribution: float,
-    standard_error: float | None = None,
-    *,
-    many: bool = False,
-) -> Node:
-    """A plain node by its site's number, position and index (or `VECTOR`); of `many` prompts, whose outputs differ, a
-    logit's index is 0 for their answers and 1 for their distractors.
-    """
-    number = None if index == VECTOR else index
-    url = None
-    if s == len(adapter.sites):
-        name, hook, kind = LOGITS, LOGITS, "logit"
-        layer = max(site.layer for site in adapter.sites) + 1
-        if many and number is not None:
-            label = which = (ANSWER, DISTRACTOR)[number]
-            number = None
-        else:
-            label = "all other outputs" if number is None else adapter.output_label(number)
-            which = "other" if number is None else number
-    else:
-        site = adapter.sites[s]
-        name, hook, layer = site.name, site.write, site.layer
-        if number is not None:
-            kind, label, url, which = site.kind, adapter.label(site, number), adapter.url(site, number), number
-        elif site.coder is None:
-            kind = which = "embedding"
-            label = name
-        else:
-            kind = which = "error"
-            label = _error_label(adapter, site)
-    return Node(
-        id=node_id(name, pos, which),
-        kind=kind,
-        hook=hook,
-        layer=layer,
-        pos=pos,
-        index=number,
-        label=label,
-        activation=activation,
-        attribution=attribution,
-        standard_error=standard_error,
-        url=url,
-    )
-
-
-def _error_label(adapter: Adapter, site: Site) -> str:
-    """ "error", or where its layer has several coders whose error it is."""
-    if not any(other.layer == site.layer and other.coder for other in adapter.sites if other is not site):
-        return "error"
-    return f"{site.write.rsplit('.', 1)[-1].removeprefix('hook_')} error"
-
-
-def _edges(kept: Tensor, nodes: Mapping[int, Node], edges: KeyedSums, most: int | None, count: int) -> tuple[Edge, ...]:
-    """The strongest edges, with their means."""
-    chosen = edges.sums[:, 0].abs().argsort(descending=True, stable=True)[:most]
-    rows = KeyedSums(edges.keys[chosen], edges.sums[chosen])
-    columns = (kept[rows.keys // max(len(kept), 1)], kept[rows.keys % max(len(kept), 1)], rows.sums[:, 0] / count)
-    return tuple(
-        Edge(source=nodes[u].id, target=nodes[d].id, weight=weight, standard_error=error)
-        for u, d, weight, error in zip(*(c.tolist() for c in columns), rows.errors(0, count), strict=True)
-    )
-
-
-def _strongest(index: NodeIndex, sums: BatchSums, count: int | None) -> Bool[Tensor, " node"]:
-    """Marks the `count` nodes of largest |mean attribution|, and all logit nodes; every node for None."""
-    logits = index.is_logit(sums.nodes.keys)
-    if count is None or count >= int((~logits).sum()):
-        return torch.ones_like(logits)
-    strength = sums.nodes.sums[:, ATTRIBUTION].abs().masked_fill(logits, -1)
-    return logits.index_fill(0, strength.argsort(descending=True, stable=True)[:count], True)
-
-
-def _with_measured(table: KeyedSums, kept: Tensor, measured: KeyedSums) -> KeyedSums:
-    """The sums with the kept nodes' attributions replaced by their measured effects."""
-    sums, at = table.sums.clone(), torch.searchsorted(table.keys, kept)
-    square = sums.shape[1] // 2 + ATTRIBUTION
-    sums[at[:, None], torch.tensor([ATTRIBUTION, square])] = measured.at(kept)
-    return KeyedSums(table.keys, sums)
 
 
 def _texts(outputs: Outputs) -> tuple[str, ...]:

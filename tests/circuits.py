@@ -15,9 +15,9 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
-from circuitlens.discovery import make_node
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.literals import AblationKind, MethodName
+from circuitlens.pipeline import make_node
 from circuitlens.prompts.pairs import Pair
 from circuitlens.prompts.words import NOUNS, plural_of
 

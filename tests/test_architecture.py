@@ -24,7 +24,18 @@ PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
     *("errors", "files", "literals", "options", "progress", "prompts.pairs", "prompts.words", "prompts.tasks"),
-    *("adapter", "registry", "prompts", "tracing", "edits", "attribution", "circuit", "discovery", "evaluation"),
+    *(
+        "adapter",
+        "registry",
+        "prompts",
+        "tracing",
+        "edits",
+        "attribution",
+        "circuit",
+        "pipeline",
+        "discovery",
+        "evaluation",
+    ),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
 CONTRACT = {"errors", "files", "literals", "options", "adapter", "prompts.tasks", "prompts.words"}  # for plugins

@@ -18,10 +18,10 @@ from circuitlens.attribution.attributions import Attributions, attribute_nodes
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, measured_sums
 from circuitlens.circuit import Circuit, Node
-from circuitlens.discovery import make_node
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.literals import MetricName
+from circuitlens.pipeline import make_node
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
 

@@ -11,9 +11,10 @@ import pytest
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import ANSWER, DISTRACTOR, VERSION, open_circuit
 from circuitlens.circuit.evidence import Evidence
-from circuitlens.discovery import BATCH, aggregate
+from circuitlens.discovery import aggregate
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName
+from circuitlens.pipeline import BATCH
 from tests.circuits import PAIRS, pair, toy_pairs
 from tests.tiny_transformer import TinyTransformer
 

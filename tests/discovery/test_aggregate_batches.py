@@ -206,7 +206,7 @@ def test_a_batch_is_let_go_before_the_next_is_scored(
         scored.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr("circuitlens.discovery.attribute_nodes", watched)
+    monkeypatch.setattr("circuitlens.pipeline.attribute_nodes", watched)
     aggregate(toy, toy_pairs(20), method, max_nodes=4, batch_size=8)
     assert len(scored) == 6  # three batches, for the nodes and again for the edges
     scored.clear()
