@@ -5,6 +5,7 @@ from __future__ import annotations
 from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Evidence
+from circuitlens.errors import CircuitError
 from circuitlens.literals import CheckStatus
 
 MARKS: dict[CheckStatus, str] = {"passed": "yes", "weak": "weak", "failed": "no", "not tested": "–"}
@@ -13,13 +14,13 @@ MARKS: dict[CheckStatus, str] = {"passed": "yes", "weak": "weak", "failed": "no"
 
 def summary_rows(circuit: Circuit) -> list[tuple[str, str]]:
     """What a circuit explains, how it was found, and what it comes to, each with its title."""
-    path, found, gaps = circuit.strongest_path(), circuit.found, describe_gaps(circuit)
+    found, gaps = circuit.found, describe_gaps(circuit)
     return [
         ("metric", describe_metric(circuit)),
         ("method", describe_method(circuit)),
         *([] if found is None else [("active", f"{found.features} features, {len(circuit.tokens)} tokens")]),
         ("size", describe_size(circuit)),
-        ("strongest path", f"{path} (weakest edge {path.weight:+.3f})"),
+        ("strongest path", describe_path(circuit)),
         ("conservation", describe_conservation(circuit)),
         *([("integration", gaps)] if gaps else []),
     ]
@@ -43,6 +44,15 @@ def describe_method(circuit: Circuit) -> str:
     """The attribution method, its baseline, and whether attention and norms were frozen."""
     frozen = ", attention patterns and layer-norm scales held" if circuit.frozen else ""
     return f"{circuit.method}: {METHODS[circuit.method].summary} from {name_baseline(circuit)}{frozen}"
+
+
+def describe_path(circuit: Circuit) -> str:
+    """The strongest path to the answer, with its weakest edge."""
+    try:
+        path = circuit.strongest_path()
+    except CircuitError:  # pruned or edited so that the answer's logit is gone
+        return "none: the answer's logit is not in this circuit"
+    return f"{path} (weakest edge {path.weight:+.3f})"
 
 
 def describe_size(circuit: Circuit) -> str:

@@ -9,9 +9,15 @@ from dash import html
 
 from circuitlens.circuit import ANSWER, Circuit
 from circuitlens.circuit.comparison import Comparison, Graph
-from circuitlens.errors import CircuitError
+from circuitlens.report.summary import (
+    describe_conservation,
+    describe_method,
+    describe_metric,
+    describe_path,
+    describe_size,
+)
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
-from circuitlens.viewer.text import count, signed
+from circuitlens.viewer.text import signed
 
 
 def circuit_name(circuit: Circuit) -> str:
@@ -31,19 +37,13 @@ def names(circuits: Sequence[Circuit]) -> list[str]:
 
 def circuit_panel(circuit: Circuit) -> list[Any]:
     """What a circuit explains, how it was made, and what it comes to."""
-    metric = circuit.metric
-    source = (
-        "zero" if not circuit.from_corrupted else "the corrupted prompts" if circuit.pairs else f"“{circuit.corrupted}”"
-    )
-    frozen = "; attention patterns and layer-norm scales held constant" if circuit.frozen else ""
     options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
     rows = [
-        ("Metric", f"{metric} = {signed(metric.value)}"),
-        *([("Corrupted", signed(metric.corrupted_value))] if metric.corrupted_value is not None else []),
-        ("Method", f"{circuit.method}, change from {source}{frozen}"),
-        ("Strongest path", strongest_path(circuit)),
-        ("Size", size(circuit)),
-        ("Conservation", f"residual {circuit.conservation_residual:.1e}"),
+        ("Metric", describe_metric(circuit)),
+        ("Method", describe_method(circuit)),
+        ("Strongest path", describe_path(circuit)),
+        ("Size", describe_size(circuit)),
+        ("Conservation", describe_conservation(circuit)),
         ("Evidence", verdict(circuit)),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
@@ -69,27 +69,6 @@ def verdict(circuit: Circuit) -> str:
     if circuit.evidence.digest != circuit.content_digest:
         return "measured of another circuit than this"
     return f"{circuit.evidence.verdict}: {'; '.join(circuit.evidence.reasons)}"
-
-
-def size(circuit: Circuit) -> str:
-    """How many nodes and edges there are, and how much of what was found they are where more was."""
-    nodes, edges = f"{count(len(circuit.nodes))} nodes", f"{count(len(circuit.edges))} edges"
-    if (found := circuit.found) is not None:
-        kept = [abs(node.attribution) for node in circuit.nodes if not node.is_logit]
-        if len(kept) < found.nodes:
-            share = 100 * sum(kept) / (found.attribution or 1)
-            nodes = f"{count(len(kept))} of {count(found.nodes)} nodes ({share:.0f} % of the attribution)"
-        if len(circuit.edges) < found.edges:
-            edges = f"{count(len(circuit.edges))} of {count(found.edges)} edges"
-    return f"{nodes}, {edges}"
-
-
-def strongest_path(circuit: Circuit) -> str:
-    """The strongest path to the answer in words."""
-    try:
-        return str(circuit.strongest_path())
-    except CircuitError:  # pruned or edited so that the answer's logit is gone
-        return "none: the answer's logit is not in this circuit"
 
 
 def legend(graph: Graph, difference: bool = False) -> list[Any]:
