@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from circuitlens.prompts.pairs import Pair
 
 Prompts = Annotated[
-    Path | None,
-    typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common."),
+    Path | None, typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common.")
 ]
 Grouping = Annotated[
     PositionGrouping | None,

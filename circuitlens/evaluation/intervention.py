@@ -22,15 +22,7 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
-from circuitlens.edits import (
-    NodeMask,
-    SiteValues,
-    dense_features,
-    in_turn,
-    is_bos,
-    own_tokens,
-    set_nodes,
-)
+from circuitlens.edits import NodeMask, SiteValues, dense_features, in_turn, is_bos, own_tokens, set_nodes
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation.circuit_inputs import (
     BATCH,

@@ -73,11 +73,7 @@ def split_nouns(nouns: Sequence[str], test_share: float, seed: int) -> tuple[lis
 
 
 def agreement(
-    kind: AgreementKind,
-    nouns: Sequence[str],
-    count: int,
-    seed: int,
-    verbs: Sequence[tuple[str, str]] = VERBS,
+    kind: AgreementKind, nouns: Sequence[str], count: int, seed: int, verbs: Sequence[tuple[str, str]] = VERBS
 ) -> list[Pair]:
     """Subject-verb agreement: the corrupted prompt has the subject in the other number (Linzen et al. 2016; the kinds
     and cases are those of Marks et al. 2024).

@@ -159,11 +159,7 @@ def _hidden(model: AgreementModel, x: Float[Tensor, "batch 2"]) -> Float[Tensor,
 
 @torch.no_grad()
 def _measure(
-    model: AgreementModel,
-    sae: ToySAE,
-    x: Float[Tensor, "sentence 2"],
-    y: Int[Tensor, " sentence"],
-    noise: float,
+    model: AgreementModel, sae: ToySAE, x: Float[Tensor, "sentence 2"], y: Int[Tensor, " sentence"], noise: float
 ) -> Measured:
     noisy = x + noise * torch.randn_like(x)
     hidden = _hidden(model, noisy)
