@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -47,6 +48,14 @@ class PromptSet:
             now = slice(start, start + size)
             yield PromptSet(self.pairs[now], self.groups[now], self.labels, by=self.by)
 
+    def sample(self, count: int, seed: int) -> PromptSet:
+        """At most `count` of the prompts, in their order."""
+        if len(self) <= count:
+            return self
+        chosen = sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist())
+        pairs, groups = (tuple(column[n] for n in chosen) for column in (self.pairs, self.groups))
+        return replace(self, pairs=pairs, groups=groups)
+
     def table(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
         """The group of every position of a padded batch, -1 at padding."""
         table = torch.full_like(inputs.mask, -1, dtype=torch.long)
@@ -73,8 +82,7 @@ def align(
     for number, pair in enumerate(pairs, 1):
         try:
             # One at a time, so that each says what is wrong with it; no model runs.
-            clean = tokenize_pairs(adapter, [pair]).clean
-            read.append((number, pair, clean.tokens[0]))
+            read.append((number, pair, tokenize_pairs(adapter, [pair]).clean.tokens[0]))
         except PromptError as error:
             skipped.append(Skipped(number, pair.prompt, str(error)))
     lengths = Counter(len(tokens) for _, _, tokens in read)
