@@ -99,14 +99,13 @@ def align(
             case "sum":
                 fits, why, mine = True, "", [ALL] * len(tokens)
             case "role":
-                mine = _roles(pair, tokens)
-                fits = mine is not None and (labels is None or set(mine) <= set(labels))
+                mine = _roles(pair, tokens) or []
+                fits = bool(mine) and (labels is None or set(mine) <= set(labels))
                 why = "Its tokens do not spell it, so its words' roles are not theirs."
                 if mine:
                     why = "Its roles are not those of the circuit."
                 elif not pair.roles:
                     why = "Its words have no roles, one name a word."
-                mine = mine or []
         if fits:
             used.append((pair, tokens, mine))
         else:
@@ -117,7 +116,9 @@ def align(
         raise PromptError(f"None of the {len(pairs)} prompts can be used.{why}")
     _all_or_none([pair for pair, _, _ in used])
     if by == "position":
-        names = names or [_common([tokens[pos] for _, tokens, _ in used], pos) for pos in range(length)]
+        columns = zip(*(tokens for _, tokens, _ in used), strict=True)
+        # A position is called by its token, if that is the same in all prompts.
+        names = names or [each[0] if len(set(each)) == 1 else f"[{pos}]" for pos, each in enumerate(columns)]
         groups = [tuple(range(length))] * len(used)
     else:
         names = names or list(dict.fromkeys(name for _, _, mine in used for name in mine))
@@ -173,8 +174,3 @@ def _roles(pair: Pair, tokens: Sequence[str]) -> list[str] | None:
         # A token of nothing but space begins the next word.
         roles.append(of_letter[end - 1 if count else min(end, len(of_letter) - 1)])
     return roles
-
-
-def _common(tokens: Sequence[str], pos: int) -> str:
-    """What to call a position: its token, if it is the same in all prompts."""
-    return tokens[0] if len(set(tokens)) == 1 else f"[{pos}]"

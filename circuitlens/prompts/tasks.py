@@ -156,8 +156,18 @@ def indirect_object(count: int, seed: int, names: Sequence[str] = NAMES) -> list
             break
         left = list(names)
         io, subject, third = (left.pop(n) for n in at[3:])
+        case, template = cases[number % 2], TEMPLATES[at[0]]
+        first, second = (io, subject) if case == "ABBA" else (subject, io)
+        filled = partial(template.format, first=first, second=second, place=PLACES[at[1]], thing=THINGS[at[2]])
         pairs.append(
-            _indirect_object(TEMPLATES[at[0]], PLACES[at[1]], THINGS[at[2]], io, subject, third, cases[number % 2])
+            Pair(
+                prompt=filled(giver=subject),
+                corrupted=filled(giver=third),
+                answer=(f" {io}",),
+                distractor=(f" {subject}",),
+                case=case,
+                roles=_roles(template, case),
+            )
         )
     return pairs
 
@@ -173,22 +183,15 @@ def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[P
         PromptError: the count is negative.
     """
     check_count(count)
-    nouns = list(dict.fromkeys(nouns))
+    nouns, years = list(dict.fromkeys(nouns)), tuple(f"{year:02}" for year in range(100))
     starts = [(c, yy) for c in CENTURIES for yy in range(2, 99) if f"{c}{yy:02}" not in WHOLE_YEARS]
     pairs = []
     for noun, start in _grid(Random(seed), (len(nouns), len(starts)), count):
         century, yy = starts[start]
-        prompt = f"The {nouns[noun]} lasted from the year {century}%s to the year {century}"
-        years = [f"{year:02}" for year in range(100)]
-        pairs.append(
-            Pair(
-                prompt=prompt % f"{yy:02}",
-                corrupted=prompt % "01",
-                answer=tuple(years[yy + 1 :]),
-                distractor=tuple(years[: yy + 1]),
-                roles=YEAR_ROLES,
-            )
-        )
+        text = f"The {nouns[noun]} lasted from the year {century}%s to the year {century}"
+        later, earlier = years[yy + 1 :], years[: yy + 1]
+        prompt, corrupted = text % years[yy], text % "01"
+        pairs.append(Pair(prompt=prompt, corrupted=corrupted, answer=later, distractor=earlier, roles=YEAR_ROLES))
     return pairs
 
 
@@ -246,25 +249,14 @@ def _agreement(
     )
 
 
-def _indirect_object(
-    template: str, place: str, thing: str, io: str, subject: str, third: str, case: Literal["ABBA", "BABA"]
-) -> Pair:
-    """One pair."""
-    first, second = (io, subject) if case == "ABBA" else (subject, io)
+def _roles(template: str, case: str) -> tuple[str, ...]:
+    """The roles of the words of a sentence on indirect objects."""
     words = template.split()
     one, two, giver = (words.index(slot) for slot in ("{first}", "{second}", "{giver}"))
     roles = ["opening"] * one + ["scene"] * (giver - one) + ["action"] * (len(words) - giver - 1) + ["end"]
     roles[one], roles[one + 1], roles[two] = ("IO", "and", "S1") if case == "ABBA" else ("S1", "and", "IO")
     roles[giver] = "S2"
-    filled = partial(template.format, first=first, second=second, place=place, thing=thing)
-    return Pair(
-        prompt=filled(giver=subject),
-        corrupted=filled(giver=third),
-        answer=(f" {io}",),
-        distractor=(f" {subject}",),
-        case=case,
-        roles=tuple(roles),
-    )
+    return tuple(roles)
 
 
 def _grid(rng: Random, sizes: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:

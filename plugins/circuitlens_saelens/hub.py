@@ -20,7 +20,6 @@ from huggingface_hub import constants
 
 from circuitlens.errors import AdapterError
 from circuitlens.files import format_bytes
-from circuitlens_saelens.messages import first_line
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +64,12 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, fit for a sentence: its kind and its first line, without a full stop."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}".rstrip(".: ")
+
+
 def _cached(repo: str, name: str) -> Path | None:
     path = huggingface_hub.try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE)
     return Path(path) if isinstance(path, str) else None
@@ -76,10 +81,9 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
     if config is None:
         return dict.fromkeys(MODEL_FILES)
     folder = config.parent
-    index = folder / "model.safetensors.index.json"
-    parts = ["model.safetensors"]
-    if index.exists():
-        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    parts = {"model.safetensors"}
+    if (index := folder / "model.safetensors.index.json").exists():
+        parts = set(json.loads(index.read_text())["weight_map"].values())
     found: dict[str, Path | None] = {"config.json": config}
     if all((folder / name).exists() for name in parts):
         found |= {name: folder / name for name in parts}
