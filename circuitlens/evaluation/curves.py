@@ -37,10 +37,8 @@ def curve(
 ) -> Curve:
     """Faithfulness, with errors and without, and completeness of the first `counts` of the `ranked` nodes.
 
-    `controls` are random circuits, by the count that they are set beside.
-
-    Raises:
-        PromptError: all nodes and none give the same metric.
+    `controls` are random circuits, by the count that they are set beside. Raises PromptError where all nodes and none
+    give the same metric.
     """
     keep, without = sub_circuits(runs, ranked, counts)
     kept, removed = (runs.faithfulness(runs(variants, False)) for variants in (keep, without))

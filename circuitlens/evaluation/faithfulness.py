@@ -53,17 +53,10 @@ class _Batch:
 
 
 class AblationRuns:
-    """Runs of a model on one set of prompts with some of `nodes` kept or ablated.
+    """Runs of a model on one set of prompts with some of `nodes`, which have `circuit`'s positions, kept or ablated.
 
-    Args:
-        adapter: the model.
-        circuit: whose metric and positions count.
-        prompts: the prompts.
-        ablation: what ablated nodes are set to.
-        nodes: those that can be kept or ablated one by one; in `circuit`'s positions.
-        metric: where the circuit's was a function.
-        reference: prompts for mean ablation, by default all of `prompts`, clean and corrupted.
-        on_run: called after each run.
+    `metric` is needed where the circuit's was a function. `reference` are the prompts whose mean is taken, by default
+    all of `prompts`, clean and corrupted. `on_run` is called after each run.
 
     Raises:
         CircuitError: a node is none of the adapter's.
@@ -107,10 +100,8 @@ class AblationRuns:
         return torch.cat(columns, 1)
 
     def faithfulness(self, metric: Float[Tensor, "variant pair"]) -> list[float]:
-        """Where the mean metric of each variant lies between no nodes (0) and all (1).
-
-        Raises:
-            PromptError: these are the same, so that there is nothing to explain.
+        """Where the mean metric of each variant lies between no nodes (0) and all (1); raises PromptError where these
+        are the same, so that there is nothing to explain.
         """
         full, empty = self.full_model.double().mean(), self.empty_circuit.double().mean()
         if abs(full - empty) <= TINY * max(abs(full), abs(empty)):

@@ -113,8 +113,8 @@ class Measurements:
         """The circuit's prompts, or a sample, scored again."""
         prompts = self.own_prompts.sample(SCORED * self.settings.prompts, self.settings.seed)
         self.stage = "attribution and effects"
-        metric = self.settings.metric
-        return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, self._fixed_group, self._on_run)
+        metric, fixed = self.settings.metric, self._fixed_group
+        return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, fixed, self._on_run)
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -146,10 +146,8 @@ class Measurements:
 
         1 for prompts that differ in anything else.
         """
-        turned = torch.ones_like(self.runs.full_model)
-        pairs = self.run_prompts.pairs
-        flips = [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]
-        if flips:
+        turned, pairs = torch.ones_like(self.runs.full_model), self.run_prompts.pairs
+        if flips := [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]:
             batch = tokenize_pairs(self.adapter, [pairs[n] for n in flips], self.settings.metric)
             assert batch.corrupted is not None, "they differ from one"
             with torch.no_grad():
@@ -186,9 +184,9 @@ class Measurements:
             counts = sorted({int(n) for n in np.linspace(low + 1, count, 16)})
             keep, _ = sub_circuits(self.runs, self.ranked, counts)
             found = self.runs.faithfulness(self.runs(keep, False))
-            reached = [n for n, f in zip(counts, found, strict=True) if closeness(f) >= goal]
-            if reached:
-                return reached[0]
+            for size, reached in zip(counts, found, strict=True):
+                if closeness(reached) >= goal:
+                    return size
             low = count
         return len(self.ranked)
 
@@ -230,9 +228,8 @@ class Measurements:
 
     def on_paraphrases(self) -> tuple[Curve, float]:
         """The same on the circuit's own prompts with another determiner, at the core's size only."""
-        counts = [self.core_size]
         pairs = [each for pair in self.run_prompts.pairs for each in paraphrases(pair)[:1]]
-        return self._elsewhere("paraphrase", pairs, counts, {})
+        return self._elsewhere("paraphrase", pairs, [self.core_size], {})
 
     def _elsewhere(
         self, name: str, pairs: Sequence[Pair], counts: Sequence[int], controls: dict[int, Tensor]
@@ -269,11 +266,8 @@ class Measurements:
         """Attribution and exact effect of each of the strongest nodes; none where there is no decision to explain."""
         if not self.decides:
             return ()
-        measured = self.rescored.effects(self.strongest)
-        return tuple(
-            Effect(node=node.id, predicted=node.attribution, measured=real)
-            for node, real in zip(self.strongest, measured, strict=True)
-        )
+        both = zip(self.strongest, self.rescored.effects(self.strongest), strict=True)
+        return tuple(Effect(node=node.id, predicted=node.attribution, measured=real) for node, real in both)
 
     def overlaps(self) -> list[float]:
         """Which share of the core each resampling of the prompts gives again."""

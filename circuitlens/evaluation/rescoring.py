@@ -113,10 +113,7 @@ def rescore(
     """Score prompts by the circuit's own method, and patch the `strongest` nodes one by one.
 
     A circuit of exact effects is scored by integrated gradients, and its own figures are the exact effects.
-    `on_part` is called after each part of the prompts.
-
-    Raises:
-        CircuitError: a node is at a hook that the adapter does not have.
+    `on_part` is called after each part of the prompts. Raises CircuitError for a node at a hook that is not there.
     """
     for node in circuit.nodes:
         if not node.is_logit:
@@ -137,11 +134,7 @@ def rescore(
 
 
 def site_of(adapter: Adapter, node: Node) -> Site:
-    """A node's site.
-
-    Raises:
-        CircuitError: the adapter has no site there.
-    """
+    """A node's site; raises CircuitError where the adapter has none there."""
     for site in adapter.sites:
         if site.write == node.hook:
             return site

@@ -127,11 +127,7 @@ def align(
 
 
 def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> PromptBatch:
-    """`tokenize` for pairs.
-
-    Raises:
-        PromptError: as `tokenize`; and where only some of the pairs have a corrupted prompt.
-    """
+    """`tokenize` for pairs; raises PromptError as that does, and where only some have a corrupted prompt."""
     with_corrupted = _all_or_none(pairs)
     return tokenize(
         adapter,
@@ -144,11 +140,7 @@ def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = Non
 
 
 def _all_or_none(pairs: Sequence[Pair]) -> bool:
-    """Whether there are corrupted prompts.
-
-    Raises:
-        PromptError: only with some of the pairs.
-    """
+    """Whether there are corrupted prompts; raises PromptError where only some of the pairs have one."""
     with_corrupted = {pair.corrupted is not None for pair in pairs}
     if len(with_corrupted) > 1:
         raise PromptError(

@@ -164,10 +164,8 @@ class SAELensAdapter(Adapter):
         return {**found, "hook_pos_embed": "position"} if learned and "hook_pos_embed" in known else found
 
     def _probe(self, hooks: Sequence[str]) -> dict[str, Tensor]:
-        """What each hook sees of a short prompt, in the order in which they fire.
-
-        Raises:
-            AdapterError: a hook does not exist, or never fires or more than once.
+        """What each hook sees of a short prompt, in the order in which they fire; raises AdapterError for a hook that
+        does not exist, or fires never or more than once.
         """
         seen: dict[str, Tensor] = {}
         counts = dict.fromkeys(hooks, 0)

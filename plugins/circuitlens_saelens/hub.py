@@ -32,14 +32,9 @@ MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors", "*.jinja")
 
 
 def fetch(needed: Mapping[str, Sequence[str]], model: str | None) -> dict[str, list[Path]]:
-    """The files of each repository, all in the cache now; what was missing is downloaded.
+    """The files of each repository, all in the cache now; raises AdapterError for one that is missing and can't be had.
 
-    Args:
-        needed: the names of the files that are needed, by repository.
-        model: the repository of a model, of which all is needed.
-
-    Raises:
-        AdapterError: something is missing and can't be had.
+    `needed` has the names of files by repository, `model` is the repository of a model, of which all is needed.
     """
     found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needed.items()}
     if model is not None:
@@ -96,13 +91,13 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
 
 
 def _download(missing: Mapping[str, Sequence[str]]) -> None:
-    """Download what is missing, after saying how large it is; `missing` has names or patterns, by repository."""
+    """Download what is missing, names or patterns by repository, after saying how large it is."""
     what = "; ".join(f"{repo} ({names[0]}{', …' if len(names) > 1 else ''})" for repo, names in missing.items())
     if constants.HF_HUB_OFFLINE:
+        repo, names = next(iter(missing.items()))
         raise AdapterError(
             f"Not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: {what}. Unset it to download, "
-            f"or run `hf download {next(iter(missing))} {' '.join(next(iter(missing.values())))[:200]}` where there is "
-            "a network and bring the cache."
+            f"or run `hf download {repo} {' '.join(names)[:200]}` where there is a network and bring the cache."
         )
     sizes = {(repo, name): size for repo, names in missing.items() for name, size in _sizes(repo, names, what).items()}
     log.info("Downloading %d files, %s, from %s", len(sizes), format_bytes(sum(sizes.values())), ", ".join(missing))

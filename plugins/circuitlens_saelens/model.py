@@ -72,11 +72,7 @@ class HookedModel:
         return list(self._points)
 
     def hook_point(self, name: str) -> HookPoint:
-        """The hook of that name.
-
-        Raises:
-            AdapterError: there is none; near names are listed.
-        """
+        """The hook of that name; raises AdapterError, with the names that come near, where there is none."""
         if name not in self._points:
             near = get_close_matches(name, self._points, n=3, cutoff=0.6)
             hint = f" Names like it: {', '.join(near)}." if near else ""

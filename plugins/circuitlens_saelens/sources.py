@@ -46,11 +46,7 @@ class Source:
 
 
 def find_sources(name: str) -> list[Source]:
-    """The SAEs that one name stands for.
-
-    Raises:
-        AdapterError: it is no release, SAE of a release, or folder with SAEs.
-    """
+    """The SAEs that one name stands for: a release, an SAE of one, or a folder with SAEs; else raises AdapterError."""
     directory = get_pretrained_saes_directory()
     release, _, sae_id = name.partition("/")
     if release in directory:
@@ -82,11 +78,7 @@ def _of_release(release: str, sae_id: str) -> list[Source]:
 
 
 def choose_layers(sources: list[Source], layers: Layers) -> list[Source]:
-    """The SAEs of the layers asked for.
-
-    Raises:
-        AdapterError: the layers can't be read, or there is no SAE at one of them.
-    """
+    """The SAEs of the layers asked for; raises AdapterError where there is none at one of them."""
     if layers is None:
         return sources
     wanted = parse_layers(layers)
@@ -99,11 +91,7 @@ def choose_layers(sources: list[Source], layers: Layers) -> list[Source]:
 
 
 def parse_layers(layers: Layers) -> list[int]:
-    """Layers as numbers, in order.
-
-    Raises:
-        AdapterError: they are neither numbers nor a text such as 8, 0-11 or 0,4,8-10.
-    """
+    """Layers as numbers, in order; raises AdapterError for what is neither numbers nor a text such as 0,4,8-10."""
     parts = layers.split(",") if isinstance(layers, str) else layers if isinstance(layers, Iterable) else [layers]
     found: set[int] = set()
     for part in map(str, parts):
@@ -122,11 +110,7 @@ def _layer(source: Source) -> int | None:
 
 
 def model_name_of(sources: Sequence[Source]) -> str:
-    """The name of the model that the SAEs are for.
-
-    Raises:
-        AdapterError: they are for different models, or don't say for which.
-    """
+    """The name of the model that the SAEs are for; raises AdapterError where they differ in it, or don't say."""
     found: dict[str, Source] = {}
     for source in sources:
         name = source.registered.model if source.folder is None else str(_metadata(source).get("model_name"))
@@ -148,20 +132,15 @@ def files_on_hub(sources: Sequence[Source]) -> dict[str, list[str]]:
     for source in sources:
         if source.folder is None:
             path = source.registered.saes_map[source.sae_id]
-            folder = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
-            hook_z = [f"{path.removesuffix('.pt')}_cfg.json", path]
-            files.setdefault(source.registered.repo_id, []).extend(
-                hook_z if source.registered.conversion_func else folder
-            )
+            names = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
+            if source.registered.conversion_func:  # hook_z
+                names = [f"{path.removesuffix('.pt')}_cfg.json", path]
+            files.setdefault(source.registered.repo_id, []).extend(names)
     return files
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """An SAE's configuration; one of a release has to be in the cache.
-
-    Raises:
-        AdapterError: it can't be read.
-    """
+    """An SAE's configuration; one of a release has to be in the cache. Raises AdapterError if it can't be read."""
     try:
         if source.folder is not None:
             return handle_config_defaulting(get_sae_lens_config_from_disk(source.folder))
@@ -175,10 +154,8 @@ def _metadata(source: Source) -> dict[str, Any]:
 
 
 def model_processing(sources: Sequence[Source]) -> dict[str, bool]:
-    """What the SAEs ask of the model's weights, by TransformerLens' names.
-
-    Raises:
-        AdapterError: they disagree, or ask for what is not known.
+    """What the SAEs ask of the model's weights, by TransformerLens' names; raises AdapterError where they disagree, or
+    ask for what is not known.
     """
     asked: dict[tuple[bool, ...], Source] = {}
     for source in sources:
