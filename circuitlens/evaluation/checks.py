@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
+from circuitlens.adapter import LOGITS
 from circuitlens.circuit.evidence import Check, Curve
 from circuitlens.evaluation.curves import interval
 from circuitlens.evaluation.measurements import Measurements, NotTestedError, closeness
@@ -97,7 +98,7 @@ def reproduced(measured: Measurements) -> Finding:
     less than 1e-2. Beyond 4 × 32 prompts a sample is scored, and what five standard errors explain is allowed.
     """
     circuit, again, total = measured.circuit, measured.rescored, len(measured.own_prompts)
-    every = [node for node in circuit.nodes if not node.is_logit]
+    every = [node for node in circuit.nodes if node.hook != LOGITS]  # whatever the file calls them
     nodes = measured.strongest if circuit.method == "exact" else every
     values = again.effects(nodes) if circuit.method == "exact" else again.attributions(nodes)
     for node in every:

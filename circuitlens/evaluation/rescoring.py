@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Site
+from circuitlens.adapter import LOGITS, Adapter, Site
 from circuitlens.attribution.attributions import Attributions, attribute_nodes
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, measured_sums
@@ -116,7 +116,7 @@ def rescore(
     `on_part` is called after each part of the prompts. Raises CircuitError for a node at a hook that is not there.
     """
     for node in circuit.nodes:
-        if not node.is_logit:
+        if not (node.is_logit and node.hook == LOGITS):
             site_of(adapter, node)  # is there one?
     index = NodeIndex.of(adapter, len(prompts.labels))
     kept = index.located(adapter, strongest).sort().values

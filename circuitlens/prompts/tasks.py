@@ -24,6 +24,14 @@ VERBS = ((" is", " are"), (" has", " have"), (" does", " do"), (" goes", " go"))
 """What a subject may go on with, singular and plural, as in the data of Marks et al. 2024."""
 PREPOSITIONS = ("near", "behind", "beside")
 RELATIVE_VERBS = (("likes", "like"), ("helps", "help"), ("knows", "know"), ("loves", "love"), ("sees", "see"))
+LINKS = {"nounpp": tuple((word, word) for word in PREPOSITIONS), "rc": RELATIVE_VERBS}
+"""What stands between subject and attractor, or after both, for a singular and a plural attractor."""
+SENTENCES = {
+    "simple": "The {subject}",
+    "nounpp": "The {subject} {link} the {attractor}",
+    "within_rc": "The {attractor} that the {subject}",
+    "rc": "The {subject} that the {attractor} {link}",
+}
 AGREEMENT_ROLES = {
     "simple": ("determiner", "subject"),
     "nounpp": ("determiner", "subject", "preposition", "determiner2", "attractor"),
@@ -105,8 +113,8 @@ def agreement(
     cases = [(False, False), (True, False)]  # whether the subject and the attractor are plural
     if kind != "simple":
         cases = [(False, False), (True, True), (False, True), (True, False)]
-    links = {"simple": 1, "nounpp": len(PREPOSITIONS), "within_rc": 1, "rc": len(RELATIVE_VERBS)}[kind]
-    sizes = (len(forms), links) if kind == "simple" else (len(forms), links, len(forms) - 1)
+    links = LINKS.get(kind, (("", ""),))
+    sizes = (len(forms), len(links)) if kind == "simple" else (len(forms), len(links), len(forms) - 1)
     drawn = []
     for number, (plural, other_plural) in enumerate(cases):
         quota = len(range(number, count, len(cases)))
@@ -115,8 +123,10 @@ def agreement(
         for turn in range(len(verbs)):
             for at, (subject, link, *other) in enumerate(sentences[: quota - len(made)]):
                 verb = verbs[(number + at + turn) % len(verbs)]
-                attractor = forms[other[0] + (other[0] >= subject)] if other else None
-                made.append(_agreement(kind, forms[subject], plural, attractor, other_plural, link, verb))
+                attractor = forms[other[0] + (other[0] >= subject)][other_plural] if other else ""
+                numbers = (plural, other_plural) if other else (plural,)
+                filled = partial(SENTENCES[kind].format, attractor=attractor, link=links[link][other_plural])
+                made.append(_agreement(kind, filled, forms[subject], numbers, verb))
         drawn.append(made)
     return [made[at] for at in range(max(map(len, drawn))) for made in drawn if at < len(made)]
 
@@ -217,34 +227,20 @@ TASKS: dict[str, Callable[[int, int, int], Split]] = {
 
 def _agreement(
     kind: AgreementKind,
+    sentence: Callable[..., str],
     subject: tuple[str, str],
-    plural: bool,
-    attractor: tuple[str, str] | None,
-    attractor_plural: bool,
-    link: int,
+    numbers: Sequence[bool],
     verb: tuple[str, str],
 ) -> Pair:
-    """One pair; nouns and verbs are (singular, plural)."""
-    other = attractor[attractor_plural] if attractor else ""
-
-    def sentence(noun: str) -> str:
-        match kind:
-            case "simple":
-                return f"The {noun}"
-            case "nounpp":
-                return f"The {noun} {PREPOSITIONS[link]} the {other}"
-            case "within_rc":
-                return f"The {other} that the {noun}"
-            case "rc":
-                return f"The {noun} that the {other} {RELATIVE_VERBS[link][attractor_plural]}"
-
-    numbers = [("singular", "plural")[n] for n in ([plural, attractor_plural] if attractor else [plural])]
+    """One pair; nouns and verbs are (singular, plural), and `numbers` those of the subject and the attractor."""
+    plural = numbers[0]
+    names = [("singular", "plural")[number] for number in numbers]
     return Pair(
-        prompt=sentence(subject[plural]),
-        corrupted=sentence(subject[not plural]),
+        prompt=sentence(subject=subject[plural]),
+        corrupted=sentence(subject=subject[not plural]),
         answer=(verb[plural],),
         distractor=(verb[not plural],),
-        case="_".join(numbers[::-1] if kind == "within_rc" else numbers),  # in the order of the words
+        case="_".join(names[::-1] if kind == "within_rc" else names),  # in the order of the words
         roles=AGREEMENT_ROLES[kind],
     )
 

@@ -36,15 +36,16 @@ def fetch(needed: Mapping[str, Sequence[str]], model: str | None) -> dict[str, l
 
     `needed` has the names of files by repository, `model` is the repository of a model, of which all is needed.
     """
-    found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needed.items()}
-    if model is not None:
-        found[model] = _cached_model(model)
+
+    def look() -> dict[str, dict[str, Path | None]]:
+        found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needed.items()}
+        return found if model is None else {**found, model: _cached_model(model)}
+
+    found = look()
     missing = {repo: [name for name, path in files.items() if path is None] for repo, files in found.items()}
-    missing = {repo: names for repo, names in missing.items() if names}
-    if missing:
+    if missing := {repo: names for repo, names in missing.items() if names}:
         _download(missing)
-        for repo in missing:
-            found[repo] = _cached_model(repo) if repo == model else {name: _cached(repo, name) for name in found[repo]}
+        found = look()
     return {repo: [path for path in files.values() if path is not None] for repo, files in found.items()}
 
 
