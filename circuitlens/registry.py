@@ -24,7 +24,7 @@ GROUP = "circuitlens.adapters"
 OPTIONS_GROUP = "circuitlens.options"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Installed:
     """One adapter that an installed distribution declares; `target` is its class, as "module:name"."""
 
@@ -36,18 +36,11 @@ class Installed:
 
 def installed_adapters() -> list[Installed]:
     """List the installed adapters by name, without importing them; a name that two packages declare is there twice."""
-    return sorted(
-        {
-            Installed(
-                entry.name,
-                entry.dist.name if entry.dist else "?",
-                entry.dist.version if entry.dist else "?",
-                entry.value,
-            )
-            for entry in entry_points(group=GROUP)
-        },
-        key=lambda adapter: (adapter.name, adapter.package),
-    )
+    found = set()
+    for entry in entry_points(group=GROUP):
+        package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")
+        found.add(Installed(entry.name, package, version, entry.value))
+    return sorted(found)
 
 
 def declared_options() -> dict[str, tuple[AdapterOption, ...]]:
@@ -79,28 +72,28 @@ def load(name: str, **options: Any) -> Adapter:
     from circuitlens.adapter import Adapter
 
     adapters = installed_adapters()
-    chosen = [adapter for adapter in adapters if adapter.name == name]
-    if not chosen:
+    found = [adapter for adapter in adapters if adapter.name == name]
+    if not found:
         known = ", ".join(adapter.name for adapter in adapters) or "none"
         raise AdapterError(f"There is no adapter named {name!r}. Installed: {known}.")
-    if len(chosen) > 1:
-        packages = " and ".join(adapter.package for adapter in chosen)
+    if len(found) > 1:
+        packages = " and ".join(adapter.package for adapter in found)
         raise AdapterError(
             f"There is more than one adapter named {name!r}: {packages} declare it. Uninstall all but one."
         )
-    package = f"{chosen[0].package} {chosen[0].version}"
+    (chosen,) = found
+    whole_name = f"The adapter {name!r} of {chosen.package} {chosen.version}"
     try:
-        loaded = resolve_name(chosen[0].target)
+        loaded = resolve_name(chosen.target)
         if isinstance(loaded, type) and issubclass(loaded, Adapter):
             return loaded.load(**options)
     except CircuitLensError:
         raise
     except Exception as error:
         raise AdapterError(
-            f"The adapter {name!r} of {package} can't be loaded ({type(error).__name__}: {error}). "
-            f"Reinstall or update {chosen[0].package}."
+            f"{whole_name} can't be loaded ({type(error).__name__}: {error}). Reinstall or update {chosen.package}."
         ) from error
     raise AdapterError(
-        f"The adapter {name!r} of {package} names {chosen[0].target}, which is not a subclass of circuitlens.Adapter. "
-        "Its entry point has to name one."
+        f"{whole_name} names {chosen.target}, which is not a subclass of circuitlens.Adapter. Its entry point has to "
+        "name one."
     )

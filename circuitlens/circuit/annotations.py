@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from circuitlens.circuit.values import Value
+from circuitlens.circuit.nodes import Value
 
 
 class Group(Value):
@@ -30,8 +30,7 @@ class Annotations(Value):
 
     @model_validator(mode="after")
     def _once_each(self) -> Annotations:
-        placed = [*self.pins, *self._grouped]
-        if len(set(placed)) < len(placed):
+        if len({*self.pins, *self._grouped}) < len(self.pins) + len(self._grouped):
             raise ValueError("a node is pinned or grouped twice")
         if len({group.name for group in self.groups}) < len(self.groups):
             raise ValueError("two groups have one name")

@@ -11,9 +11,8 @@ from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
-from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path, to_networkx
-from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, FullGraphSize, MetricRecord, Node
-from circuitlens.circuit.values import Number
+from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path
+from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, FullGraphSize, MetricRecord, Node, Number
 from circuitlens.errors import CircuitError
 from circuitlens.literals import MethodName, PositionGrouping
 from circuitlens.prompts.pairs import Pair
@@ -124,13 +123,13 @@ class Circuit(Document):
 
     def in_edges(self, node_id: str) -> list[Edge]:
         """Edges into a node, strongest first."""
-        target = self.node(node_id).id
-        return strongest_first(edge for edge in self.edges if edge.target == target)
+        self.node(node_id)  # raises where there is none
+        return strongest_first(edge for edge in self.edges if edge.target == node_id)
 
     def out_edges(self, node_id: str) -> list[Edge]:
         """Edges out of a node, strongest first."""
-        source = self.node(node_id).id
-        return strongest_first(edge for edge in self.edges if edge.source == source)
+        self.node(node_id)
+        return strongest_first(edge for edge in self.edges if edge.source == node_id)
 
     def answer(self) -> Node:
         """The logit node of the (first) answer.
@@ -172,8 +171,9 @@ class Circuit(Document):
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         # Evidence is of the circuit it was measured on. A digest that did not fit stays, so that an edit shows.
-        fields |= {"evidence": None, "annotations": self.annotations and self.annotations.only({n.id for n in nodes})}
-        return Circuit(**{**fields, "nodes": tuple(nodes), "edges": tuple(edges)})
+        annotations = self.annotations and self.annotations.only({node.id for node in nodes})
+        changed = {"nodes": tuple(nodes), "edges": tuple(edges), "evidence": None, "annotations": annotations}
+        return Circuit(**{**fields, **changed})
 
     def annotated(self, annotations: Annotations | None) -> Circuit:
         """The circuit with these annotations in place of its own; its evidence stays.
@@ -181,15 +181,19 @@ class Circuit(Document):
         Raises:
             CircuitError: they name what is no node of it.
         """
-        unknown = set() if annotations is None else annotations.named - self._by_id.keys()
-        if unknown:
+        if annotations is not None and (unknown := annotations.named - self._by_id.keys()):
             raise CircuitError(f"The annotations name {min(unknown)!r}, which is no node of this circuit.")
         # No cached property depends on them, so that a copy may carry those along.
         return self.model_copy(update={"annotations": annotations})
 
     def to_networkx(self) -> networkx.DiGraph:
         """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
-        return to_networkx(self.nodes, self.edges, self.prompt, self.method)
+        import networkx
+
+        graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
+        graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in self.nodes)
+        graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in self.edges)
+        return graph
 
     def view(self, *, adapter: Adapter | None = None, port: int = 0, open_browser: bool = True) -> Viewer:
         """Show the circuit in a local page and return the running viewer (in a script, once it is closed by Ctrl-C).

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
-from circuitlens.circuit.values import Value
+from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, read_bounded, write_file
 
@@ -24,7 +24,6 @@ MAX_BYTES = 100_000_000
 
 PAGE_STATE = ("focus", "nodes", "edges", "theme")
 """Fields of version 4's annotations that said how the page was left, and not what the reader says of the circuit."""
-
 
 D = TypeVar("D", bound="Document")  # not Self, which the tests' type checks can't read on a single method
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from circuitlens.circuit.values import Number, Value
+from circuitlens.circuit.nodes import Number, Value
 from circuitlens.literals import AblationKind, CheckStatus, Verdict
 
 

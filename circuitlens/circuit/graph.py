@@ -1,17 +1,13 @@
-"""The graph of a circuit's nodes and edges: strongest path, pruning, and the same as a networkx graph."""
+"""The graph of a circuit's nodes and edges: strongest path and pruning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from circuitlens.circuit.nodes import Edge, Node
 from circuitlens.errors import CircuitError
-
-if TYPE_CHECKING:
-    import networkx
 
 
 def strongest_first(edges: Iterable[Edge]) -> list[Edge]:
@@ -40,8 +36,7 @@ def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) 
     lowest = min(nodes[name].layer for name in reaching)
 
     weight = {(edge.source, edge.target): edge.weight for edge in edges}
-    width: dict[str, float] = {}
-    before: dict[str, str] = {}
+    width, before = dict[str, float](), dict[str, str]()
     for name in order:
         options = [
             (min(width[source], abs(weight[source, name])), abs(weight[source, name]), source)
@@ -79,16 +74,6 @@ def prune(
     kept = [node for node in nodes if node.is_logit or node.id in strongest]
     ids = {node.id for node in kept}
     return kept, strongest_first(edge for edge in edges if edge.source in ids and edge.target in ids)[:max_edges]
-
-
-def to_networkx(nodes: Iterable[Node], edges: Iterable[Edge], prompt: str, method: str) -> networkx.DiGraph:
-    """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
-    import networkx
-
-    graph = networkx.DiGraph(prompt=prompt, method=method)
-    graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in nodes)
-    graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in edges)
-    return graph
 
 
 def _sources(nodes: Iterable[Node], edges: Iterable[Edge]) -> dict[str, list[str]]:

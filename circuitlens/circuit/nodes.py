@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from circuitlens.circuit.values import Number, Value
 from circuitlens.literals import NodeKind
 from circuitlens.prompts.metrics import METRICS
 
 ANSWER, DISTRACTOR = "answer", "distractor"
 """Labels of the logit nodes of a circuit over many prompts, each of which has its own answers."""
 
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
 StandardError = Annotated[
     float | None,
     Field(ge=0, allow_inf_nan=False, exclude_if=lambda value: value is None, description="of a mean over prompts"),
 ]
+
+
+class Value(BaseModel):
+    """A frozen value without unknown fields, whose numbers are never read from text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Node(Value):

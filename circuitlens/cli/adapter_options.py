@@ -58,10 +58,8 @@ def gather_flags(taken: Collection[str]) -> Flags:
             if sharing is None or any((option.type is bool) == (other.type is bool) for other in sharing.values()):
                 flags.setdefault(option.flag, {})[adapter] = option
             else:
-                owner = " and ".join(sharing) or "the command itself"
-                log.warning(
-                    "%s of the adapter %r is left out: %s has another %s.", option.flag, adapter, owner, option.flag
-                )
+                flag, owner = option.flag, " and ".join(sharing) or "the command itself"
+                log.warning("%s of the adapter %r is left out: %s has another %s.", flag, adapter, owner, flag)
     return {flag: options for flag, options in flags.items() if flag not in taken}
 
 
@@ -98,14 +96,11 @@ def _parameters(flags: Flags) -> list[Any]:
     def function() -> None:
         raise AssertionError("only its signature is of use")
 
-    function.__signature__ = Signature(
-        [
-            Parameter(
-                _parameter_name(flag), Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(flag, options)
-            )
-            for flag, options in flags.items()
-        ]
-    )
+    parameters = [
+        Parameter(_parameter_name(flag), Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(flag, options))
+        for flag, options in flags.items()
+    ]
+    function.__signature__ = Signature(parameters)
     alone = typer.Typer(add_completion=False)
     alone.command()(function)
     return get_command(alone).params

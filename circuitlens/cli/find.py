@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,14 +14,8 @@ from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, instal
 from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
-if TYPE_CHECKING:
-    from circuitlens.adapter import Adapter
-    from circuitlens.prompts.alignment import PromptSet
-    from circuitlens.prompts.pairs import Pair
-
 Prompts = Annotated[
-    Path | None,
-    typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common."),
+    Path | None, typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common.")
 ]
 Grouping = Annotated[
     PositionGrouping | None,
@@ -64,7 +58,8 @@ def find(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
-    _check_adapter(adapter)
+    if adapter not in (known := installed_names()):
+        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by)
     if (held_out or require) and not verify:
         raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
@@ -73,15 +68,18 @@ def find(
     others = None if held_out is None else read_prompts(held_out)
     loaded = load_adapter(adapter, options)
     import circuitlens
+    from circuitlens.discovery import aggregate, find
+    from circuitlens.prompts.alignment import align
 
     sizes = {name: n for name, n in (("max_nodes", max_nodes), ("max_edges", max_edges)) if n is not None}
     how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, **sizes}
-    find_circuit, aggregate = circuitlens.find, circuitlens.aggregate  # imported before the clock starts
     start = time.perf_counter()
     if pairs is None:
-        circuit = find_circuit(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
+        circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
     else:
-        circuit = aggregate(loaded, _align(loaded, pairs, by, str(prompts)), **how)
+        aligned = align(loaded, pairs, by or "position")
+        print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
+        circuit = aggregate(loaded, aligned, **how)
     seconds = time.perf_counter() - start
     if output is not None:
         circuit.save(output)  # before the evidence, which may take a while
@@ -96,12 +94,6 @@ def find(
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
     exit_unless(require, circuit)
-
-
-def _check_adapter(adapter: str) -> None:
-    known = installed_names()
-    if adapter not in known:
-        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
 
 
 def _check_prompts(
@@ -119,15 +111,6 @@ def _check_prompts(
         raise typer.BadParameter("the file has these itself.", param_hint="--answer, --distractor, --corrupted")
     if prompts is None and by is not None:
         raise typer.BadParameter("it is for --prompts.", param_hint="--by")
-
-
-def _align(adapter: Adapter, pairs: list[Pair], by: PositionGrouping | None, file: str) -> PromptSet:
-    """The prompts with their positions brought together; those that the adapter can't read are listed."""
-    from circuitlens.prompts.alignment import align
-
-    aligned = align(adapter, pairs, by or "position")
-    print_skipped(file, aligned.skipped, len(pairs), "prompt")
-    return aligned
 
 
 def _peak_memory() -> int:

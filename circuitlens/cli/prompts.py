@@ -10,8 +10,7 @@ import typer
 
 def prompts(
     task: Annotated[
-        str,
-        typer.Argument(help="agreement-simple, -nounpp, -within-rc, -rc or -toy, ioi, or greater-than."),
+        str, typer.Argument(help="agreement-simple, -nounpp, -within-rc, -rc or -toy, ioi, or greater-than.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file of prompts (JSON Lines) to write.")],
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 100,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,17 +61,8 @@ def verify(
     others = None if held_out is None else read_prompts(held_out)
     _check_installed(circuit.adapter)
     adapter = load_adapter(circuit.adapter, {**circuit.options, **given_options(circuit.adapter)})
-    circuit = circuitlens.verify(
-        adapter,
-        circuit,
-        others,
-        ablation=ablation,
-        thresholds=thresholds,
-        draws=draws,
-        top=top,
-        prompts=prompts,
-        seed=seed,
-    )
+    how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
+    circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
     print_verdict(circuit)
     circuit.save(output or file)
@@ -98,15 +89,15 @@ def _read_thresholds(typed: Sequence[str]) -> dict[str, tuple[float, float]]:
         name, _, values = text.partition("=")
         try:
             numbers = [float(value) for value in values.split(":")]
-            finite = all(map(math.isfinite, numbers))
-            if name not in THRESHOLDS or len(numbers) > 2 or not finite or numbers != sorted(numbers):
-                raise ValueError
         except ValueError:
+            numbers = [math.nan]
+        finite = all(map(math.isfinite, numbers))
+        if name not in THRESHOLDS or len(numbers) > 2 or not finite or numbers != sorted(numbers):
             raise typer.BadParameter(
                 f"{text!r} is none: write CHECK=PASSES or CHECK=WEAK:PASSES, the lower number first and CHECK one of "
                 f"{', '.join(THRESHOLDS)}.",
                 param_hint="--threshold",
-            ) from None
+            )
         weak = numbers[0] if len(numbers) == 2 else min(THRESHOLDS[name][0], numbers[0])
         thresholds[name] = weak, numbers[-1]
     return thresholds

@@ -19,7 +19,7 @@ from circuitlens.adapter import LOGITS
 from circuitlens.circuit.evidence import Check, Curve
 from circuitlens.evaluation.curves import interval
 from circuitlens.evaluation.measurements import Measurements, NotTestedError, closeness
-from circuitlens.evaluation.rescoring import site_number
+from circuitlens.evaluation.rescoring import site_of
 from circuitlens.literals import CheckStatus
 from circuitlens.prompts.metrics import METRICS
 
@@ -98,12 +98,11 @@ def reproduced(measured: Measurements) -> Finding:
     less than 1e-2. Beyond 4 × 32 prompts a sample is scored, and what five standard errors explain is allowed.
     """
     circuit, again, total = measured.circuit, measured.rescored, len(measured.own_prompts)
-    exact = circuit.method == "exact"
-    every = [node for node in circuit.nodes if node.hook != LOGITS]
-    nodes = measured.strongest if exact else every
-    values = again.effects(nodes) if exact else again.attributions(nodes)
+    every = [node for node in circuit.nodes if node.hook != LOGITS]  # whatever the file calls them
+    nodes = measured.strongest if circuit.method == "exact" else every
+    values = again.effects(nodes) if circuit.method == "exact" else again.attributions(nodes)
     for node in every:
-        site = measured.adapter.sites[site_number(measured.adapter, node)]
+        site = site_of(measured.adapter, node)
         kind = site.kind if site.coder is None or node.index is not None else "error"
         if node.kind != kind:
             return 0.0, f"{node.id} is called {node.kind} in the file and is {kind} in the model"
@@ -124,10 +123,9 @@ def reproduced(measured: Measurements) -> Finding:
     if not sampled:
         said, found = circuit.metric.value, again.metric
         wrong = abs(said - found) / max(largest, abs(said), abs(found))
-        if wrong > off:
-            off = wrong
-            if 1 - off < passes:
-                reason = f"the metric is {said:+.3f} in the file and {found:+.3f} in the model"
+        if wrong > off and 1 - wrong < passes:
+            reason = f"the metric is {said:+.3f} in the file and {found:+.3f} in the model"
+        off = max(off, wrong)
     return 1 - off, reason
 
 
@@ -244,18 +242,16 @@ def random(measured: Measurements) -> Finding:
     gap is widest (with nearly all nodes kept, any circuit does well). 0.25 is a quarter of the decision, and the
     circuit has to be above 97.5 % of the draws.
     """
-    points = [point for point in measured.found_on.points if point.nodes <= measured.core_size]
-    tried = [(point, point.random) for point in points if point.random is not None]
-    gaps = [closeness(point.faithfulness) - max(drawn.mean, 0.0) for point, drawn in tried]
-    # A gap to the mean is worth little where some of the draws do as well.
     weak = measured.settings.thresholds["random"][0]
-    clear = [
-        gap if point.faithfulness > drawn.high else min(gap, weak)
-        for gap, (point, drawn) in zip(gaps, tried, strict=True)
-    ]
-    best, drawn = tried[clear.index(max(clear))]
+    tried = []
+    for point in measured.found_on.points:
+        if point.nodes <= measured.core_size and (drawn := point.random) is not None:
+            gap = closeness(point.faithfulness) - max(drawn.mean, 0.0)
+            # A gap to the mean is worth little where some of the draws do as well.
+            tried.append((gap if point.faithfulness > drawn.high else min(gap, weak), point, drawn))
+    widest, best, drawn = max(tried, key=lambda each: each[0])
     spread = f"{drawn.low:.2f} to {drawn.high:.2f} in 95 % of {measured.settings.draws} draws"
-    return max(clear), (
+    return widest, (
         f"at {best.nodes} nodes it gives {best.faithfulness:.2f}, and random active nodes, as many of each site "
         f"and kind, give {drawn.mean:.2f} ({spread})"
     )
@@ -319,10 +315,10 @@ def stability(measured: Measurements) -> Finding:
 
 def _log_odds(measured: Measurements) -> Callable[[float], float]:
     """The metric as log odds, which are above 0 where the answer is right."""
-    name = measured.circuit.metric.name
-    if name not in METRICS or (log_odds := METRICS[name].log_odds) is None:
-        raise NotTestedError(f"the metric {name!r} does not say whether an answer is right")
-    return log_odds
+    entry = METRICS.get(measured.circuit.metric.name)
+    if entry is None or entry.log_odds is None:
+        raise NotTestedError(f"the metric {measured.circuit.metric.name!r} does not say whether an answer is right")
+    return entry.log_odds
 
 
 def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
@@ -334,13 +330,11 @@ def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
     return closeness(given), f"{where} they give {given:.2f} of the decision"
 
 
-THRESHOLDS: Mapping[str, tuple[float, float]] = {
-    each.name: each.threshold for each in CHECKS if each.threshold is not None
-}
+THRESHOLDS: Mapping[str, tuple[float, float]] = {check.name: check.threshold for check in CHECKS if check.threshold}
 """From which figure on each check is weak, and from which it passes, unless one asks for others."""
 
-DECISIVE = tuple(each.name for each in CHECKS if each.decisive)
+DECISIVE = tuple(check.name for check in CHECKS if check.decisive)
 """Checks without which there is no evidence at all."""
 
-OPTIONAL = tuple(each.name for each in CHECKS if each.optional)
+OPTIONAL = tuple(check.name for check in CHECKS if check.optional)
 """Checks that not every circuit can be put to: one of a single prompt has no prompts to resample."""

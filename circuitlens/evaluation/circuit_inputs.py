@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Inputs, Site
+from circuitlens.adapter import Adapter, Inputs
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
-from circuitlens.literals import AblationKind, MetricName
+from circuitlens.literals import MetricName
 from circuitlens.prompts.alignment import PromptSet, align
 from circuitlens.prompts.batch import CUSTOM, Score
 
@@ -25,10 +25,8 @@ BATCH = 16
 
 
 def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
-    """Refuse an adapter that the circuit was not made by: its features are others, though their numbers may be alike.
-
-    Raises:
-        CircuitError: it has another name, or was loaded with other options.
+    """Raise CircuitError for an adapter that the circuit was not made by, of another name or loaded with other options:
+    its features are others, though their numbers may be alike.
     """
     if circuit.adapter != adapter.name:
         raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
@@ -41,24 +39,15 @@ def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
 
 
 def require_same_tokens(circuit: Circuit, inputs: Inputs) -> None:
-    """Refuse a tokenizer that reads the circuit's prompt otherwise.
-
-    Raises:
-        CircuitError: the tokens differ.
-    """
-    if inputs.tokens[0] != circuit.tokens:
-        raise CircuitError(
-            f"The circuit's prompt has the tokens {list(circuit.tokens)}, and this adapter reads "
-            f"{list(inputs.tokens[0])}."
-        )
+    """Raise CircuitError where a tokenizer reads the circuit's prompt otherwise."""
+    ours, theirs = list(inputs.tokens[0]), list(circuit.tokens)
+    if ours != theirs:
+        raise CircuitError(f"The circuit's prompt has the tokens {theirs}, and this adapter reads {ours}.")
 
 
 def circuit_prompts(adapter: Adapter, circuit: Circuit) -> PromptSet:
-    """The circuit's own prompts, as this adapter reads them.
-
-    Raises:
-        CircuitError: it reads them otherwise.
-        PromptError: it can't read them.
+    """The circuit's own prompts; raises CircuitError where this adapter reads them otherwise, PromptError where it
+    can't read them.
     """
     if not circuit.pairs:
         require_same_tokens(circuit, adapter.inputs([circuit.prompt]))
@@ -70,32 +59,23 @@ def circuit_prompts(adapter: Adapter, circuit: Circuit) -> PromptSet:
 
 
 def circuit_metric(circuit: Circuit, metric: MetricName | Score | None) -> MetricName | Score:
-    """The metric to evaluate a circuit with: the one given, or its own.
-
-    Raises:
-        CircuitError: its own was a function.
-    """
+    """The metric to evaluate a circuit with: the one given, or its own; raises CircuitError if that was a function."""
     if metric is None and circuit.metric.name == CUSTOM:
         raise CircuitError("The circuit's metric was a function, which no file keeps: give it again as metric=.")
     return metric or cast(MetricName, circuit.metric.name)
 
 
-def baseline_of(circuit: Circuit) -> AblationKind:
-    """What the circuit's attribution measures from."""
-    return "corrupted" if circuit.from_corrupted else "zero"
-
-
 def by_site(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> dict[str, list[int]]:
-    """The numbers of `nodes` by the name of their site.
-
-    Raises:
-        CircuitError: a node is none of the adapter's (or a logit).
+    """The numbers of `nodes` by the name of their site; raises CircuitError for one that is none of the adapter's, or a
+    logit.
     """
     sites = {site.write: site for site in adapter.sites}
     numbers: dict[str, list[int]] = {}
     for number, node in enumerate(nodes):
         site = sites.get(node.hook)
-        if site is None or not _fits(node, site, len(circuit.tokens)):
+        features = 0 if site is None or site.coder is None else site.coder.d_sae
+        there = node.pos < len(circuit.tokens) and (node.index is None or 0 <= node.index < features)
+        if site is None or not there:
             raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be changed.")
         numbers.setdefault(site.name, []).append(number)
     return numbers
@@ -112,8 +92,3 @@ def places(nodes: Sequence[Node], numbers: Sequence[int], table: Int[Tensor, "ba
     which = torch.tensor(numbers).to(group)
     example, pos, n = (table[..., None] == group).nonzero(as_tuple=True)
     return example, pos, index[n], which[n]
-
-
-def _fits(node: Node, site: Site, positions: int) -> bool:
-    features = 0 if site.coder is None else site.coder.d_sae
-    return node.pos < positions and (node.index is None or 0 <= node.index < features)

@@ -1,4 +1,4 @@
-"""Faithfulness by the number of nodes kept, and what a curve of it adds up to.
+"""Faithfulness by the number of nodes kept, what a curve of it adds up to, and random circuits to set beside it.
 
 CPR and CMD are the area under the curve of faithfulness over the share of nodes kept, and between it and 1 (MIB,
 Mueller et al. 2025).
@@ -6,7 +6,7 @@ Mueller et al. 2025).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -34,32 +34,20 @@ def curve(
     counts: Sequence[int],
     prompts: str,
     controls: dict[int, Bool[Tensor, "draw node"]] | None = None,
-    on_run: Callable[[], object] = lambda: None,
 ) -> Curve:
     """Faithfulness, with errors and without, and completeness of the first `counts` of the `ranked` nodes.
 
-    `controls` are random circuits, by the count that they are set beside.
-
-    Raises:
-        PromptError: all nodes and none give the same metric.
+    `controls` are random circuits, by the count that they are set beside. Raises PromptError where all nodes and none
+    give the same metric.
     """
     keep, without = sub_circuits(runs, ranked, counts)
-    kept, removed = (runs.faithfulness(runs(variants, False, on_run)) for variants in (keep, without))
-    left = runs.faithfulness(runs(~keep, True, on_run))
-    points = []
-    for number, count in enumerate(counts):
-        random = None
-        if controls and count in controls:
-            random = interval(runs.faithfulness(runs(controls[count], False, on_run)))
-        points.append(
-            Point(
-                nodes=count,
-                faithfulness=kept[number],
-                errors_removed=removed[number],
-                completeness=left[number],
-                random=random,
-            )
-        )
+    kept, removed = (runs.faithfulness(runs(variants, False)) for variants in (keep, without))
+    left = runs.faithfulness(runs(~keep, True))
+    random = {n: interval(runs.faithfulness(runs(drawn, False))) for n, drawn in (controls or {}).items()}
+    points = tuple(
+        Point(nodes=n, faithfulness=f, errors_removed=r, completeness=c, random=random.get(n))
+        for n, f, r, c in zip(counts, kept, removed, left, strict=True)
+    )
     cpr, cmd = areas([0, *counts], [0.0, *kept])
     return Curve(
         prompts=prompts,
@@ -67,10 +55,32 @@ def curve(
         ablation=runs.ablation,
         whole=runs.full_model.mean().item(),
         none=runs.empty_circuit.mean().item(),
-        points=tuple(points),
+        points=points,
         cpr=cpr,
         cmd=cmd,
     )
+
+
+def random_circuits(
+    nodes: Sequence[Node], own: Bool[Tensor, " node"], draws: int, random: torch.Generator
+) -> Bool[Tensor, "draw node"]:
+    """Random circuits among active nodes, each with as many nodes of every site and kind as the circuit `own` has.
+
+    None is the circuit itself, unless there is no other.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, node in enumerate(nodes):
+        groups.setdefault((node.hook, node.kind), []).append(number)
+    places = [torch.tensor(members) for _, members in sorted(groups.items())]
+    sizes = [int(own[members].sum()) for members in places]
+    others = any(0 < size < len(members) for size, members in zip(sizes, places, strict=True))
+    keep = own.new_zeros(draws, len(nodes))
+    for row in keep:
+        while not row.any() or (others and torch.equal(row, own)):
+            row[:] = False
+            for size, members in zip(sizes, places, strict=True):
+                row[members[torch.randperm(len(members), generator=random)[:size]]] = True
+    return keep
 
 
 def areas(counts: Sequence[int], faithfulness: Sequence[float]) -> tuple[float, float]:

@@ -53,16 +53,10 @@ class _Batch:
 
 
 class AblationRuns:
-    """Runs of a model on one set of prompts with some of `nodes` kept or ablated.
+    """Runs of a model on one set of prompts with some of `nodes`, which have `circuit`'s positions, kept or ablated.
 
-    Args:
-        adapter: the model.
-        circuit: whose metric and positions count.
-        prompts: the prompts.
-        ablation: what ablated nodes are set to.
-        nodes: those that can be kept or ablated one by one; in `circuit`'s positions.
-        metric: where the circuit's was a function.
-        reference: prompts for mean ablation, by default all of `prompts`, clean and corrupted.
+    `metric` is needed where the circuit's was a function. `reference` are the prompts whose mean is taken, by default
+    all of `prompts`, clean and corrupted. `on_run` is called after each run.
 
     Raises:
         CircuitError: a node is none of the adapter's.
@@ -78,8 +72,9 @@ class AblationRuns:
         nodes: Sequence[Node],
         metric: MetricName | Score | None = None,
         reference: PromptSet | None = None,
+        on_run: Callable[[], object] = lambda: None,
     ):
-        self.adapter, self.nodes = adapter, tuple(nodes)
+        self.adapter, self.nodes, self._on_run = adapter, tuple(nodes), on_run
         self.ablation: AblationKind = ablation
         self.metric: MetricName | Score = circuit_metric(circuit, metric)
         self._of_site = by_site(adapter, circuit, self.nodes)
@@ -94,23 +89,19 @@ class AblationRuns:
         """The metric of each prompt with no node kept."""
         return self(torch.zeros(1, len(self.nodes), dtype=torch.bool), others=False)[0]
 
-    def __call__(
-        self, keep: Bool[Tensor, "variant node"], others: bool, on_run: Callable[[], object] = lambda: None
-    ) -> Float[Tensor, "variant pair"]:
+    def __call__(self, keep: Bool[Tensor, "variant node"], others: bool) -> Float[Tensor, "variant pair"]:
         """The metric of each prompt with these nodes kept and the rest of `nodes` ablated; `others`, which are not
-        among `nodes`, are all kept or all ablated (but for inputs). `on_run` is called after each run.
+        among `nodes`, are all kept or all ablated (but for inputs).
         """
         columns = []
         for batch in self._batches:
             size = variants_at_once(self.adapter, batch.batch.clean)
-            columns.append(torch.cat([self._run(batch, some, others, on_run) for some in keep.split(size)]))
+            columns.append(torch.cat([self._run(batch, some, others) for some in keep.split(size)]))
         return torch.cat(columns, 1)
 
     def faithfulness(self, metric: Float[Tensor, "variant pair"]) -> list[float]:
-        """Where the mean metric of each variant lies between no nodes (0) and all (1).
-
-        Raises:
-            PromptError: these are the same, so that there is nothing to explain.
+        """Where the mean metric of each variant lies between no nodes (0) and all (1); raises PromptError where these
+        are the same, so that there is nothing to explain.
         """
         full, empty = self.full_model.double().mean(), self.empty_circuit.double().mean()
         if abs(full - empty) <= TINY * max(abs(full), abs(empty)):
@@ -120,7 +111,7 @@ class AblationRuns:
             )
         return ((metric.double().mean(1) - empty) / (full - empty)).tolist()
 
-    def _run(self, batch: _Batch, keep: Tensor, others: bool, on_run: Callable[[], object]) -> Tensor:
+    def _run(self, batch: _Batch, keep: Tensor, others: bool) -> Tensor:
         edits = {}
         for site in self.adapter.sites:
             whole_site_kept = others or site.kind in INPUTS
@@ -129,7 +120,7 @@ class AblationRuns:
         metric = batch.batch.metric.repeated(len(keep))
         with torch.no_grad():
             values = metric(run_spliced(self.adapter, batch.batch.clean.repeated(len(keep)), edits))
-        on_run()
+        self._on_run()
         return values.unflatten(0, (len(keep), -1))
 
     def _prepare(self, prompts: PromptSet, means: dict[str, SiteValues]) -> _Batch:
@@ -181,7 +172,7 @@ def _record(store: dict[str, SiteValues], name: str) -> Edit:
 
 def _means(adapter: Adapter, reference: PromptSet) -> dict[str, SiteValues]:
     """Mean values of every site over clean and corrupted prompts: one example whose positions are the groups."""
-    sums: dict[str, list[Tensor | None]] = {site.name: [None, None] for site in adapter.sites}
+    sums: dict[tuple[str, str], Tensor] = {}
     counts = torch.zeros(len(reference.labels))
     for prompts in reference.batches(BATCH):
         batch = tokenize_pairs(adapter, prompts.pairs)
@@ -194,16 +185,15 @@ def _means(adapter: Adapter, reference: PromptSet) -> dict[str, SiteValues]:
             seen: dict[str, SiteValues] = {}
             run_spliced(adapter, inputs, {site.name: _record(seen, site.name) for site in adapter.sites})
             for name, values in seen.items():
-                for n, value in enumerate((values.features, values.whole)):
+                for part, value in (("features", values.features), ("whole", values.whole)):
                     if value is not None:
                         rows = value.to_dense()[inputs.mask]
-                        old = sums[name][n]
-                        total = rows.new_zeros(len(counts), *rows.shape[1:]) if old is None else old
-                        sums[name][n] = total.index_add(0, groups, rows)
+                        total = sums.get((name, part), rows.new_zeros(len(counts), *rows.shape[1:]))
+                        sums[name, part] = total.index_add(0, groups, rows)
 
-    def mean(total: Tensor | None) -> Tensor | None:
-        return (
-            None if total is None else (total / counts.clamp_min(1).to(total).view(-1, *[1] * (total.dim() - 1)))[None]
-        )
+    def mean(name: str, part: str) -> Tensor | None:
+        if (total := sums.get((name, part))) is None:
+            return None
+        return (total / counts.clamp_min(1).to(total).view(-1, *[1] * (total.dim() - 1)))[None]
 
-    return {name: SiteValues(*map(mean, both)) for name, both in sums.items()}
+    return {site.name: SiteValues(mean(site.name, "features"), mean(site.name, "whole")) for site in adapter.sites}

@@ -49,7 +49,7 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
             "described."
         )
     seen: list[Tensor] = []
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         if circuit.pairs:  # in the first of many prompts that has such a position
             aligned = align(adapter, circuit.pairs, circuit.by or "position", circuit.tokens)
             pair, groups = next(two for two in zip(aligned.pairs, aligned.groups, strict=True) if node.pos in two[1])
@@ -57,14 +57,13 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
         else:
             inputs, pos = adapter.inputs([circuit.prompt]), node.pos
             require_same_tokens(circuit, inputs)
-    with torch.inference_mode(False), torch.no_grad():
         adapter.run(inputs, {site.read: lambda x: seen.append(x.detach())})
         x = seen[0]
         f = site.coder.encode(x)
         site.coder.decode(f)  # a coder may keep state from encode that its decode uses up
         activations = f[0, inputs.mask[0], node.index]
-        at = x[0, inputs.mask[0]][pos]
-        direction = site.coder.decoder_rows(at[None], torch.tensor([node.index], device=x.device))[0]
+        at = x[0, inputs.mask[0]][None, pos]
+        direction = site.coder.decoder_rows(at, torch.tensor([node.index], device=x.device))[0]
         logits = adapter.unembed(site, direction)
     ends: list[tuple[tuple[str, float], ...]] = [(), ()]
     if logits is not None:

@@ -22,20 +22,11 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
-from circuitlens.edits import (
-    NodeMask,
-    SiteValues,
-    dense_features,
-    in_turn,
-    is_bos,
-    own_tokens,
-    set_nodes,
-)
+from circuitlens.edits import NodeMask, SiteValues, dense_features, in_turn, is_bos, own_tokens, set_nodes
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation.circuit_inputs import (
     BATCH,
     Places,
-    baseline_of,
     by_site,
     circuit_metric,
     circuit_prompts,
@@ -104,10 +95,7 @@ class Ablation:
         """The same as `predicted_drop`."""
         return self.predicted_drop
 
-    @property
-    def measured(self) -> float:
-        """The same as `measured_drop`."""
-        return self.measured_drop
+    measured = measured_drop
 
 
 def ablate(
@@ -123,7 +111,7 @@ def ablate(
             metric is not known.
         PromptError: the circuit's prompts can't be read.
     """
-    away: Setting = "corrupted" if baseline_of(circuit) == "corrupted" else 0
+    away: Setting = "corrupted" if circuit.from_corrupted else 0
     outcome = intervene(adapter, circuit, dict.fromkeys(node_ids, away), metric, outputs=0)
     predicted = sum((node.attribution for node in outcome.nodes), 0.0)
     return Ablation(outcome.nodes, outcome.before, outcome.after, predicted)
@@ -274,11 +262,9 @@ def _scaled(clean: SiteTrace, where: Places, factor: Float[Tensor, " node"]) -> 
 def _feature_values(clean: SiteTrace, other: SiteTrace, where: Places) -> dict[int, tuple[float, float]]:
     """The clean and the corrupted value of the nodes that are features, by their number."""
     example, pos, index, number = where
-    feature = index >= 0
-    columns = [
-        seen[example[feature], pos[feature], index[feature]].tolist() if seen is not None else []
-        for seen in (dense_features(clean), dense_features(other))
-    ]
+    feature, both = index >= 0, (dense_features(clean), dense_features(other))
+    at = example[feature], pos[feature], index[feature]
+    columns = [[] if values is None else values[at].tolist() for values in both]
     return dict(zip(number[feature].tolist(), zip(*columns, strict=True), strict=True))
 
 

@@ -20,10 +20,9 @@ from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Curve, Effect, Point
 from circuitlens.errors import PromptError
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
-from circuitlens.evaluation.curves import curve, node_counts, sub_circuits
+from circuitlens.evaluation.curves import curve, node_counts, random_circuits, sub_circuits
 from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.evaluation.rescoring import Rescored, rescore
-from circuitlens.evaluation.sampling import random_circuits, sample_prompts
 from circuitlens.literals import AblationKind, MetricName
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Score
@@ -95,7 +94,7 @@ class Measurements:
     @cached_property
     def run_prompts(self) -> PromptSet:
         """Those of them that are run with nodes ablated."""
-        return sample_prompts(self.own_prompts, self.settings.prompts, self.settings.seed)
+        return self.own_prompts.sample(self.settings.prompts, self.settings.seed)
 
     @cached_property
     def ranked(self) -> list[Node]:
@@ -112,10 +111,10 @@ class Measurements:
     @cached_property
     def rescored(self) -> Rescored:
         """The circuit's prompts, or a sample, scored again."""
-        prompts = sample_prompts(self.own_prompts, SCORED * self.settings.prompts, self.settings.seed)
+        prompts = self.own_prompts.sample(SCORED * self.settings.prompts, self.settings.seed)
         self.stage = "attribution and effects"
-        metric = self.settings.metric
-        return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, self._fixed_group, self._on_run)
+        metric, fixed = self.settings.metric, self._fixed_group
+        return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, fixed, self._on_run)
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -147,10 +146,8 @@ class Measurements:
 
         1 for prompts that differ in anything else.
         """
-        turned = torch.ones_like(self.runs.full_model)
-        pairs = self.run_prompts.pairs
-        flips = [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]
-        if flips:
+        turned, pairs = torch.ones_like(self.runs.full_model), self.run_prompts.pairs
+        if flips := [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]:
             batch = tokenize_pairs(self.adapter, [pairs[n] for n in flips], self.settings.metric)
             assert batch.corrupted is not None, "they differ from one"
             with torch.no_grad():
@@ -186,10 +183,10 @@ class Measurements:
         for count in node_counts(len(self.ranked)):
             counts = sorted({int(n) for n in np.linspace(low + 1, count, 16)})
             keep, _ = sub_circuits(self.runs, self.ranked, counts)
-            found = self.runs.faithfulness(self.runs(keep, False, self._on_run))
-            reached = [n for n, f in zip(counts, found, strict=True) if closeness(f) >= goal]
-            if reached:
-                return reached[0]
+            found = self.runs.faithfulness(self.runs(keep, False))
+            for size, reached in zip(counts, found, strict=True):
+                if closeness(reached) >= goal:
+                    return size
             low = count
         return len(self.ranked)
 
@@ -212,7 +209,7 @@ class Measurements:
     @cached_property
     def found_on(self) -> Curve:
         """Faithfulness on the circuit's own prompts by node count."""
-        found = curve(self.runs, self.ranked, self.counts, "found on", self.controls, self._on_run)
+        found = curve(self.runs, self.ranked, self.counts, "found on", self.controls)
         self.curves.append(found)
         return found
 
@@ -231,9 +228,8 @@ class Measurements:
 
     def on_paraphrases(self) -> tuple[Curve, float]:
         """The same on the circuit's own prompts with another determiner, at the core's size only."""
-        counts = [self.core_size]
         pairs = [each for pair in self.run_prompts.pairs for each in paraphrases(pair)[:1]]
-        return self._elsewhere("paraphrase", pairs, counts, {})
+        return self._elsewhere("paraphrase", pairs, [self.core_size], {})
 
     def _elsewhere(
         self, name: str, pairs: Sequence[Pair], counts: Sequence[int], controls: dict[int, Tensor]
@@ -246,13 +242,13 @@ class Measurements:
             raise NotTestedError("the circuit was found on these prompts")
         try:
             aligned = align(self.adapter, pairs, self.circuit.by or "position", self.circuit.tokens)
-            aligned = sample_prompts(aligned, self.settings.prompts, self.settings.seed)
+            aligned = aligned.sample(self.settings.prompts, self.settings.seed)
             self.stage = name
             runs = self._runs(aligned, self.nodes)
             runs.faithfulness(runs.full_model[None])  # raises where there is nothing to explain
         except PromptError as error:
             raise NotTestedError(str(error)[0].lower() + str(error)[1:].rstrip(".")) from error
-        found = curve(runs, self.ranked, counts, name, controls, self._on_run)
+        found = curve(runs, self.ranked, counts, name, controls)
         self.curves.append(found)
         return found, (runs.full_model > 0).float().mean().item()
 
@@ -270,11 +266,8 @@ class Measurements:
         """Attribution and exact effect of each of the strongest nodes; none where there is no decision to explain."""
         if not self.decides:
             return ()
-        measured = self.rescored.effects(self.strongest)
-        return tuple(
-            Effect(node=node.id, predicted=node.attribution, measured=real)
-            for node, real in zip(self.strongest, measured, strict=True)
-        )
+        both = zip(self.strongest, self.rescored.effects(self.strongest), strict=True)
+        return tuple(Effect(node=node.id, predicted=node.attribution, measured=real) for node, real in both)
 
     def overlaps(self) -> list[float]:
         """Which share of the core each resampling of the prompts gives again."""
@@ -282,4 +275,5 @@ class Measurements:
         return self.rescored.overlaps(self.core_size, self.settings.draws, self._random)
 
     def _runs(self, aligned: PromptSet, nodes: Sequence[Node]) -> AblationRuns:
-        return AblationRuns(self.adapter, self.circuit, aligned, self.settings.ablation, nodes, self.settings.metric)
+        ablation, metric = self.settings.ablation, self.settings.metric
+        return AblationRuns(self.adapter, self.circuit, aligned, ablation, nodes, metric, on_run=self._on_run)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import LOGITS, Adapter, Site
 from circuitlens.attribution.attributions import Attributions, attribute_nodes
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, measured_sums
@@ -70,7 +70,7 @@ class Rescored:
 
     def other_nodes(self) -> list[Node]:
         """Nodes that are active on the prompts, can be ablated and are not in the circuit."""
-        known = _numbers(self.adapter, self.index, [node for node in self.circuit.nodes if not node.is_logit])
+        known = self.index.located(self.adapter, [node for node in self.circuit.nodes if not node.is_logit])
         numbers = self.total.nodes.keys
         numbers = numbers[self._can_be_ablated(self.total) & ~torch.isin(numbers, known)]
         rows = torch.stack(self.index.parts(numbers), 1).tolist()
@@ -86,7 +86,7 @@ class Rescored:
         return shares
 
     def _means(self, table: KeyedSums, nodes: Sequence[Node]) -> list[float]:
-        return (table.at(_numbers(self.adapter, self.index, nodes))[:, ATTRIBUTION] / self.prompts).tolist()
+        return (table.at(self.index.located(self.adapter, nodes))[:, ATTRIBUTION] / self.prompts).tolist()
 
     def _strongest(self, sums: BatchSums, count: int) -> set[int]:
         """The numbers of the `count` nodes of largest |attribution| that can be ablated."""
@@ -113,51 +113,39 @@ def rescore(
     """Score prompts by the circuit's own method, and patch the `strongest` nodes one by one.
 
     A circuit of exact effects is scored by integrated gradients, and its own figures are the exact effects.
-    `on_part` is called after each part of the prompts.
-
-    Raises:
-        CircuitError: a node is at a hook that the adapter does not have.
+    `on_part` is called after each part of the prompts. Raises CircuitError for a node at a hook that is not there.
     """
+    for node in circuit.nodes:
+        if not (node.is_logit and node.hook == LOGITS):
+            site_of(adapter, node)  # is there one?
     index = NodeIndex.of(adapter, len(prompts.labels))
-    kept = _numbers(adapter, index, strongest).sort().values
+    kept = index.located(adapter, strongest).sort().values
     method = "ig" if circuit.method == "exact" else circuit.method
-    parts, exact, own_rows = [], [], torch.zeros(2, dtype=torch.double)
+    parts, exact, own_rows = [], [], torch.zeros(2, dtype=torch.long)
     for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
         exact.append(measured_sums(index, batch, replace(found, method="exact"), kept))
         own_rows += _own_rows(adapter, found)
         on_part()
-    compared, own = map(int, own_rows.tolist())
-    total = reduce(BatchSums.merged, parts)
-    return Rescored(
-        adapter, circuit, index, fixed_group, tuple(parts), total, reduce(KeyedSums.merged, exact), (compared, own)
-    )
+    total, effects = reduce(BatchSums.merged, parts), reduce(KeyedSums.merged, exact)
+    compared, own = own_rows.tolist()
+    return Rescored(adapter, circuit, index, fixed_group, tuple(parts), total, effects, (compared, own))
 
 
-def site_number(adapter: Adapter, node: Node) -> int:
-    """The number of a node's site.
-
-    Raises:
-        CircuitError: the adapter has no site there.
-    """
-    for number, site in enumerate(adapter.sites):
+def site_of(adapter: Adapter, node: Node) -> Site:
+    """A node's site; raises CircuitError where the adapter has none there."""
+    for site in adapter.sites:
         if site.write == node.hook:
-            return number
+            return site
     raise CircuitError(f"Node {node.id!r} is at the hook {node.hook!r}, which {adapter.name!r} has not.")
 
 
-def _numbers(adapter: Adapter, index: NodeIndex, nodes: Sequence[Node]) -> Int[Tensor, " node"]:
-    for node in nodes:
-        site_number(adapter, node)  # is there one?
-    return index.located(adapter, nodes)
-
-
-def _own_rows(adapter: Adapter, found: Attributions) -> Float[Tensor, " two"]:
+def _own_rows(adapter: Adapter, found: Attributions) -> Int[Tensor, " two"]:
     """How many active features there are at sites that are read where they are written, and of how many the own
     decoder row is the one nearest to their encoder row.
     """
-    nodes, counts = found.nodes, torch.zeros(2, dtype=torch.double)
+    nodes, counts = found.nodes, torch.zeros(2, dtype=torch.long)
     for s, (site, seen) in enumerate(zip(adapter.sites, found.runs.clean.sites, strict=True)):
         if site.kind != "feature" or site.coder is None or site.read != site.write:
             continue
@@ -173,5 +161,5 @@ def _own_rows(adapter: Adapter, found: Attributions) -> Float[Tensor, " two"]:
             for rows in (site.coder.encoder_rows, site.coder.decoder_rows)
         )
         own = (encoder @ decoder.T).argmax(1) == torch.arange(len(row), device=row.device)
-        counts += torch.tensor([len(row), int(own.sum())], dtype=torch.double)
+        counts += torch.tensor([len(row), int(own.sum())])
     return counts

@@ -17,7 +17,7 @@ from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Evidence
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.checks import CHECKS, DECISIVE, OPTIONAL, THRESHOLDS
-from circuitlens.evaluation.circuit_inputs import baseline_of, circuit_metric, require_same_adapter
+from circuitlens.evaluation.circuit_inputs import circuit_metric, require_same_adapter
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.evaluation.measurements import Measurements, VerificationSettings
 from circuitlens.literals import AblationKind, MetricName, Verdict
@@ -68,7 +68,8 @@ def verify(
             raise CircuitError(f"{name} is {count}: give a count of 1 or more.")
     if not 0 <= seed < 2**63:
         raise CircuitError(f"The seed is {seed}: give 0 or more, and less than 2**63.")
-    ablation, metric = ablation or baseline_of(circuit), circuit_metric(circuit, metric)
+    ablation = ablation or ("corrupted" if circuit.from_corrupted else "zero")
+    metric = circuit_metric(circuit, metric)
     settings = VerificationSettings(ablation, wanted, draws, top, prompts, seed, metric)
     # Notebooks of this field often switch gradients off for good.
     with torch.inference_mode(False), torch.enable_grad(), Progress(len(CHECKS), progress, unit="check") as steps:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -47,6 +48,14 @@ class PromptSet:
             now = slice(start, start + size)
             yield PromptSet(self.pairs[now], self.groups[now], self.labels, by=self.by)
 
+    def sample(self, count: int, seed: int) -> PromptSet:
+        """At most `count` of the prompts, in their order."""
+        if len(self) <= count:
+            return self
+        chosen = sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist())
+        pairs, groups = (tuple(column[n] for n in chosen) for column in (self.pairs, self.groups))
+        return replace(self, pairs=pairs, groups=groups)
+
     def table(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
         """The group of every position of a padded batch, -1 at padding."""
         table = torch.full_like(inputs.mask, -1, dtype=torch.long)
@@ -73,8 +82,7 @@ def align(
     for number, pair in enumerate(pairs, 1):
         try:
             # One at a time, so that each says what is wrong with it; no model runs.
-            clean = tokenize_pairs(adapter, [pair]).clean
-            read.append((number, pair, clean.tokens[0]))
+            read.append((number, pair, tokenize_pairs(adapter, [pair]).clean.tokens[0]))
         except PromptError as error:
             skipped.append(Skipped(number, pair.prompt, str(error)))
     lengths = Counter(len(tokens) for _, _, tokens in read)
@@ -91,14 +99,13 @@ def align(
             case "sum":
                 fits, why, mine = True, "", [ALL] * len(tokens)
             case "role":
-                mine = _roles(pair, tokens)
-                fits = mine is not None and (labels is None or set(mine) <= set(labels))
+                mine = _roles(pair, tokens) or []
+                fits = bool(mine) and (labels is None or set(mine) <= set(labels))
                 why = "Its tokens do not spell it, so its words' roles are not theirs."
                 if mine:
                     why = "Its roles are not those of the circuit."
                 elif not pair.roles:
                     why = "Its words have no roles, one name a word."
-                mine = mine or []
         if fits:
             used.append((pair, tokens, mine))
         else:
@@ -109,7 +116,9 @@ def align(
         raise PromptError(f"None of the {len(pairs)} prompts can be used.{why}")
     _all_or_none([pair for pair, _, _ in used])
     if by == "position":
-        names = names or [_common([tokens[pos] for _, tokens, _ in used], pos) for pos in range(length)]
+        columns = zip(*(tokens for _, tokens, _ in used), strict=True)
+        # A position is called by its token, if that is the same in all prompts.
+        names = names or [each[0] if len(set(each)) == 1 else f"[{pos}]" for pos, each in enumerate(columns)]
         groups = [tuple(range(length))] * len(used)
     else:
         names = names or list(dict.fromkeys(name for _, _, mine in used for name in mine))
@@ -118,11 +127,7 @@ def align(
 
 
 def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> PromptBatch:
-    """`tokenize` for pairs.
-
-    Raises:
-        PromptError: as `tokenize`; and where only some of the pairs have a corrupted prompt.
-    """
+    """`tokenize` for pairs; raises PromptError as that does, and where only some have a corrupted prompt."""
     with_corrupted = _all_or_none(pairs)
     return tokenize(
         adapter,
@@ -135,11 +140,7 @@ def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = Non
 
 
 def _all_or_none(pairs: Sequence[Pair]) -> bool:
-    """Whether there are corrupted prompts.
-
-    Raises:
-        PromptError: only with some of the pairs.
-    """
+    """Whether there are corrupted prompts; raises PromptError where only some of the pairs have one."""
     with_corrupted = {pair.corrupted is not None for pair in pairs}
     if len(with_corrupted) > 1:
         raise PromptError(
@@ -165,8 +166,3 @@ def _roles(pair: Pair, tokens: Sequence[str]) -> list[str] | None:
         # A token of nothing but space begins the next word.
         roles.append(of_letter[end - 1 if count else min(end, len(of_letter) - 1)])
     return roles
-
-
-def _common(tokens: Sequence[str], pos: int) -> str:
-    """What to call a position: its token, if it is the same in all prompts."""
-    return tokens[0] if len(set(tokens)) == 1 else f"[{pos}]"

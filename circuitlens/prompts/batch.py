@@ -111,11 +111,7 @@ def tokenize(
 def _batch_metric(
     adapter: Adapter, metric: MetricName | Score | None, answers: Tensor, distractors: Tensor, corrupted: Inputs | None
 ) -> BatchMetric:
-    """The metric that is named, or the default one, for these answers and distractors.
-
-    Raises:
-        PromptError: there is no such metric, or something that it needs is missing.
-    """
+    """The metric that is named, or the default one; raises PromptError where it needs something that is missing."""
     name = metric or ("logit_difference" if distractors.shape[1] else "logit")
     if not isinstance(name, str):
         return BatchMetric(CUSTOM, answers, distractors, _checked(name))

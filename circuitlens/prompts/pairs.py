@@ -112,7 +112,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
             text = next((row[key] for key in ("prompt", "clean_prefix") if isinstance(row.get(key), str)), line)
             pairs.append(_pair(row))
         except _RowError as error:
-            skipped.append(Skipped(number, _start(text), str(error)))
+            skipped.append(Skipped(number, _cut(text.strip(), 80), str(error)))
         if len(pairs) == count:
             break
     if not pairs:
@@ -191,7 +191,8 @@ def _pair(row: dict[str, Any]) -> Pair:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
     if not fault["loc"]:
-        raise _RowError(_sentence(fault["msg"].removeprefix("Value error, ")))
+        reason = fault["msg"].removeprefix("Value error, ")
+        raise _RowError(f"{reason[:1].upper()}{reason[1:]}.")
     field = str(fault["loc"][0])
     match fault["type"]:
         case "missing":
@@ -236,13 +237,8 @@ def _shown(value: Any) -> str:
         text = repr(value)
     except (RecursionError, ValueError):  # ValueError: an integer of more digits than Python prints
         text = f"a {type(value).__name__}"
-    return text if len(text) <= 60 else text[:59] + "…"
+    return _cut(text, 60)
 
 
-def _start(text: str) -> str:
-    text = text.strip()
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

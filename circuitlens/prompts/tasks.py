@@ -24,6 +24,14 @@ VERBS = ((" is", " are"), (" has", " have"), (" does", " do"), (" goes", " go"))
 """What a subject may go on with, singular and plural, as in the data of Marks et al. 2024."""
 PREPOSITIONS = ("near", "behind", "beside")
 RELATIVE_VERBS = (("likes", "like"), ("helps", "help"), ("knows", "know"), ("loves", "love"), ("sees", "see"))
+LINKS = {"nounpp": tuple((word, word) for word in PREPOSITIONS), "rc": RELATIVE_VERBS}
+"""What stands between subject and attractor, or after both, for a singular and a plural attractor."""
+SENTENCES = {
+    "simple": "The {subject}",
+    "nounpp": "The {subject} {link} the {attractor}",
+    "within_rc": "The {attractor} that the {subject}",
+    "rc": "The {subject} that the {attractor} {link}",
+}
 AGREEMENT_ROLES = {
     "simple": ("determiner", "subject"),
     "nounpp": ("determiner", "subject", "preposition", "determiner2", "attractor"),
@@ -73,11 +81,7 @@ def split_nouns(nouns: Sequence[str], test_share: float, seed: int) -> tuple[lis
 
 
 def agreement(
-    kind: AgreementKind,
-    nouns: Sequence[str],
-    count: int,
-    seed: int,
-    verbs: Sequence[tuple[str, str]] = VERBS,
+    kind: AgreementKind, nouns: Sequence[str], count: int, seed: int, verbs: Sequence[tuple[str, str]] = VERBS
 ) -> list[Pair]:
     """Subject-verb agreement: the corrupted prompt has the subject in the other number (Linzen et al. 2016; the kinds
     and cases are those of Marks et al. 2024).
@@ -109,8 +113,8 @@ def agreement(
     cases = [(False, False), (True, False)]  # whether the subject and the attractor are plural
     if kind != "simple":
         cases = [(False, False), (True, True), (False, True), (True, False)]
-    links = {"simple": 1, "nounpp": len(PREPOSITIONS), "within_rc": 1, "rc": len(RELATIVE_VERBS)}[kind]
-    sizes = (len(forms), links) if kind == "simple" else (len(forms), links, len(forms) - 1)
+    links = LINKS.get(kind, (("", ""),))
+    sizes = (len(forms), len(links)) if kind == "simple" else (len(forms), len(links), len(forms) - 1)
     drawn = []
     for number, (plural, other_plural) in enumerate(cases):
         quota = len(range(number, count, len(cases)))
@@ -119,8 +123,10 @@ def agreement(
         for turn in range(len(verbs)):
             for at, (subject, link, *other) in enumerate(sentences[: quota - len(made)]):
                 verb = verbs[(number + at + turn) % len(verbs)]
-                attractor = forms[other[0] + (other[0] >= subject)] if other else None
-                made.append(_agreement(kind, forms[subject], plural, attractor, other_plural, link, verb))
+                attractor = forms[other[0] + (other[0] >= subject)][other_plural] if other else ""
+                numbers = (plural, other_plural) if other else (plural,)
+                filled = partial(SENTENCES[kind].format, attractor=attractor, link=links[link][other_plural])
+                made.append(_agreement(kind, filled, forms[subject], numbers, verb))
         drawn.append(made)
     return [made[at] for at in range(max(map(len, drawn))) for made in drawn if at < len(made)]
 
@@ -160,8 +166,18 @@ def indirect_object(count: int, seed: int, names: Sequence[str] = NAMES) -> list
             break
         left = list(names)
         io, subject, third = (left.pop(n) for n in at[3:])
+        case, template = cases[number % 2], TEMPLATES[at[0]]
+        first, second = (io, subject) if case == "ABBA" else (subject, io)
+        filled = partial(template.format, first=first, second=second, place=PLACES[at[1]], thing=THINGS[at[2]])
         pairs.append(
-            _indirect_object(TEMPLATES[at[0]], PLACES[at[1]], THINGS[at[2]], io, subject, third, cases[number % 2])
+            Pair(
+                prompt=filled(giver=subject),
+                corrupted=filled(giver=third),
+                answer=(f" {io}",),
+                distractor=(f" {subject}",),
+                case=case,
+                roles=_roles(template, case),
+            )
         )
     return pairs
 
@@ -177,22 +193,15 @@ def greater_than(count: int, seed: int, nouns: Sequence[str] = EVENTS) -> list[P
         PromptError: the count is negative.
     """
     check_count(count)
-    nouns = list(dict.fromkeys(nouns))
+    nouns, years = list(dict.fromkeys(nouns)), tuple(f"{year:02}" for year in range(100))
     starts = [(c, yy) for c in CENTURIES for yy in range(2, 99) if f"{c}{yy:02}" not in WHOLE_YEARS]
     pairs = []
     for noun, start in _grid(Random(seed), (len(nouns), len(starts)), count):
         century, yy = starts[start]
-        prompt = f"The {nouns[noun]} lasted from the year {century}%s to the year {century}"
-        years = [f"{year:02}" for year in range(100)]
-        pairs.append(
-            Pair(
-                prompt=prompt % f"{yy:02}",
-                corrupted=prompt % "01",
-                answer=tuple(years[yy + 1 :]),
-                distractor=tuple(years[: yy + 1]),
-                roles=YEAR_ROLES,
-            )
-        )
+        text = f"The {nouns[noun]} lasted from the year {century}%s to the year {century}"
+        later, earlier = years[yy + 1 :], years[: yy + 1]
+        prompt, corrupted = text % years[yy], text % "01"
+        pairs.append(Pair(prompt=prompt, corrupted=corrupted, answer=later, distractor=earlier, roles=YEAR_ROLES))
     return pairs
 
 
@@ -218,57 +227,32 @@ TASKS: dict[str, Callable[[int, int, int], Split]] = {
 
 def _agreement(
     kind: AgreementKind,
+    sentence: Callable[..., str],
     subject: tuple[str, str],
-    plural: bool,
-    attractor: tuple[str, str] | None,
-    attractor_plural: bool,
-    link: int,
+    numbers: Sequence[bool],
     verb: tuple[str, str],
 ) -> Pair:
-    """One pair; nouns and verbs are (singular, plural)."""
-    other = attractor[attractor_plural] if attractor else ""
-
-    def sentence(noun: str) -> str:
-        match kind:
-            case "simple":
-                return f"The {noun}"
-            case "nounpp":
-                return f"The {noun} {PREPOSITIONS[link]} the {other}"
-            case "within_rc":
-                return f"The {other} that the {noun}"
-            case "rc":
-                return f"The {noun} that the {other} {RELATIVE_VERBS[link][attractor_plural]}"
-
-    numbers = [("singular", "plural")[n] for n in ([plural, attractor_plural] if attractor else [plural])]
+    """One pair; nouns and verbs are (singular, plural), and `numbers` those of the subject and the attractor."""
+    plural = numbers[0]
+    names = [("singular", "plural")[number] for number in numbers]
     return Pair(
-        prompt=sentence(subject[plural]),
-        corrupted=sentence(subject[not plural]),
+        prompt=sentence(subject=subject[plural]),
+        corrupted=sentence(subject=subject[not plural]),
         answer=(verb[plural],),
         distractor=(verb[not plural],),
-        case="_".join(numbers[::-1] if kind == "within_rc" else numbers),  # in the order of the words
+        case="_".join(names[::-1] if kind == "within_rc" else names),  # in the order of the words
         roles=AGREEMENT_ROLES[kind],
     )
 
 
-def _indirect_object(
-    template: str, place: str, thing: str, io: str, subject: str, third: str, case: Literal["ABBA", "BABA"]
-) -> Pair:
-    """One pair."""
-    first, second = (io, subject) if case == "ABBA" else (subject, io)
+def _roles(template: str, case: str) -> tuple[str, ...]:
+    """The roles of the words of a sentence on indirect objects."""
     words = template.split()
     one, two, giver = (words.index(slot) for slot in ("{first}", "{second}", "{giver}"))
     roles = ["opening"] * one + ["scene"] * (giver - one) + ["action"] * (len(words) - giver - 1) + ["end"]
     roles[one], roles[one + 1], roles[two] = ("IO", "and", "S1") if case == "ABBA" else ("S1", "and", "IO")
     roles[giver] = "S2"
-    filled = partial(template.format, first=first, second=second, place=place, thing=thing)
-    return Pair(
-        prompt=filled(giver=subject),
-        corrupted=filled(giver=third),
-        answer=(f" {io}",),
-        distractor=(f" {subject}",),
-        case=case,
-        roles=tuple(roles),
-    )
+    return tuple(roles)
 
 
 def _grid(rng: Random, sizes: Sequence[int], count: int) -> Iterator[tuple[int, ...]]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from circuitlens.errors import PromptError
 
 
-def _words(text: str) -> tuple[str, ...]:
-    """Many words in a few lines."""
+def words(text: str) -> tuple[str, ...]:
+    """The words of a text: many of them in a few lines."""
     return tuple(text.split())
 
 
-NOUNS = _words(
+NOUNS = words(
     "cat dog bird horse boy girl child man woman baby lady king queen teacher doctor farmer nurse student painter "
     "writer singer dancer driver sailor soldier pilot lawyer judge player runner mouse goose wolf fox bear lion "
     "tiger rabbit monkey pony puppy kitten cow pig duck chicken turkey spider ant bee fly butterfly witch boss "
@@ -21,7 +21,7 @@ NOUNS = _words(
 )
 """Nouns of the toy; their order is part of its training."""
 
-PEOPLE = _words(
+PEOPLE = words(
     "athlete author boy girl kid man woman child father mother doctor singer teacher victim architect chef driver "
     "executive guard minister parent manager pilot actor artist lawyer customer farmer officer student king queen "
     "friend brother sister son daughter lady player writer reader worker soldier judge priest prisoner guest visitor "
@@ -30,14 +30,14 @@ PEOPLE = _words(
     "therapist trader"
 )
 """Nouns that GPT-2 and SmolLM2 read, after a space, as one token in both numbers: pairs of them are equally long."""
-NAMES = _words(
+NAMES = words(
     "Mary John Tom James Dan Martin Amy Paul Sarah Kate Mark Anna Alice Bob David Michael Peter Laura Jack Robert "
     "William Richard Thomas Daniel Matthew Andrew Steven Kevin Brian George Edward Ryan Jason Eric Adam Scott Jessica "
     "Jennifer Lisa Susan Emily Rachel Maria Jane Kelly Elizabeth Victoria Sam Ben Alex Luke Simon Henry Charlie Frank "
     "Max Chris Joe Michelle"
 )
 """First names that GPT-2 and SmolLM2 read, after a space, as one token."""
-EVENTS = _words(
+EVENTS = words(
     "war siege trial campaign expedition voyage journey pilgrimage tour trip study plague epidemic dynasty reign "
     "marriage friendship relationship dispute conspiracy invasion insurgency investigation negotiation operation "
     "project program quest treaty contract agreement construction collaboration competition confrontation "

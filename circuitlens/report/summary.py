@@ -26,13 +26,6 @@ def summary_rows(circuit: Circuit) -> list[tuple[str, str]]:
     ]
 
 
-def name_baseline(circuit: Circuit) -> str:
-    """What attribution measures from: zero, or the corrupted prompt or prompts."""
-    if not circuit.from_corrupted:
-        return "zero"
-    return "the corrupted prompts" if circuit.pairs else repr(circuit.corrupted)
-
-
 def describe_metric(circuit: Circuit) -> str:
     """The metric and its value, with that of the corrupted prompt where there is one."""
     metric = circuit.metric
@@ -42,8 +35,10 @@ def describe_metric(circuit: Circuit) -> str:
 
 def describe_method(circuit: Circuit) -> str:
     """The attribution method, its baseline, and whether attention and norms were frozen."""
+    baseline = "the corrupted prompts" if circuit.pairs else repr(circuit.corrupted)
     frozen = ", attention patterns and layer-norm scales held" if circuit.frozen else ""
-    return f"{circuit.method}: {METHODS[circuit.method].summary} from {name_baseline(circuit)}{frozen}"
+    summary = METHODS[circuit.method].summary
+    return f"{circuit.method}: {summary} from {baseline if circuit.from_corrupted else 'zero'}{frozen}"
 
 
 def describe_path(circuit: Circuit) -> str:

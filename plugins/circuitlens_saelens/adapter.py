@@ -58,12 +58,12 @@ class SAELensAdapter(Adapter):
         if not saes:
             raise AdapterError("There are no SAEs: give at least one.")
         self._model = model
+        reads = {_write_hook(read, sae): read for read, sae in saes}
         self._saes = {_write_hook(read, sae): sae for read, sae in saes}
         _check_agreement(saes, model)
         bos = _trained_with_bos([sae for _, sae in saes]) if prepend_bos is None else prepend_bos
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
-        reads = {_write_hook(read, sae): read for read, sae in saes}
         places = {id(model.hook_point(hook)): hook for hook in reads}
         if twice := [hook for hook in reads if hook not in places.values()]:
             raise AdapterError(
@@ -74,7 +74,7 @@ class SAELensAdapter(Adapter):
         seen = self._probe([*embeddings, *reads, *reads.values(), *scales])
         if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
             _check_processing(saes, seen)
-        if len(missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]):
+        if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
             log.warning("%d attention patterns, such as %s, can't be held in frozen mode.", len(missing), missing[0])
         sites = []
         for hook in seen:  # in the order of the forward
@@ -84,17 +84,17 @@ class SAELensAdapter(Adapter):
                 coder = _make_coder(self._saes[hook], reads[hook], hook, seen)
                 sites.append(Site(hook, "feature", reads[hook], hook, _layer_of(hook, model.cfg.n_layers), coder))
         model_name = str(model.cfg.model_name)
-        short = name or _short_name(model_name)
+        described = ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
         super().__init__(
-            short,
+            name or _short_name(model_name),
             f"{model_name} with {len(saes)} SAEs of {', '.join(sorted({str(s.cfg.d_sae) for _, s in saes}))} features.",
             sites,
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
-            options={**(options or {"model": model_name, "saes": _describe_saes(saes)}), "prepend_bos": bos},
+            options={**(options or {"model": model_name, "saes": described}), "prepend_bos": bos},
             bos=bos,
         )
-        self._kinds = {site.write: _hook_kind(site.write) for site in self.sites if site.kind == "feature"}
+        self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
 
     @classmethod
     def load(cls, **options: Any) -> SAELensAdapter:
@@ -158,21 +158,17 @@ class SAELensAdapter(Adapter):
         """Hooks of the embeddings that are added into the stream, and their sites' names."""
         known = set(self._model.names)
         # A bridge of a rotary model has the position hook as an alias of something that is no embedding.
-        learned = (
-            "pos_embed.hook_out" in known or getattr(self._model.cfg, "positional_embedding_type", "") == "standard"
-        )
+        kind = getattr(self._model.cfg, "positional_embedding_type", "")
+        learned = "pos_embed.hook_out" in known or kind == "standard"
         found = {"hook_embed": "token"} if "hook_embed" in known else {}
         return {**found, "hook_pos_embed": "position"} if learned and "hook_pos_embed" in known else found
 
     def _probe(self, hooks: Sequence[str]) -> dict[str, Tensor]:
-        """What each hook sees of a short prompt, in the order in which they fire.
-
-        Raises:
-            AdapterError: a hook does not exist, or never fires or more than once.
+        """What each hook sees of a short prompt, in the order in which they fire; raises AdapterError for a hook that
+        does not exist, or fires never or more than once.
         """
-        names = list(dict.fromkeys(hooks))
         seen: dict[str, Tensor] = {}
-        counts = dict.fromkeys(names, 0)
+        counts = dict.fromkeys(hooks, 0)
 
         def note(name: str) -> Hook:
             def hook(x: Tensor) -> None:
@@ -182,7 +178,7 @@ class SAELensAdapter(Adapter):
             return hook
 
         with torch.no_grad():
-            self.run(self.inputs([EXAMPLES[0].prompt]), {name: note(name) for name in names})
+            self.run(self.inputs([EXAMPLES[0].prompt]), {name: note(name) for name in counts})
         for name, count in counts.items():
             if count != 1 and not name.endswith(("hook_scale", "hook_pattern")):
                 times = "never fires" if not count else f"fires {count} times"
@@ -193,10 +189,6 @@ class SAELensAdapter(Adapter):
         return seen
 
 
-def _describe_saes(saes: Sequence[tuple[str, SAE[Any]]]) -> str:
-    return ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
-
-
 def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     """SAEs with the hooks they read."""
     if not isinstance(saes, Iterable | SAE):
@@ -205,7 +197,8 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     if isinstance(saes, Mapping):
         pairs = list(cast(Mapping[str, SAE[Any]], saes).items())
     else:
-        pairs = [(s.cfg.metadata.hook_name if isinstance(s, SAE) else "", s) for s in _as_list(saes)]
+        each = [saes] if isinstance(saes, SAE) else cast(Iterable[Any], saes)
+        pairs = [(sae.cfg.metadata.hook_name if isinstance(sae, SAE) else "", sae) for sae in each]
     for hook, sae in pairs:
         if not isinstance(sae, SAE):
             raise AdapterError(
@@ -225,11 +218,6 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
     return pairs
 
 
-def _as_list(saes: Any) -> list[Any]:
-    # SAEs are modules, and so are not iterable.
-    return [saes] if isinstance(saes, SAE) else list(saes)
-
-
 def _write_hook(read: str, sae: SAE[Any]) -> str:
     return sae.cfg.metadata.hook_name_out or read
 
@@ -244,10 +232,10 @@ def _check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -
     if names and next(iter(names)) != _short_name(model_name) and not Path(model_name).exists():
         log.warning("The SAEs are for %s and the model is %s.", next(iter(names)), model_name)
     for read, sae in saes:
-        weights = sae.W_dec
-        if weights.dtype != model.dtype or weights.device != model.device:
+        dtype, device = sae.W_dec.dtype, sae.W_dec.device
+        if (dtype, device) != (model.dtype, model.device):
             raise AdapterError(
-                f"The SAE at {read} is {weights.dtype} on {weights.device} and the model {model.dtype} on "
+                f"The SAE at {read} is {dtype} on {device} and the model {model.dtype} on "
                 f"{model.device}: load both alike, or call sae.to('{model.device}', {model.dtype})."
             )
 
@@ -272,9 +260,9 @@ def _check_processing(saes: Sequence[tuple[str, SAE[Any]]], seen: Mapping[str, T
         off = (x.mean(-1).abs() / x.square().mean(-1).sqrt().clamp_min(1e-12)).max().item()
         if (off < max(CENTRED, torch.finfo(seen[read].dtype).eps)) != expected:
             wanted, is_now = ("centred", "is not") if expected else ("not centred", "is")
-            bridge = (
-                "fold_ln=False, center_unembed=False, fold_value_biases=False" if expected else "no_processing=True"
-            )
+            bridge = "no_processing=True"
+            if expected:
+                bridge = "fold_ln=False, center_unembed=False, fold_value_biases=False"
             raise AdapterError(
                 f"The SAE at {read} was trained on a model whose writing weights are {wanted}, and this model's stream "
                 f"{is_now} (its mean is {off:.1%} of its size). Load it with from_pretrained_no_processing(name, "
@@ -316,10 +304,6 @@ def _make_coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]
 def _layer_of(hook: str, layers: int) -> int:
     found = re.match(r"blocks\.(\d+)\.", hook)
     return int(found[1]) if found else 0 if "embed" in hook else layers - 1
-
-
-def _hook_kind(hook: str) -> str:
-    return hook.rsplit(".", 1)[-1].removeprefix("hook_")
 
 
 def _short_name(model_name: str) -> str:

@@ -20,7 +20,6 @@ from huggingface_hub import constants
 
 from circuitlens.errors import AdapterError
 from circuitlens.files import format_bytes
-from circuitlens_saelens.messages import first_line
 
 log = logging.getLogger(__name__)
 
@@ -33,24 +32,20 @@ MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors", "*.jinja")
 
 
 def fetch(needed: Mapping[str, Sequence[str]], model: str | None) -> dict[str, list[Path]]:
-    """The files of each repository, all in the cache now; what was missing is downloaded.
+    """The files of each repository, all in the cache now; raises AdapterError for one that is missing and can't be had.
 
-    Args:
-        needed: the names of the files that are needed, by repository.
-        model: the repository of a model, of which all is needed.
-
-    Raises:
-        AdapterError: something is missing and can't be had.
+    `needed` has the names of files by repository, `model` is the repository of a model, of which all is needed.
     """
-    found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needed.items()}
-    if model is not None:
-        found[model] = _cached_model(model)
+
+    def look() -> dict[str, dict[str, Path | None]]:
+        found = {repo: {name: _cached(repo, name) for name in names} for repo, names in needed.items()}
+        return found if model is None else {**found, model: _cached_model(model)}
+
+    found = look()
     missing = {repo: [name for name, path in files.items() if path is None] for repo, files in found.items()}
-    missing = {repo: names for repo, names in missing.items() if names}
-    if missing:
+    if missing := {repo: names for repo, names in missing.items() if names}:
         _download(missing)
-        for repo in missing:
-            found[repo] = _cached_model(repo) if repo == model else {name: _cached(repo, name) for name in found[repo]}
+        found = look()
     return {repo: [path for path in files.values() if path is not None] for repo, files in found.items()}
 
 
@@ -65,6 +60,12 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, fit for a sentence: its kind and its first line, without a full stop."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}".rstrip(".: ")
+
+
 def _cached(repo: str, name: str) -> Path | None:
     path = huggingface_hub.try_to_load_from_cache(repo, name, cache_dir=constants.HF_HUB_CACHE)
     return Path(path) if isinstance(path, str) else None
@@ -76,10 +77,9 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
     if config is None:
         return dict.fromkeys(MODEL_FILES)
     folder = config.parent
-    index = folder / "model.safetensors.index.json"
-    parts = ["model.safetensors"]
-    if index.exists():
-        parts = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    parts = {"model.safetensors"}
+    if (index := folder / "model.safetensors.index.json").exists():
+        parts = set(json.loads(index.read_text())["weight_map"].values())
     found: dict[str, Path | None] = {"config.json": config}
     if all((folder / name).exists() for name in parts):
         found |= {name: folder / name for name in parts}
@@ -92,13 +92,13 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
 
 
 def _download(missing: Mapping[str, Sequence[str]]) -> None:
-    """Download what is missing, after saying how large it is; `missing` has names or patterns, by repository."""
+    """Download what is missing, names or patterns by repository, after saying how large it is."""
     what = "; ".join(f"{repo} ({names[0]}{', …' if len(names) > 1 else ''})" for repo, names in missing.items())
     if constants.HF_HUB_OFFLINE:
+        repo, names = next(iter(missing.items()))
         raise AdapterError(
             f"Not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: {what}. Unset it to download, "
-            f"or run `hf download {next(iter(missing))} {' '.join(next(iter(missing.values())))[:200]}` where there is "
-            "a network and bring the cache."
+            f"or run `hf download {repo} {' '.join(names)[:200]}` where there is a network and bring the cache."
         )
     sizes = {(repo, name): size for repo, names in missing.items() for name, size in _sizes(repo, names, what).items()}
     log.info("Downloading %d files, %s, from %s", len(sizes), format_bytes(sum(sizes.values())), ", ".join(missing))

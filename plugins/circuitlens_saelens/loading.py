@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import torch
@@ -27,8 +27,7 @@ from transformers.utils import logging as transformers_logging
 from circuitlens.adapter import Option
 from circuitlens.errors import AdapterError
 from circuitlens.files import format_bytes
-from circuitlens_saelens.hub import fetch, offline
-from circuitlens_saelens.messages import first_line
+from circuitlens_saelens.hub import fetch, first_line, offline
 from circuitlens_saelens.options import DEVICES, DTYPES
 from circuitlens_saelens.sources import (
     Layers,
@@ -65,7 +64,13 @@ def load(
     Raises:
         AdapterError: an option is wrong, something can't be had or does not fit in memory.
     """
-    _check_options(device, dtype, unknown)
+    if unknown:
+        raise AdapterError(
+            f"There is no option {next(iter(unknown))!r}: give model, saes, layers, device, dtype or prepend_bos."
+        )
+    for what, value, choices in (("dtype", dtype, DTYPES), ("device", device, DEVICES)):
+        if value not in choices:
+            raise AdapterError(f"There is no {what} {value!r}: choose one of {', '.join(choices)}.")
     where = _choose_device(device)
     names = _sae_names(saes)
     sources = choose_layers([source for name in names for source in find_sources(name)], layers)
@@ -82,23 +87,12 @@ def load(
 
     with offline(), _quiet():
         loaded = _load_model(str(folder or model_name), where, dtype, model_processing(sources))
-        parts = [
-            _load_sae(source, where, dtype) for source in tqdm(sources, "SAEs", delay=1, disable=None, leave=False)
-        ]
+        shown = tqdm(sources, "SAEs", delay=1, disable=None, leave=False)
+        parts = [_load_sae(source, where, dtype) for source in shown]
     record: dict[str, Option] = {"model": model_name, "saes": ", ".join(names), "device": where, "dtype": dtype}
     if layers is not None:
         record["layers"] = layers if isinstance(layers, str) else ",".join(map(str, parse_layers(layers)))
     return loaded, parts, record
-
-
-def _check_options(device: str, dtype: str, unknown: Mapping[str, Any]) -> None:
-    if unknown:
-        raise AdapterError(
-            f"There is no option {next(iter(unknown))!r}: give model, saes, layers, device, dtype or prepend_bos."
-        )
-    for what, value, choices in (("dtype", dtype, DTYPES), ("device", device, DEVICES)):
-        if value not in choices:
-            raise AdapterError(f"There is no {what} {value!r}: choose one of {', '.join(choices)}.")
 
 
 def _choose_device(device: str) -> str:
@@ -142,8 +136,8 @@ def _load_model(name: str, device: str, dtype: str, processing: Mapping[str, boo
 
 def _load_sae(source: Source, device: str, dtype: str) -> SAE[Any]:
     try:
-        if source.release is None:
-            return SAE.load_from_disk(cast(Path, source.folder), device=device, dtype=dtype)
+        if source.folder is not None:
+            return SAE.load_from_disk(source.folder, device=device, dtype=dtype)
         return SAE.from_pretrained(source.release, source.sae_id, device=device, dtype=dtype)
     except Exception as error:
         raise AdapterError(f"The SAE {source} can't be loaded: {first_line(error)}.") from error

@@ -12,7 +12,7 @@ differences live here:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -72,11 +72,7 @@ class HookedModel:
         return list(self._points)
 
     def hook_point(self, name: str) -> HookPoint:
-        """The hook of that name.
-
-        Raises:
-            AdapterError: there is none; near names are listed.
-        """
+        """The hook of that name; raises AdapterError, with the names that come near, where there is none."""
         if name not in self._points:
             near = get_close_matches(name, self._points, n=3, cutoff=0.6)
             hint = f" Names like it: {', '.join(near)}." if near else ""
@@ -96,7 +92,7 @@ class HookedModel:
             planned.append((point, hook))
         if not mask[:, 0].all():
             # A query that sees no key has a score of -inf everywhere, and a softmax without a derivative.
-            scores = [self._points[name] for name in self._points if name.endswith("attn.hook_attn_scores")]
+            scores = [point for name, point in self._points.items() if name.endswith("attn.hook_attn_scores")]
             planned += [(point, lambda x: x.clamp_min(torch.finfo(x.dtype).min)) for point in scores]
         with _frozen_parameters(self.model), _placed(planned), warnings.catch_warnings():
             # What holding a scale constant is meant to do.
@@ -138,17 +134,13 @@ def _placed(hooks: list[tuple[HookPoint, Hook]]) -> Iterator[None]:
     placed = []
     try:
         for point, hook in hooks:
-            point.add_hook(_as_lens_hook(hook))
+            point.add_hook(lambda tensor, hook=None, ours=hook: ours(tensor))
             placed.append((point, point.fwd_hooks[-1]))
         yield
     finally:
         for point, handle in placed:
             handle.hook.remove()
             point.fwd_hooks.remove(handle)
-
-
-def _as_lens_hook(hook: Hook) -> Callable[..., Tensor | None]:
-    return lambda tensor, hook=None, ours=hook: ours(tensor)
 
 
 @contextmanager

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import compress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sae_lens.loading.pretrained_sae_loaders import (
     get_sae_lens_config_from_disk,
     handle_config_defaulting,
     load_sae_config_from_huggingface,
 )
-from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from sae_lens.loading.pretrained_saes_directory import PretrainedSAELookup, get_pretrained_saes_directory
 from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from circuitlens.errors import AdapterError
-from circuitlens_saelens.messages import first_line
+from circuitlens_saelens.hub import first_line
 
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 """What SAEs may ask of their model's weights (TransformerLens' names)."""
@@ -28,22 +30,23 @@ Layers = int | str | Iterable[int] | None
 
 @dataclass(frozen=True)
 class Source:
-    """Where one SAE is: a registered release and id, or a folder."""
+    """Where one SAE is: a folder, or else a registered release and an id in it."""
 
-    release: str | None
+    release: str
     sae_id: str
-    folder: Path | None
+    folder: Path | None = None
 
     def __str__(self) -> str:
-        return str(self.folder) if self.release is None else f"{self.release}/{self.sae_id}"
+        return str(self.folder or f"{self.release}/{self.sae_id}")
+
+    @property
+    def registered(self) -> PretrainedSAELookup:
+        """What SAE-Lens knows of the release."""
+        return get_pretrained_saes_directory()[self.release]
 
 
 def find_sources(name: str) -> list[Source]:
-    """The SAEs that one name stands for.
-
-    Raises:
-        AdapterError: it is no release, SAE of a release, or folder with SAEs.
-    """
+    """The SAEs that one name stands for: a release, an SAE of one, or a folder with SAEs; else raises AdapterError."""
     directory = get_pretrained_saes_directory()
     release, _, sae_id = name.partition("/")
     if release in directory:
@@ -53,7 +56,7 @@ def find_sources(name: str) -> list[Source]:
         found = [folder] if (folder / "cfg.json").is_file() else sorted(f.parent for f in folder.glob("*/cfg.json"))
         if not found:
             raise AdapterError(f"The folder {name!r} holds no SAE: none of its folders has a cfg.json.")
-        return [Source(None, one.name, one) for one in found]
+        return [Source("", one.name, one) for one in found]
     near = get_close_matches(name, directory, n=3, cutoff=0.5)
     hint = f" Releases like it: {', '.join(near)}." if near else ""
     raise AdapterError(f"{name!r} is neither a release of SAE-Lens nor a folder.{hint}")
@@ -71,119 +74,88 @@ def _of_release(release: str, sae_id: str) -> list[Source]:
     if sae_id and sae_id not in ids:
         near = get_close_matches(sae_id, ids, n=3) or ids[:3]
         raise AdapterError(f"The release {release!r} has no SAE {sae_id!r}. It has {', '.join(near)}, … ({len(ids)}).")
-    return [Source(release, one, None) for one in ([sae_id] if sae_id else ids)]
+    return [Source(release, one) for one in ([sae_id] if sae_id else ids)]
 
 
 def choose_layers(sources: list[Source], layers: Layers) -> list[Source]:
-    """The SAEs of the layers asked for.
-
-    Raises:
-        AdapterError: the layers can't be read, or there is no SAE at one of them.
-    """
+    """The SAEs of the layers asked for; raises AdapterError where there is none at one of them."""
     if layers is None:
         return sources
     wanted = parse_layers(layers)
     there = {source: _layer(source) for source in sources}
-    if (missing := sorted(set(wanted) - set(there.values()))) or not wanted:
+    if missing := sorted(set(wanted) - set(there.values())):
         has = ", ".join(map(str, sorted({layer for layer in there.values() if layer is not None}))) or "none that tells"
         few = ", ".join(map(str, missing[:3])) + ("" if len(missing) <= 3 else ", …")
-        raise AdapterError(f"There is no SAE at layer {few or layers}; there are at {has}.")
+        raise AdapterError(f"There is no SAE at layer {few}; there are at {has}.")
     return [source for source in sources if there[source] in wanted]
 
 
 def parse_layers(layers: Layers) -> list[int]:
-    """Layers as numbers, in order.
-
-    Raises:
-        AdapterError: they are neither numbers nor a text such as 8, 0-11 or 0,4,8-10.
-    """
-    unreadable = AdapterError(f"The layers {layers!r} can't be read: give them as 8, 0-11 or 0,4,8-10.")
-    if not isinstance(layers, str):
-        numbers = list(layers) if isinstance(layers, Iterable) else [layers]
-        if not all(isinstance(number, int) for number in numbers):
-            raise unreadable
-        return sorted(cast(list[int], numbers))
+    """Layers as numbers, in order; raises AdapterError for what is neither numbers nor a text such as 0,4,8-10."""
+    parts = layers.split(",") if isinstance(layers, str) else layers if isinstance(layers, Iterable) else [layers]
     found: set[int] = set()
-    for part in layers.split(","):
+    for part in map(str, parts):
         bounds = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         if not bounds or (bounds[2] and int(bounds[2]) < int(bounds[1])) or len(part) > 20:
-            raise unreadable
+            raise AdapterError(f"The layers {layers!r} can't be read: give them as 8, 0-11 or 0,4,8-10.")
         found.update(range(int(bounds[1]), min(int(bounds[2] or bounds[1]), 10_000) + 1))
     return sorted(found)
 
 
 def _layer(source: Source) -> int | None:
     """The layer that an SAE's id, or the configuration in its folder, names."""
-    text = source.sae_id
-    if source.folder is not None:
-        text = str(read_config(source).get("metadata", {}).get("hook_name", ""))
+    text = source.sae_id if source.folder is None else str(_metadata(source).get("hook_name"))
     found = re.search(r"(?:blocks\.|layers?[._/])(\d+)", text)
     return int(found[1]) if found else None
 
 
 def model_name_of(sources: Sequence[Source]) -> str:
-    """The name of the model that the SAEs are for.
-
-    Raises:
-        AdapterError: they are for different models, or don't say for which.
-    """
-    directory = get_pretrained_saes_directory()
-    found = {
-        _official_name(
-            directory[s.release].model if s.release else str(read_config(s).get("metadata", {}).get("model_name"))
-        ): s
-        for s in sources
-    }
+    """The name of the model that the SAEs are for; raises AdapterError where they differ in it, or don't say."""
+    found: dict[str, Source] = {}
+    for source in sources:
+        name = source.registered.model if source.folder is None else str(_metadata(source).get("model_name"))
+        with suppress(ValueError):  # of a name that TransformerLens does not know
+            name = get_official_model_name(name)
+        found[name] = source
     if len(found) > 1:
         named = " and ".join(f"{name} ({source})" for name, source in found.items())
         raise AdapterError(f"The SAEs are for different models, {named}: give SAEs of one model, or name the model.")
-    name = next(iter(found))
+    (name,) = found
     if name == "None":
         raise AdapterError("The SAEs do not say which model they are for: name it.")
     return name
 
 
-def _official_name(name: str) -> str:
-    """A model's name as the hub has it, for names that TransformerLens knows."""
-    try:
-        return get_official_model_name(name)
-    except ValueError:
-        return name
-
-
 def files_on_hub(sources: Sequence[Source]) -> dict[str, list[str]]:
     """The files of the SAEs that are of releases, by repository: configuration and weights of each."""
-    directory = get_pretrained_saes_directory()
     files: dict[str, list[str]] = {}
     for source in sources:
-        if source.release is not None:
-            registered = directory[source.release]
-            path = registered.saes_map[source.sae_id]
-            folder = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
-            hook_z = [f"{path.removesuffix('.pt')}_cfg.json", path]
-            files.setdefault(registered.repo_id, []).extend(hook_z if registered.conversion_func else folder)
+        if source.folder is None:
+            path = source.registered.saes_map[source.sae_id]
+            names = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
+            if source.registered.conversion_func:  # hook_z
+                names = [f"{path.removesuffix('.pt')}_cfg.json", path]
+            files.setdefault(source.registered.repo_id, []).extend(names)
     return files
 
 
 def read_config(source: Source) -> dict[str, Any]:
-    """An SAE's configuration; one of a release has to be in the cache.
-
-    Raises:
-        AdapterError: it can't be read.
-    """
+    """An SAE's configuration; one of a release has to be in the cache. Raises AdapterError if it can't be read."""
     try:
-        if source.release is None:
-            return handle_config_defaulting(get_sae_lens_config_from_disk(cast(Path, source.folder)))
+        if source.folder is not None:
+            return handle_config_defaulting(get_sae_lens_config_from_disk(source.folder))
         return load_sae_config_from_huggingface(source.release, source.sae_id)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"The configuration of the SAE {source} can't be read: {first_line(error)}.") from error
 
 
-def model_processing(sources: Sequence[Source]) -> dict[str, bool]:
-    """What the SAEs ask of the model's weights, by TransformerLens' names.
+def _metadata(source: Source) -> dict[str, Any]:
+    return read_config(source).get("metadata", {})
 
-    Raises:
-        AdapterError: they disagree, or ask for what is not known.
+
+def model_processing(sources: Sequence[Source]) -> dict[str, bool]:
+    """What the SAEs ask of the model's weights, by TransformerLens' names; raises AdapterError where they disagree, or
+    ask for what is not known.
     """
     asked: dict[tuple[bool, ...], Source] = {}
     for source in sources:
@@ -202,8 +174,7 @@ def model_processing(sources: Sequence[Source]) -> dict[str, bool]:
         asked.setdefault(wants, source)
     if len(asked) > 1:
         different = " and ".join(
-            f"{source} with {', '.join(n for n, on in zip(PROCESSING, wants, strict=True) if on) or 'none'}"
-            for wants, source in asked.items()
+            f"{source} with {', '.join(compress(PROCESSING, wants)) or 'none'}" for wants, source in asked.items()
         )
         raise AdapterError(f"The SAEs need differently processed models, {different}: take releases that agree.")
     wants = next(iter(asked), (False,) * len(PROCESSING))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 from circuitlens.errors import AdapterError, PromptError
@@ -23,11 +22,7 @@ class Text:
         self.tokenizer, self.prepend_bos, self.longest = tokenizer, prepend_bos, longest
 
     def ids(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with BOS where the SAEs were trained so.
-
-        Raises:
-            PromptError: it is empty, or longer than the model's context.
-        """
+        """Token ids of a prompt, with BOS where the SAEs were trained so; raises PromptError if empty or too long."""
         text = self._plain(prompt)
         if not text:
             raise PromptError("The prompt is empty: give the words that the model is to continue.")
@@ -49,17 +44,14 @@ class Text:
         return spelled if not text or "\ufffd" in text else text
 
     def answer(self, answer: str, prompt: str) -> int:
-        """The one token by which `answer` continues `prompt`.
-
-        Raises:
-            PromptError: it is none or several tokens there, or changes how the prompt itself is read.
+        """The one token by which `answer` continues `prompt`; raises PromptError where it is none or several tokens
+        there, or changes how the prompt itself is read.
         """
         index = self._next(prompt, answer)
         spaced = None if answer.startswith(" ") else self._next(prompt, f" {answer}")
         if index is None:
             hint = f" Did you mean {f' {answer}'!r}, with its space?" if spaced is not None else " Give a shorter one."
-            found = self._tokens(self._plain(answer))
-            joined = self._tokens(self._plain(prompt + answer))
+            found, joined = ([self.token(n) for n in self._plain(text)] for text in (answer, prompt + answer))
             raise PromptError(
                 f"The answer {answer!r} is not one token after {prompt!r}: by itself it is {found}, and together they "
                 f"are {joined}.{hint}"
@@ -78,6 +70,3 @@ class Text:
         except UnicodeEncodeError:
             raise PromptError(f"{text!r} is no valid Unicode text: give it in UTF-8.") from None
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _tokens(self, ids: Sequence[int]) -> list[str]:
-        return [self.token(index) for index in ids]

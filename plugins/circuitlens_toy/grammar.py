@@ -17,34 +17,12 @@ from functools import cache
 from lemminflect import getAllInflections, getAllLemmas
 
 from circuitlens.errors import PromptError
-from circuitlens.prompts.words import plural_of
+from circuitlens.prompts.words import is_verb, plural_of, words
 
-VERBS = [
-    "run",
-    "walk",
-    "sing",
-    "dance",
-    "sleep",
-    "eat",
-    "jump",
-    "swim",
-    "laugh",
-    "cry",
-    "read",
-    "write",
-    "play",
-    "work",
-    "smile",
-    "wait",
-    "fly",
-    "rest",
-    "watch",
-    "go",
-]
-
-SINGULAR = frozenset(["a", "an", "this", "that", "each", "every", "another"])
-PLURAL = frozenset(["these", "those", "many", "few", "several", "both", "all"])
-NEUTRAL = frozenset(["the", "my", "your", "his", "her", "its", "our", "their", "some", "any", "no", "which"])
+VERBS = words("run walk sing dance sleep eat jump swim laugh cry read write play work smile wait fly rest watch go")
+SINGULAR = words("a an this that each every another")
+PLURAL = words("these those many few several both all")
+NEUTRAL = words("the my your his her its our their some any no which")
 
 ACCEPTED = (
     "The toy reads a determiner, a noun and, if you like, a verb, such as 'The cat', 'These babies' or "
@@ -57,7 +35,6 @@ class Sentence:
     """A training sentence: what the model reads, and whether its verb is plural."""
 
     text: str
-    noun: str
     plural: bool
 
 
@@ -67,19 +44,19 @@ def evidence(sentence: str) -> tuple[float, float]:
     Raises:
         PromptError: it is not a determiner, a noun and at most a verb, all known.
     """
-    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\S", sentence.lower())
-    if words and words[-1] in {".", "!", "?"}:
-        words.pop()
-    if not 2 <= len(words) <= 3:
+    found = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\S", sentence.lower())
+    if found and found[-1] in {".", "!", "?"}:
+        found.pop()
+    if not 2 <= len(found) <= 3:
         raise PromptError(f"{sentence!r} is no sentence of two or three words. {ACCEPTED}")
-    determiner, noun, verb = words[0], words[1], "".join(words[2:])
-    if determiner not in SINGULAR | PLURAL | NEUTRAL:
+    determiner, noun, *verb = found
+    if determiner not in (*SINGULAR, *PLURAL, *NEUTRAL):
         raise PromptError(f"{sentence!r}: {determiner!r} is not a determiner (the, a, these, my, …). {ACCEPTED}")
     singular, plural = noun_number(noun)
     if not (singular or plural):
         raise PromptError(f"{sentence!r}: {noun!r} is not a noun the lexicon knows. {ACCEPTED}")
-    if verb and not _is_verb(verb):
-        raise PromptError(f"{sentence!r}: {verb!r} is not a verb the lexicon knows. {ACCEPTED}")
+    if verb and not is_verb(verb[0]):
+        raise PromptError(f"{sentence!r}: {verb[0]!r} is not a verb the lexicon knows. {ACCEPTED}")
     return singular + 0.5 * (determiner in SINGULAR), plural + 0.5 * (determiner in PLURAL)
 
 
@@ -95,11 +72,6 @@ def noun_number(noun: str) -> tuple[float, float]:
     return (singular / both, plural / both) if both else (0.0, 0.0)
 
 
-@cache
-def _is_verb(word: str) -> bool:
-    return bool(getAllLemmas(word, upos="VERB"))
-
-
 def sentences(nouns: list[str]) -> list[Sentence]:
     """Every noun with every verb in both numbers, the determiners taken in turn."""
     determiners = {False: ["the", "a", "this", "my"], True: ["the", "these", "my", "the", "many"]}
@@ -113,6 +85,5 @@ def sentences(nouns: list[str]) -> list[Sentence]:
                 if determiner == "a" and subject[0] in "aeiou":
                     determiner = "an"
                 form = verb if plural else getAllInflections(verb, upos="VERB")["VBZ"][0]
-                text = f"{determiner} {subject} {form}".capitalize()
-                made.append(Sentence(text, noun, plural))
+                made.append(Sentence(f"{determiner} {subject} {form}".capitalize(), plural))
     return made

@@ -93,7 +93,7 @@ def load_or_train(config: Config, folder: Path) -> Trained:
     if cached is not None:
         return cached
     trained = train(config)
-    data = save_tensors(_state(trained.model, trained.sae))
+    data = save_tensors({key: tensor.contiguous() for key, tensor in _both(trained).state_dict().items()})
     measured = asdict(trained.measured)
     about = {"config": settings, "measured": measured, "sha256": _checksum(data, measured)}
     try:
@@ -135,9 +135,8 @@ def train(config: Config) -> Trained:
             optimiser.step()
             sae.normalise()
 
-        for trained in (model, sae):  # as if read from a file
-            trained.requires_grad_(False)
-            trained.zero_grad()
+        for module in (model, sae):  # as if read from a file
+            module.requires_grad_(False).zero_grad()
         return Trained(model, sae, _measure(model, sae, *_data(nouns[: config.held_out_nouns]), config.noise))
 
 
@@ -159,11 +158,7 @@ def _hidden(model: AgreementModel, x: Float[Tensor, "batch 2"]) -> Float[Tensor,
 
 @torch.no_grad()
 def _measure(
-    model: AgreementModel,
-    sae: ToySAE,
-    x: Float[Tensor, "sentence 2"],
-    y: Int[Tensor, " sentence"],
-    noise: float,
+    model: AgreementModel, sae: ToySAE, x: Float[Tensor, "sentence 2"], y: Int[Tensor, " sentence"], noise: float
 ) -> Measured:
     noisy = x + noise * torch.randn_like(x)
     hidden = _hidden(model, noisy)
@@ -179,12 +174,9 @@ def _measure(
     )
 
 
-def _state(model: AgreementModel, sae: ToySAE) -> dict[str, Tensor]:
-    return {
-        f"{name}.{key}": tensor.contiguous()
-        for name, module in (("model", model), ("sae", sae))
-        for key, tensor in module.state_dict().items()
-    }
+def _both(trained: Trained) -> torch.nn.Module:
+    """Network and SAE as one module, whose state is what the cache keeps."""
+    return torch.nn.ModuleDict({"model": trained.model, "sae": trained.sae})
 
 
 def _checksum(weights: bytes, measured: dict[str, Any]) -> str:
@@ -200,11 +192,9 @@ def _read(weights: Path, document: Path, settings: dict[str, Any]) -> Trained | 
             return None
         if about["sha256"] != _checksum(data, about["measured"]):
             raise ValueError("the weights or measurements are not those that were written")
-        state, model, sae = load_tensors(data), AgreementModel(), ToySAE()
-        for name, module in (("model", model), ("sae", sae)):
-            module.load_state_dict({key: state[f"{name}.{key}"] for key in module.state_dict()})
-            module.requires_grad_(False)
-        return Trained(model, sae, Measured(**about["measured"]))
+        cached = Trained(AgreementModel(), ToySAE(), Measured(**about["measured"]))
+        _both(cached).requires_grad_(False).load_state_dict(load_tensors(data))
+        return cached
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -22,9 +22,8 @@ from scipy.stats import spearmanr
 
 import circuitlens
 from circuitlens.circuit import Circuit, Node
-from circuitlens.evaluation.curves import interval, sub_circuits
+from circuitlens.evaluation.curves import interval, random_circuits, sub_circuits
 from circuitlens.evaluation.faithfulness import AblationRuns
-from circuitlens.evaluation.sampling import random_circuits
 from circuitlens.literals import MethodName
 from circuitlens.prompts.alignment import align
 from circuitlens.prompts.pairs import Pair, read_pairs

@@ -270,9 +270,9 @@ def test_each_run_is_told(toy64: Adapter, monkeypatch: pytest.MonkeyPatch) -> No
     circuit, nodes = ablatable_circuit(toy64)
     told: list[str] = []
     monkeypatch.setattr("circuitlens.edits.ELEMENTS", 8 * 3)  # three variants of one position and eight features
-    AblationRuns(toy64, circuit, circuit_prompts(toy64, circuit), "corrupted", nodes)(
-        half(nodes).repeat(7, 1), False, lambda: told.append("run")
-    )
+    prompts = circuit_prompts(toy64, circuit)
+    runs = AblationRuns(toy64, circuit, prompts, "corrupted", nodes, on_run=lambda: told.append("run"))
+    runs(half(nodes).repeat(7, 1), False)
     assert len(told) == 3
 
 

@@ -16,7 +16,7 @@ from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import intervention
-from circuitlens.evaluation.circuit_inputs import baseline_of, circuit_prompts
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.faithfulness import AblationRuns
 from circuitlens.evaluation.intervention import Outcome, Setting, intervene
 from circuitlens.literals import MethodName, PositionGrouping
@@ -131,7 +131,8 @@ def test_a_scaled_error_by_hand(factor: float) -> None:
 
 def with_runs(adapter: Adapter, circuit: Circuit, chosen: Sequence[Node]) -> tuple[float, float]:
     """The metric before and after the nodes are ablated, by `AblationRuns`."""
-    runs = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), baseline_of(circuit), chosen)
+    baseline = "corrupted" if circuit.from_corrupted else "zero"
+    runs = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), baseline, chosen)
     after = runs(torch.zeros(1, len(chosen), dtype=torch.bool), others=True)
     return runs.full_model.mean().item(), after.mean().item()
 

@@ -16,7 +16,6 @@ from circuitlens.evaluation import measurements
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.curves import sub_circuits
 from circuitlens.evaluation.faithfulness import AblationRuns
-from circuitlens.evaluation.sampling import sample_prompts
 from circuitlens.evaluation.verification import verify
 from circuitlens.literals import MethodName
 from tests.evidence import CAT
@@ -24,14 +23,14 @@ from tests.evidence import CAT
 
 def test_a_sample_of_prompts_is_some_of_them_in_their_order(toy: ToyAdapter, common: Circuit) -> None:
     prompts = circuit_prompts(toy, common)
-    assert sample_prompts(prompts, 8, 0) is prompts
-    drawn = sample_prompts(prompts, 5, 0)
+    assert prompts.sample(8, 0) is prompts
+    drawn = prompts.sample(5, 0)
     places = [prompts.pairs.index(pair) for pair in drawn.pairs]
     assert len(drawn) == len(drawn.groups) == len(set(places)) == 5
     assert places == sorted(places)
     assert (drawn.labels, drawn.by) == (prompts.labels, prompts.by)
-    assert sample_prompts(prompts, 5, 0) == drawn
-    assert len({sample_prompts(prompts, 5, seed).pairs for seed in range(8)}) > 1
+    assert prompts.sample(5, 0) == drawn
+    assert len({prompts.sample(5, seed).pairs for seed in range(8)}) > 1
 
 
 @pytest.mark.parametrize("method", ["gradient", "ig"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit.evidence import Effect, Evidence
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DECADES = 4
 """How many powers of ten a signed logarithmic axis shows, at most, on each side of zero."""
+HOVER = "%{hovertext}<br>predicted %{customdata[0]:+.4g}<br>measured %{customdata[1]:+.4g}<extra></extra>"
 
 
 def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> plotly.graph_objects.Figure:
@@ -27,7 +28,10 @@ def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> p
     effects = evidence.effects
     values = [value for effect in effects for value in (effect.predicted, effect.measured)]
     scale = _scale(values)
-    spread = _spread(scale)
+
+    def spread(value: float) -> float:  # where it is on the axes
+        return value if scale is None else math.asinh(value / scale)
+
     low, high = spread(min([0.0, *values])), spread(max([0.0, *values]))
     pad = 0.06 * (high - low) or 1.0
     shown = [low - pad, high + pad]
@@ -38,14 +42,18 @@ def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> p
     )
     agreeing = [effect for effect in effects if _sign(effect.predicted) == _sign(effect.measured)]
     others = [effect for effect in effects if _sign(effect.predicted) != _sign(effect.measured)]
-    size = 9 if len(effects) <= 40 else 7
-    for name, chosen, hue, symbol in (
-        ("sign agrees", agreeing, HUES[0], "circle"),
-        ("sign differs", others, HUES[1], "x"),
-    ):
-        looks = {"color": hue, "symbol": symbol, "size": size, "opacity": 0.8}
-        texts = [text_of((names or {}).get(effect.node, effect.node)) for effect in chosen]
-        _add_points(figure, f"{name} ({len(chosen)})", chosen, texts, spread, looks)
+    for name, chosen, hue, symbol in (("agrees", agreeing, HUES[0], "circle"), ("differs", others, HUES[1], "x")):
+        line, size = {"color": "white", "width": 0.75}, 9 if len(effects) <= 40 else 7
+        figure.add_scatter(
+            name=f"sign {name} ({len(chosen)})",
+            x=[spread(effect.predicted) for effect in chosen],
+            y=[spread(effect.measured) for effect in chosen],
+            customdata=[[effect.predicted, effect.measured] for effect in chosen],
+            hovertext=[text_of((names or {}).get(effect.node, effect.node)) for effect in chosen],
+            hovertemplate=HOVER,
+            mode="markers",
+            marker={"color": hue, "symbol": symbol, "size": size, "opacity": 0.8, "line": line},
+        )
     figure.update_traces(showlegend=bool(effects))
     if not effects:
         figure.add_annotation(
@@ -64,27 +72,6 @@ def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> p
     return figure
 
 
-def _add_points(
-    figure: plotly.graph_objects.Figure,
-    name: str,
-    effects: Sequence[Effect],
-    texts: Sequence[str],
-    spread: Callable[[float], float],
-    looks: dict[str, Any],
-) -> None:
-    figure.add_scatter(
-        name=name,
-        x=[spread(effect.predicted) for effect in effects],
-        y=[spread(effect.measured) for effect in effects],
-        customdata=[[effect.predicted, effect.measured] for effect in effects],
-        hovertext=texts,
-        hovertemplate="%{hovertext}<br>predicted %{customdata[0]:+.4g}<br>measured %{customdata[1]:+.4g}"
-        "<extra></extra>",
-        mode="markers",
-        marker={**looks, "line": {"color": "white", "width": 0.75}},
-    )
-
-
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
@@ -95,11 +82,6 @@ def _scale(values: Iterable[float]) -> float | None:
     if not sizes or sizes[len(sizes) // 2] >= 0.05 * sizes[-1]:
         return None
     return min(max(sizes[len(sizes) // 10], sizes[-1] * 10.0**-DECADES), sizes[-1] / 10)
-
-
-def _spread(scale: float | None) -> Callable[[float], float]:
-    """Where a value is on an axis of this scale."""
-    return (lambda value: value) if scale is None else lambda value: math.asinh(value / scale)
 
 
 def _ticks(scale: float | None, values: Sequence[float]) -> dict[str, Any]:

@@ -19,11 +19,7 @@ SHOWN = (-0.1, 1.1)
 """The faithfulness that is always in sight."""
 MOST = (-1.0, 2.0)
 """The most that is: one wild value would flatten all others."""
-REMOVED: dict[str, Any] = {
-    "mode": "lines+markers",
-    "marker": {"size": 6, "symbol": "circle-open"},
-    "legendgroup": "errors removed",
-}
+REMOVED: dict[str, Any] = {"marker": {"size": 6, "symbol": "circle-open"}, "legendgroup": "errors removed"}
 """What all lines of circuits without their errors look like."""
 
 
@@ -37,12 +33,14 @@ class _Line:
     points: list[Point]
     values: list[float]
 
-    def draw(self, figure: plotly.graph_objects.Figure, **style: Any) -> None:
-        x, texts = [point.nodes for point in self.points], self.texts()
-        figure.add_scatter(name=self.name, x=x, y=self.values, hovertext=texts, hoverinfo="text", **style)
-
+    @property
     def texts(self) -> list[str]:
         return [_hover(self.curve, point) for point in self.points]
+
+    def draw(self, figure: plotly.graph_objects.Figure, **style: Any) -> None:
+        look = {"mode": "lines+markers", "hoverinfo": "text", **style}
+        x = [point.nodes for point in self.points]
+        figure.add_scatter(name=self.name, x=x, y=self.values, hovertext=self.texts, **look)
 
 
 def faithfulness_plot(evidence: Evidence) -> plotly.graph_objects.Figure:
@@ -71,12 +69,9 @@ def faithfulness_plot(evidence: Evidence) -> plotly.graph_objects.Figure:
         subtitle=f"1 = whole model, 0 = no nodes; others ablated ({text_of(evidence.ablation)})",
     )
     ticks = _round_counts(left, right)
+    texts = [f"{tick:,}" for tick in ticks]
     figure.update_xaxes(
-        title_text="strongest nodes kept",
-        type="log",
-        range=[left, right],
-        tickvals=ticks,
-        ticktext=[f"{tick:,}" for tick in ticks],
+        title_text="strongest nodes kept", type="log", range=[left, right], tickvals=ticks, ticktext=texts
     )
     figure.update_yaxes(title_text="faithfulness", range=[bottom, top], zeroline=False, nticks=8)
     return figure
@@ -109,7 +104,6 @@ def _add_random(figure: plotly.graph_objects.Figure, curves: Sequence[Curve]) ->
     line = _Line(f"random nodes, {text_of(curve.prompts, 30)} (95 % of draws)", GREY, curve, points, means)
     line.draw(
         figure,
-        mode="lines+markers",
         line={"color": GREY, "width": 1.5},
         marker={"size": 5, "symbol": "diamond"},
         legendgroup="random",
@@ -134,13 +128,12 @@ def _add_curves(figure: plotly.graph_objects.Figure, curves: Sequence[Curve]) ->
         removed.draw(figure, line={"color": hue, "width": 1.75, "dash": "dash"}, showlegend=False, **REMOVED)
         kept = _Line(name, hue, curve, points, [point.faithfulness for point in points])
         looks = {"line": {"color": hue, "width": 2.5}, "marker": {"size": 7}}
-        kept.draw(figure, mode="lines+markers", legendgroup=f"curve {index}", **looks)
+        kept.draw(figure, legendgroup=f"curve {index}", **looks)
         lines += [removed, kept]
     if curves:
         dashed = {"color": INK, "width": 1.75, "dash": "dash"}
-        figure.add_scatter(
-            name="errors removed", x=[None], y=[None], hoverinfo="skip", line=dashed, legendrank=1500, **REMOVED
-        )
+        entry = {"x": [None], "y": [None], "hoverinfo": "skip", "legendrank": 1500}
+        figure.add_scatter(name="errors removed", mode="lines+markers", line=dashed, **entry, **REMOVED)
     return lines
 
 
@@ -149,7 +142,7 @@ def _add_beyond(figure: plotly.graph_objects.Figure, lines: Sequence[_Line], bot
     outside = [
         (point.nodes, top if value > top else bottom, line.hue, "triangle-up" if value > top else "triangle-down", text)
         for line in lines
-        for point, value, text in zip(line.points, line.values, line.texts(), strict=True)
+        for point, value, text in zip(line.points, line.values, line.texts, strict=True)
         if not bottom <= value <= top
     ]
     if not outside:
@@ -172,16 +165,9 @@ def _add_core(figure: plotly.graph_objects.Figure, core: int, place: float, bott
     """Mark the core's size, which is at `place` of the axis' length."""
     line = {"color": INK, "width": 1.5, "dash": "dashdot"}
     figure.add_shape(type="line", x0=core, x1=core, y0=bottom, y1=top, layer="between", line=line)
-    figure.add_annotation(
-        x=math.log10(core),
-        xref="x",
-        y=1,
-        yref="paper",
-        yanchor="bottom",
-        showarrow=False,
-        xanchor="left" if place < 0.15 else "right" if place > 0.85 else "center",
-        text=f"core: {_count(core, 'node')}",
-    )
+    beside = "left" if place < 0.15 else "right" if place > 0.85 else "center"
+    above = {"y": 1, "yref": "paper", "yanchor": "bottom", "showarrow": False}
+    figure.add_annotation(x=math.log10(core), xref="x", xanchor=beside, text=f"core: {_count(core, 'node')}", **above)
 
 
 def _count(number: int, noun: str) -> str:

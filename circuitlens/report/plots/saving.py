@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.errors import CircuitError
-from circuitlens.files import write_atomically
+from circuitlens.files import write_file
 from circuitlens.report.plots.style import text_of
 
 if TYPE_CHECKING:
@@ -39,40 +39,25 @@ def save_plot(figure: plotly.graph_objects.Figure, path: str | os.PathLike[str])
     Raises:
         CircuitError: another suffix; the file can't be written; or, for a picture, there is no kaleido or no browser.
     """
-    name = os.fspath(path)
-    suffix = Path(name).suffix.lower()
+    name, suffix = os.fspath(path), Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise CircuitError(f"Can't draw {name!r}: expected a name that ends in {', '.join(SUFFIXES)}, got {suffix!r}.")
-    if not Path(name).absolute().parent.is_dir():  # before seconds go by
+    if not Path(path).absolute().parent.is_dir():  # before seconds go by
         raise CircuitError(f"Can't write {name!r}: No such directory.")
-    data = _page(figure, Path(name).stem) if suffix == ".html" else _picture(figure, suffix[1:])
-    try:
-        write_atomically(path, data)
-    except OSError as error:
-        raise CircuitError(f"Can't write {name!r}: {error.strerror or error}.") from error
+    data = _page(figure, Path(path).stem) if suffix == ".html" else _picture(figure, suffix[1:])
+    write_file(path, data, CircuitError)
 
 
 def _page(figure: plotly.graph_objects.Figure, title: str) -> bytes:
-    body = figure.to_html(
-        full_html=False,
-        include_plotlyjs=True,
-        include_mathjax=False,
-        config={"displaylogo": False, "responsive": True},
-        default_height="100%",
-    )
+    config = {"displaylogo": False, "responsive": True}
+    body = figure.to_html(config, include_plotlyjs=True, include_mathjax=False, full_html=False, default_height="100%")
     return PAGE.format(title=text_of(title), body=body).encode()
 
 
 def _picture(figure: plotly.graph_objects.Figure, form: str) -> bytes:
     try:
         import kaleido
-        from kaleido.errors import (
-            BrowserClosedError,
-            BrowserFailedError,
-            ChromeNotFoundError,
-            JavascriptError,
-            KaleidoError,
-        )
+        from kaleido import errors
     except ImportError as error:
         raise CircuitError(
             "A picture needs kaleido 1 or newer, which is not installed: "
@@ -87,17 +72,17 @@ def _picture(figure: plotly.graph_objects.Figure, form: str) -> bytes:
             opts={"format": form, "scale": PIXELS if form == "png" else 1, **size},
             kopts={"mathjax": False},
         )
-    except ChromeNotFoundError as error:
+    except errors.ChromeNotFoundError as error:
         named = os.environ.get("BROWSER_PATH")
         found = f"BROWSER_PATH names {named!r}, which is not there" if named else "none was found"
         raise CircuitError(
             f"A picture is drawn by an installed Chrome or Chromium, and {found}: install one "
             "(Debian: apt-get install chromium), name it in BROWSER_PATH, or save the figure as .html."
         ) from error
-    except (BrowserFailedError, BrowserClosedError, TimeoutError) as error:
+    except (errors.BrowserFailedError, errors.BrowserClosedError, TimeoutError) as error:
         raise CircuitError(
             "A picture is drawn by an installed Chrome or Chromium, and it did not start or closed while drawing: "
             "name another one in BROWSER_PATH, or save the figure as .html."
         ) from error
-    except (JavascriptError, KaleidoError) as error:
+    except (errors.JavascriptError, errors.KaleidoError) as error:
         raise CircuitError(f"The figure can't be drawn as a picture ({error}): save it as .html.") from error

@@ -34,8 +34,8 @@ def dress(figure: plotly.graph_objects.Figure, title: str, subtitle: str) -> Non
         hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
         hovermode="closest",
     )
-    figure.update_xaxes(showline=True, linecolor=LINE, ticks="outside", tickcolor=LINE, title_standoff=8)
-    figure.update_yaxes(showline=True, linecolor=LINE, ticks="outside", tickcolor=LINE, title_standoff=8)
+    for update_axes in (figure.update_xaxes, figure.update_yaxes):
+        update_axes(showline=True, linecolor=LINE, ticks="outside", tickcolor=LINE, title_standoff=8)
 
 
 def text_of(value: str, most: int = 80) -> str:
