@@ -83,10 +83,10 @@ def choose_layers(sources: list[Source], layers: Layers) -> list[Source]:
         return sources
     wanted = parse_layers(layers)
     there = {source: _layer(source) for source in sources}
-    if missing := sorted(set(wanted) - set(there.values())):
+    if (missing := sorted(set(wanted) - set(there.values()))) or not wanted:
         has = ", ".join(map(str, sorted({layer for layer in there.values() if layer is not None}))) or "none that tells"
         few = ", ".join(map(str, missing[:3])) + ("" if len(missing) <= 3 else ", …")
-        raise AdapterError(f"There is no SAE at layer {few}; there are at {has}.")
+        raise AdapterError(f"There is no SAE at layer {few or layers}; there are at {has}.")
     return [source for source in sources if there[source] in wanted]
 
 
