@@ -16,7 +16,7 @@ from circuitlens.literals import MethodName, MetricName, PositionGrouping
 from circuitlens.pipeline import BATCH, Search
 from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
-from circuitlens.prompts.batch import Outputs, Score, tokenize
+from circuitlens.prompts.batch import Outputs, Score, output_texts, tokenize
 from circuitlens.prompts.pairs import Pair
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def find(
         batch = tokenize(adapter, [prompt], [answer], distractors, None if corrupted is None else [corrupted], metric)
         # Not validated: what could be read is known to be a pair.
         pair = Pair.model_construct(
-            prompt=prompt, corrupted=corrupted, answer=_texts(answer), distractor=_texts(distractor or ())
+            prompt=prompt, corrupted=corrupted, answer=output_texts(answer), distractor=output_texts(distractor or ())
         )
         prompts = PromptSet.of_one(pair, batch.clean.tokens[0])
         search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges)
@@ -128,7 +128,3 @@ def aggregate(
             metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
         search = Search(adapter, prompts, example, method, metric, frozen, max_nodes, max_edges, batch_size)
         return search.run(progress)
-
-
-def _texts(outputs: Outputs) -> tuple[str, ...]:
-    return (outputs,) if isinstance(outputs, str) else tuple(outputs)

@@ -1,4 +1,4 @@
-"""Make the README's pictures of the page: `make images`. Needs an installed Chromium or Chrome.
+"""Make the pictures of README.md and docs/: `make images`. Needs an installed Chromium or Chrome.
 
 That of a real model is made where CIRCUITLENS_SMOLLM2 and CIRCUITLENS_SMOLLM2_SAES name its folders.
 """

@@ -31,8 +31,9 @@ Metric = Annotated[
 Method = Annotated[
     MethodName | None,
     typer.Option(
-        help="Gradient at the prompt (change from zero, or from the corrupted prompt), integrated gradients (the "
-        "default where there is a corrupted prompt), or each node's measured effect."
+        help="The change from zero (gradient, the default) or from the corrupted prompt (contrastive), by the gradient "
+        "at the prompt; integrated gradients (ig, the default with a corrupted prompt); or each node's measured effect "
+        "(exact)."
     ),
 ]
 

@@ -25,7 +25,9 @@ Ablation = Annotated[
 ]
 Thresholds = Annotated[
     list[str] | None,
-    typer.Option(help="CHECK=PASSES or CHECK=WEAK:PASSES, e.g. faithfulness=0.7: from when on a check passes."),
+    typer.Option(
+        help="CHECK=PASSES or CHECK=WEAK:PASSES, e.g. faithfulness=0.7: the figure from which a check passes."
+    ),
 ]
 Plots = Annotated[
     list[Path] | None,

@@ -16,7 +16,7 @@ from circuitlens.prompts.alignment import align
 
 @dataclass(frozen=True)
 class Feature:
-    """One feature in one prompt, of a circuit over many the first that has its position.
+    """What a feature stands for, on one prompt: of a circuit over many, the first that has the feature's position.
 
     `promoted` and `suppressed` are outputs with what one unit of the feature adds to their logits by itself, strongest
     first (`Adapter.unembed` says how a final normalisation is treated); both are empty where the adapter can't tell.

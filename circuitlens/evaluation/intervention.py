@@ -57,8 +57,9 @@ class Outcome:
     """The metric with nothing set and with the nodes set, the change that attribution predicts, and the outputs.
 
     Changes count upwards: a positive one raised the metric. Means over the prompts of a circuit over many.
-    `predicted_change` is the sum over the nodes of what each does by itself, linearly, or None where attribution does
-    not say. `outputs` come by falling probability before.
+    `predicted_change` is the sum over the nodes of what each does by itself, linearly, in the circuit's own metric
+    (also where another is measured), or None where attribution does not say. `outputs` come by falling probability
+    before.
     """
 
     nodes: tuple[Node, ...]

@@ -91,7 +91,7 @@ def tokenize(
     theirs = _indices(adapter, distractors or [()] * len(prompts), prompts, clean, "distractor")
     for texts, a, d in zip(distractors or (), ours.tolist(), theirs.tolist(), strict=False):
         if both := {*a} & {*d} - {-1}:
-            text = _texts(texts)[d.index(min(both))]
+            text = output_texts(texts)[d.index(min(both))]
             raise PromptError(
                 f"The distractor {text!r} is the answer itself, so their difference is always 0. "
                 "Give another distractor, or none to explain the answer alone."
@@ -152,15 +152,16 @@ def _indices(
     """Output indices of each prompt's answers or distractors, padded with -1."""
     rows = []
     for texts, prompt in zip(outputs, prompts, strict=True):
-        rows.append([adapter.answer_index(text, prompt) for text in _texts(texts)])
+        rows.append([adapter.answer_index(text, prompt) for text in output_texts(texts)])
         if what == "answer" and not rows[-1]:
             raise PromptError(f"The prompt {prompt!r} has no answer: give at least one.")
         if len(set(rows[-1])) < len(rows[-1]):
-            raise PromptError(f"The {what}s {list(_texts(texts))} name one output twice: give each once.")
+            raise PromptError(f"The {what}s {list(output_texts(texts))} name one output twice: give each once.")
     width = max(map(len, rows))
     padded = [row + [-1] * (width - len(row)) for row in rows]
     return torch.tensor(padded, dtype=torch.long, device=inputs.mask.device).reshape(len(rows), width)
 
 
-def _texts(outputs: Outputs) -> tuple[str, ...]:
+def output_texts(outputs: Outputs) -> tuple[str, ...]:
+    """The outputs as texts, also where there is but one."""
     return (outputs,) if isinstance(outputs, str) else tuple(outputs)
