@@ -35,6 +35,15 @@ Option = str | int | float | bool | None
 """What an adapter was loaded with, as a circuit's file keeps it."""
 
 
+def agree(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> bool:
+    """Whether two runs gave the same numbers, but for rounding; never where a number is not finite.
+
+    Models compute some things in float32 whatever their dtype, so float64 counts as that.
+    """
+    eps = max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
+    return bool((x - y).abs().max() <= eps**0.5 * y.abs().max())
+
+
 class SparseCoder(ABC):
     """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
 
@@ -183,6 +192,9 @@ class Adapter(ABC):
             left between two sites is linear then, but for nonlinearities that no site cuts.
         options: what it was loaded with, for the record.
         bos: whether `inputs` puts a token of its own before each prompt.
+        pads: whether a prompt gives beside a longer one, padded, what it gives alone; where it does not, only prompts
+            of one length share a batch.
+        not_frozen: why there is no frozen mode, where `frozen` is empty.
     """
 
     def __init__(
@@ -195,6 +207,8 @@ class Adapter(ABC):
         frozen: Sequence[str] = (),
         options: Mapping[str, Option] | None = None,
         bos: bool = False,
+        pads: bool = True,
+        not_frozen: str = "it names no hooks to freeze",
     ):
         for what, values in (("name", [s.name for s in sites]), ("write hook", [s.write for s in sites])):
             twice = sorted({value for value in values if values.count(value) > 1})
@@ -214,6 +228,8 @@ class Adapter(ABC):
         self.frozen = tuple(frozen)
         self.options = dict(options or {})
         self.bos = bos
+        self.pads = pads
+        self.not_frozen = not_frozen
 
     @classmethod
     @abstractmethod
@@ -239,7 +255,8 @@ class Adapter(ABC):
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
         """Run the model's forward once, calling `hooks[name]` at each named hook, and return its logits.
 
-        No hook stays behind, also after an error, and no `requires_grad` or `grad` changes.
+        No hook stays behind, also after an error, and no `requires_grad` or `grad` changes. Several threads may call it
+        at once: what they share is locked here.
         """
 
     @abstractmethod

@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 from typing import cast
 
-import torch
-
 from circuitlens.adapter import Adapter
 from circuitlens.attribution.methods import choose_method
 from circuitlens.circuit import Circuit
@@ -18,6 +16,7 @@ from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Outputs, Score, output_texts, tokenize
 from circuitlens.prompts.pairs import Pair
+from circuitlens.torch_modes import own_modes
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +71,7 @@ def find(
         AdapterError: the adapter does not keep its contract, or its model's numbers are not finite.
     """
     method = choose_method(method, corrupted is not None, frozen)
-    # Notebooks of this field often switch gradients off for good.
-    with torch.inference_mode(False), torch.enable_grad():
+    with own_modes(gradients=True):
         distractors = None if distractor is None else [distractor]
         batch = tokenize(adapter, [prompt], [answer], distractors, None if corrupted is None else [corrupted], metric)
         # Not validated: what could be read is known to be a pair.
@@ -114,7 +112,7 @@ def aggregate(
     """
     if batch_size < 1:
         raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
-    with torch.inference_mode(False), torch.enable_grad():
+    with own_modes(gradients=True):
         prompts = pairs if isinstance(pairs, PromptSet) else align(adapter, pairs, by)
         if prompts.skipped and prompts is not pairs:
             row = prompts.skipped[0]

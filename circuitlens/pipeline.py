@@ -34,7 +34,9 @@ from circuitlens.attribution.sums import (
     measured_sums,
 )
 from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
+from circuitlens.circuit.nodes import Fingerprint
 from circuitlens.errors import AdapterError, PromptError
+from circuitlens.fingerprint import fingerprint_of
 from circuitlens.literals import MethodName, MetricName
 from circuitlens.progress import Progress, ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
@@ -81,13 +83,15 @@ class Search:
         more = second * again * steps.nodes + steps.measured + self.connects * steps.edges
         total = len(batches) * (steps.nodes + more)
         with Progress(total, callback) as progress:
-            sums, found = None, None
+            sums, found, fingerprint = None, None, None
             for batch in batches:
                 found = None  # let go of the last batch before the next one is scored
                 found = self._score(batch, progress)
+                fingerprint = fingerprint or fingerprint_of(found.runs.clean)
                 more = BatchSums.of(self.index, batch, found)
                 sums = more if sums is None else sums.merged(more)
             assert sums is not None, "there is a prompt"
+            assert fingerprint is not None, "there is a prompt"
             kept = sums.nodes.keys[_strongest(self.index, sums, self.max_nodes)]
             edges, measured, residual = KeyedSums.empty(1), KeyedSums.empty(1), 0.0
             for batch in batches if second else ():
@@ -102,7 +106,7 @@ class Search:
                     keep, place = among(self.index, batch, found, kept)
                     scores, worst = attribute_edges(found, keep, progress)
                     edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
-        return self._circuit(sums, kept, edges, measured, residual)
+        return self._circuit(sums, kept, edges, measured, residual, fingerprint)
 
     def _score(self, batch: PromptSet, progress: Progress) -> Attributions:
         asked = self.example
@@ -111,7 +115,13 @@ class Search:
         return attribute_nodes(self.adapter, asked, self.method, self.frozen, progress)
 
     def _circuit(
-        self, sums: BatchSums, kept: Int[Tensor, " kept"], edges: KeyedSums, measured: KeyedSums, residual: float
+        self,
+        sums: BatchSums,
+        kept: Int[Tensor, " kept"],
+        edges: KeyedSums,
+        measured: KeyedSums,
+        residual: float,
+        fingerprint: Fingerprint,
     ) -> Circuit:
         """The sums as plain values, without nodes that do not change and have no edge."""
         count, table = sums.prompts, sums.nodes
@@ -140,6 +150,7 @@ class Search:
                     value=clean,
                     corrupted_value=None if self.example.corrupted is None else other,
                 ),
+                fingerprint=fingerprint,
                 method=self.method,
                 frozen=self.frozen,
                 found=FullGraphSize(

@@ -14,7 +14,9 @@ Each check runs the adapter's own examples and raises AssertionError with what i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import torch
@@ -175,6 +177,8 @@ def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
 
 def padding_changes_nothing(adapter: Adapter) -> None:
     """Positions that the mask hides, left or right of a prompt, change neither the metric nor an attribution."""
+    if not adapter.pads:
+        return
     asked = example_batch(adapter)
     plain = _nodes_of(asked, adapter)
     for left, right in ((2, 0), (0, 2)):
@@ -187,6 +191,23 @@ def padding_changes_nothing(adapter: Adapter) -> None:
         assert len(nodes.attribution) == len(plain.attribution), "padding changes the number of active nodes"
         assert torch.equal(nodes.pos - left, plain.pos), "padding moves nodes"
         _close(nodes.attribution, plain.attribution)
+
+
+def threads_do_not_mix(adapter: Adapter) -> None:
+    """Runs that several threads ask for at once see their own prompts and hooks."""
+    batches = [
+        tokenize(adapter, [e.prompt], [e.answer], [e.distractor]) for e in (adapter.examples[0], adapter.examples[-1])
+    ]
+    alone = [_nodes_of(batch, adapter).attribution for batch in batches]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        with ThreadPoolExecutor(len(batches)) as pool:
+            asked = [number % len(batches) for number in range(8)]
+            for number, nodes in zip(asked, pool.map(lambda n: _nodes_of(batches[n], adapter), asked), strict=True):
+                _close(nodes.attribution, alone[number])
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def an_ablation_can_be_repeated_from_its_circuit(adapter: Adapter) -> None:
@@ -224,6 +245,7 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
     attribution_is_conserved,
     a_batch_scores_as_its_prompts_alone,
     padding_changes_nothing,
+    threads_do_not_mix,
     an_ablation_can_be_repeated_from_its_circuit,
     features_have_names,
 )

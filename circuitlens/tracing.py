@@ -88,6 +88,7 @@ def trace(
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
     """
+    assert adapter.pads or inputs.mask.all(), "prompts of one length share a batch"
     reads: dict[str, Tensor] = {}
     done: list[SiteTrace] = []
     sites = [site for site in adapter.sites if only is None or site.name in only]
@@ -100,15 +101,15 @@ def trace(
         if len(done) == len(sites) or sites[len(done)] is not site or read is None:
             raise AdapterError(_order_message(adapter, site))
         features, error = _encode(site, read.detach(), write.detach(), inputs)
-        # A copy: a model that edits an activation in place must not reach what was recorded.
+        # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
         leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
-        return leaf
+        return leaf.clone()
 
     hooks = _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x))
     if frozen:
         if not adapter.frozen:
-            raise AdapterError(f"Adapter {adapter.name!r} names no hooks to freeze, so it has no frozen mode.")
+            raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
     with torch.set_grad_enabled(graph):
         every = adapter.run(inputs, hooks)
@@ -139,9 +140,13 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
     """`∂m/∂x` at every site's output, in site order: the gradient of the model itself, each example's own metric.
 
     One reverse sweep: what reaches a later leaf is carried through its segment to earlier leaves. The graph is kept.
+
+    Raises:
+        AdapterError: a site reaches neither a later one nor the metric, so that all its gradients would be 0.
     """
     leaves = [site.leaf for site in traced.sites]
     totals = [torch.zeros_like(leaf) for leaf in leaves]
+    reaches = [False] * len(leaves)
 
     def carry(output: Tensor, cotangent: Tensor, into: int) -> None:
         if into == 0 or not output.requires_grad:
@@ -150,11 +155,22 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
         for s, gradient in enumerate(direct):
             if gradient is not None:
                 totals[s] = totals[s] + gradient
+                reaches[s] = True
 
     carry(traced.metric, torch.ones_like(traced.metric), len(leaves))
     for s in reversed(range(len(leaves))):
+        if not reaches[s]:
+            raise unreached(traced.sites[s].site)
         carry(traced.sites[s].write, totals[s], s)
     return totals
+
+
+def unreached(site: Site) -> AdapterError:
+    """The error of a site whose cut is none: the forward does not go on with what its hook returns."""
+    return AdapterError(
+        f"What site {site.name!r} writes at {site.write!r} reaches neither a later site nor the metric: the model's "
+        "forward does not go on with what that hook returns. Choose another hook."
+    )
 
 
 def run_patched(

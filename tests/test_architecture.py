@@ -23,22 +23,21 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
-    *("errors", "files", "literals", "options", "progress", "prompts.pairs", "prompts.words", "prompts.tasks"),
-    *(
-        "adapter",
-        "registry",
-        "prompts",
-        "tracing",
-        "edits",
-        "attribution",
-        "circuit",
-        "pipeline",
-        "discovery",
-        "evaluation",
-    ),
+    *("errors", "files", "literals", "options", "progress", "torch_modes"),
+    *("prompts.pairs", "prompts.words", "prompts.tasks", "adapter", "registry", "prompts", "tracing", "edits"),
+    *("attribution", "circuit", "fingerprint", "pipeline", "discovery", "evaluation"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
-CONTRACT = {"errors", "files", "literals", "options", "adapter", "prompts.tasks", "prompts.words"}  # for plugins
+CONTRACT = {
+    "errors",
+    "files",
+    "literals",
+    "options",
+    "torch_modes",
+    "adapter",
+    "prompts.tasks",
+    "prompts.words",
+}  # for plugins
 ALLOWED = {
     ("circuitlens.circuit.circuit", "circuitlens.viewer"),  # Circuit.view, when it is called
     ("circuitlens", "circuitlens_saelens"),  # circuitlens.wrap, when it is asked for

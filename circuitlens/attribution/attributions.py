@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import Adapter, agree
 from circuitlens.attribution.base import Gaps, Runs, Steps
 from circuitlens.attribution.methods import METHODS, make_method
 from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
@@ -24,8 +24,11 @@ log = logging.getLogger(__name__)
 ROUNDING = 1e4
 """How many units of rounding (eps of the dtype, relative to the largest attribution) conservation may be off by."""
 
+NORMS = 1e-5
+"""The same share in any dtype: models compute their norms in float32 at best, also where the rest is float64."""
+
 COARSE = 0.05
-"""The share of the largest attribution that it may be off by in any dtype."""
+"""The share of the largest attribution that it may never be off by more than, however coarse the dtype."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def attribute_nodes(
         corrupted = trace(adapter, batch.corrupted, batch.metric, graph=False)
     progress.step("corrupted run")
     _check_metric(batch.metric.name, clean, corrupted)
+    _check_run(adapter, clean)
     runs = Runs(adapter, clean, None if METHODS[method].baseline == "zero" else corrupted)
     nodes, gaps = make_method(method).nodes(runs, progress)
     if not torch.isfinite(nodes.attribution).all():
@@ -91,7 +95,8 @@ def attribute_edges(
         raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
     residual = conservation_residual(nodes, edges, keep)
     largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
-    if residual > min(ROUNDING * torch.finfo(nodes.delta.dtype).eps, COARSE) * largest:
+    rounding = max(ROUNDING * torch.finfo(nodes.delta.dtype).eps, NORMS)
+    if residual > min(rounding, COARSE) * largest:
         log.warning(
             "Attributions are not conserved: a node and its edges differ by %.1e, with attributions up to %.1e."
             " A coder's rows may not be its derivatives, or %s is too coarse.",
@@ -106,6 +111,19 @@ def steps_of_batch(adapter: Adapter, method: MethodName) -> Steps:
     """How many steps of progress a batch is; its two runs count to its nodes."""
     steps = make_method(method).steps(len(adapter.sites))
     return steps._replace(nodes=2 + steps.nodes)
+
+
+def _check_run(adapter: Adapter, clean: Trace) -> None:
+    """Raise AdapterError where the cut (or frozen) run is not the model's own."""
+    with torch.no_grad():
+        plain = clean.inputs.at_last(adapter.run(clean.inputs, {}))
+    if not agree(clean.logits.detach(), plain):
+        off = (clean.logits.detach() - plain).abs().max().item()
+        raise AdapterError(
+            f"With hooks at the sites of adapter {adapter.name!r} its model gives other logits than without: they "
+            f"differ by up to {off:.2g}, of {plain.abs().max().item():.2g}. It may answer otherwise from run to "
+            "run (dropout: call model.eval(); a hook of yours), or go another way where there are hooks."
+        )
 
 
 def _check_metric(name: str, clean: Trace, corrupted: Trace | None) -> None:

@@ -31,7 +31,7 @@ from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, next_sites, run_patched, trace
+from circuitlens.tracing import Trace, next_sites, run_patched, trace, unreached
 
 STEPS = 8
 """Midpoints on the way; on a real model 8 leave a gap of a few per cent at the worst site."""
@@ -88,7 +88,9 @@ def integrated_gradients(runs: Runs, steps: int = STEPS, progress: Progress | No
                 # The model gets a copy: one that edits its activations in place must not reach the leaf.
                 logits = run_patched(runs.adapter, inputs, site.site, lambda _, x=x: x.clone())
                 metric = clean.scored_by.repeated(len(shares))(logits)
-                gradient = torch.autograd.grad(metric.sum(), x)[0]
+                gradient = torch.autograd.grad(metric.sum(), x, allow_unused=True)[0]
+                if gradient is None:
+                    raise unreached(site.site)
                 total = total + gradient.unflatten(0, (len(shares), -1)).sum(0) / steps
             with torch.no_grad():
                 start = clean.scored_by(

@@ -12,7 +12,7 @@ from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path
-from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, FullGraphSize, MetricRecord, Node, Number
+from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, Fingerprint, FullGraphSize, MetricRecord, Node, Number
 from circuitlens.errors import CircuitError
 from circuitlens.literals import MethodName, PositionGrouping
 from circuitlens.prompts.pairs import Pair
@@ -46,6 +46,7 @@ class Circuit(Document):
     by: PositionGrouping | None = Field(default=None, description="how positions of many prompts were brought together")
     tokens: tuple[str, ...] = Field(min_length=1)
     metric: MetricRecord
+    fingerprint: Fingerprint | None = Field(default=None, description="of the weights it was found in")
     method: MethodName = Field(
         description="gradient: change from zero; contrastive: change from the corrupted prompt; ig: integrated "
         "gradients; exact: measured effect of each node (edges as in ig); the last two from the corrupted prompt where "

@@ -1,4 +1,4 @@
-"""The parts of a circuit: nodes, edges, paths, outputs and the metric's record; no tensors and no model."""
+"""The parts of a circuit: nodes, edges, paths, outputs, the metric's record, a fingerprint; no tensors and no model."""
 
 from __future__ import annotations
 
@@ -110,6 +110,26 @@ class FullGraphSize(Value):
     features: int = Field(ge=0)
     attribution: float = Field(ge=0, allow_inf_nan=False)
     edges: int = Field(ge=0)
+
+
+class SiteFingerprint(Value):
+    """What a site showed at the last position of the circuit's first prompt.
+
+    `size` is the norm of the activation and `error` that of what the coder does not write; `features` are the
+    strongest, by index.
+    """
+
+    hook: str
+    size: Number
+    error: Number
+    features: tuple[tuple[Annotated[int, Field(ge=0)], Number], ...] = Field(max_length=8)
+
+
+class Fingerprint(Value):
+    """By what the weights that made a circuit are known again, whatever they are called and wherever they are."""
+
+    dtype: str
+    sites: Annotated[tuple[SiteFingerprint, ...], Field(max_length=10_000)]
 
 
 def full_name(node: Node, tokens: tuple[str, ...]) -> str:

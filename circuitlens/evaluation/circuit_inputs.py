@@ -16,6 +16,7 @@ from circuitlens.adapter import Adapter, Inputs
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError, PromptError
+from circuitlens.fingerprint import difference
 from circuitlens.literals import MetricName
 from circuitlens.prompts.alignment import PromptSet, align
 from circuitlens.prompts.batch import CUSTOM, Score
@@ -25,17 +26,37 @@ BATCH = 16
 
 
 def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
-    """Raise CircuitError for an adapter that the circuit was not made by, of another name or loaded with other options:
-    its features are others, though their numbers may be alike.
+    """Raise CircuitError for an adapter that the circuit was not made by: one whose weights do something else on its
+    first prompt, or, for a circuit of a file that keeps no fingerprint, one of another name or with other options.
     """
+    said = _said_otherwise(adapter, circuit)
+    if circuit.fingerprint is None:
+        if said:
+            raise CircuitError(said)
+        return
+    try:
+        if not circuit.pairs:
+            require_same_tokens(circuit, adapter.inputs([circuit.prompt]))
+        told = difference(adapter, circuit)
+    except (CircuitError, PromptError) as error:
+        if not said:
+            raise
+        raise CircuitError(said) from error
+    if told:
+        raise CircuitError(f"{said} The circuit was made with other weights than this adapter's: {told}.".strip())
+
+
+def _said_otherwise(adapter: Adapter, circuit: Circuit) -> str:
+    """How the adapter's name or options differ from those that the circuit says, or ""."""
     if circuit.adapter != adapter.name:
-        raise CircuitError(f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}.")
+        return f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}."
     for name in circuit.options.keys() - {"device", "dtype", "layers"}:
         if (ours := adapter.options.get(name)) != circuit.options[name]:
-            raise CircuitError(
+            return (
                 f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "
                 "load it alike."
             )
+    return ""
 
 
 def require_same_tokens(circuit: Circuit, inputs: Inputs) -> None:

@@ -12,6 +12,7 @@ from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.circuit_inputs import require_same_adapter, require_same_tokens
 from circuitlens.prompts.alignment import align
+from circuitlens.torch_modes import own_modes
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
             "described."
         )
     seen: list[Tensor] = []
-    with torch.inference_mode(False), torch.no_grad():
+    with own_modes(gradients=False):
         if circuit.pairs:  # in the first of many prompts that has such a position
             aligned = align(adapter, circuit.pairs, circuit.by or "position", circuit.tokens)
             pair, groups = next(two for two in zip(aligned.pairs, aligned.groups, strict=True) if node.pos in two[1])

@@ -36,6 +36,7 @@ from circuitlens.evaluation.circuit_inputs import (
 from circuitlens.literals import MetricName
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
+from circuitlens.torch_modes import own_modes
 from circuitlens.tracing import Edit, SiteTrace, run_spliced, trace
 
 Setting = int | float | Literal["corrupted"]
@@ -146,7 +147,7 @@ def intervene(
     nodes = tuple(circuit.node(node_id) for node_id in settings)
     chosen: list[Setting] = [_checked(node, setting) for node, setting in zip(nodes, settings.values(), strict=True)]
     wanted = circuit_metric(circuit, metric)
-    with torch.inference_mode(False), torch.no_grad():
+    with own_modes(gradients=False):
         prompts = circuit_prompts(adapter, circuit)
         if "corrupted" in chosen and any(pair.corrupted is None for pair in prompts.pairs):
             node = nodes[chosen.index("corrupted")]

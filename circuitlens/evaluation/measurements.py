@@ -19,7 +19,7 @@ from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Curve, Effect, Point
 from circuitlens.errors import PromptError
-from circuitlens.evaluation.circuit_inputs import circuit_prompts
+from circuitlens.evaluation.circuit_inputs import BATCH, circuit_prompts
 from circuitlens.evaluation.curves import curve, node_counts, random_circuits, sub_circuits
 from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.evaluation.rescoring import Rescored, rescore
@@ -148,11 +148,14 @@ class Measurements:
         """
         turned, pairs = torch.ones_like(self.runs.full_model), self.run_prompts.pairs
         if flips := [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]:
-            batch = tokenize_pairs(self.adapter, [pairs[n] for n in flips], self.settings.metric)
-            assert batch.corrupted is not None, "they differ from one"
-            with torch.no_grad():
-                turned[flips] = -batch.metric(batch.corrupted.at_last(self.adapter.run(batch.corrupted, {})))
+            turned[flips] = torch.cat([self._turned(b.pairs) for b in self.run_prompts.chosen(flips).batches(BATCH)])
         return turned
+
+    def _turned(self, pairs: Sequence[Pair]) -> Float[Tensor, " pair"]:
+        batch = tokenize_pairs(self.adapter, pairs, self.settings.metric)
+        assert batch.corrupted is not None, "they differ from one"
+        with torch.no_grad():
+            return -batch.metric(batch.corrupted.at_last(self.adapter.run(batch.corrupted, {})))
 
     @cached_property
     def contrast(self) -> float:

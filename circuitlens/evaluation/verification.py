@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import isfinite
 
-import torch
-
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Evidence
@@ -24,6 +22,7 @@ from circuitlens.literals import AblationKind, MetricName, Verdict
 from circuitlens.progress import Progress, ProgressCallback
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.pairs import Pair
+from circuitlens.torch_modes import own_modes
 
 
 def verify(
@@ -71,8 +70,7 @@ def verify(
     ablation = ablation or ("corrupted" if circuit.from_corrupted else "zero")
     metric = circuit_metric(circuit, metric)
     settings = VerificationSettings(ablation, wanted, draws, top, prompts, seed, metric)
-    # Notebooks of this field often switch gradients off for good.
-    with torch.inference_mode(False), torch.enable_grad(), Progress(len(CHECKS), progress, unit="check") as steps:
+    with own_modes(gradients=True), Progress(len(CHECKS), progress, unit="check") as steps:
         measured = Measurements(adapter, circuit, settings, held_out, lambda: steps.step(measured.stage, 0))
         checks: list[Check] = []
         for definition in CHECKS:

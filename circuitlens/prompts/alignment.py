@@ -25,7 +25,8 @@ ALL = "all positions"
 class PromptSet:
     """Prompts whose circuit is one; `groups[n]` says of prompt `n` to which of the `labels` each of its tokens belongs.
 
-    `by` is how positions were brought together, None of a single prompt whose outputs keep their names.
+    `by` is how positions were brought together, None of a single prompt whose outputs keep their names. Prompts of
+    different lengths share a batch where they may be `padded`.
     """
 
     pairs: tuple[Pair, ...]
@@ -33,6 +34,7 @@ class PromptSet:
     labels: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     by: PositionGrouping | None = "position"
+    padded: bool = True
 
     @staticmethod
     def of_one(pair: Pair, tokens: tuple[str, ...]) -> PromptSet:
@@ -43,17 +45,23 @@ class PromptSet:
         return len(self.pairs)
 
     def batches(self, size: int) -> Iterable[PromptSet]:
-        """The prompts in their order, `size` at a time."""
-        for start in range(0, len(self), size):
-            now = slice(start, start + size)
-            yield PromptSet(self.pairs[now], self.groups[now], self.labels, by=self.by)
+        """The prompts in their order, at most `size` at a time."""
+        start = 0
+        for end in range(1, len(self) + 1):
+            other = end < len(self) and not self.padded and len(self.groups[end]) != len(self.groups[start])
+            if end == len(self) or end - start == size or other:
+                yield replace(self, pairs=self.pairs[start:end], groups=self.groups[start:end], skipped=())
+                start = end
 
     def sample(self, count: int, seed: int) -> PromptSet:
         """At most `count` of the prompts, in their order."""
         if len(self) <= count:
             return self
-        chosen = sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist())
-        pairs, groups = (tuple(column[n] for n in chosen) for column in (self.pairs, self.groups))
+        return self.chosen(sorted(np.random.default_rng(seed).choice(len(self), count, replace=False).tolist()))
+
+    def chosen(self, numbers: Sequence[int]) -> PromptSet:
+        """The prompts of these numbers."""
+        pairs, groups = (tuple(column[n] for n in numbers) for column in (self.pairs, self.groups))
         return replace(self, pairs=pairs, groups=groups)
 
     def table(self, inputs: Inputs) -> Int[Tensor, "batch pos"]:
@@ -123,7 +131,7 @@ def align(
     else:
         names = names or list(dict.fromkeys(name for _, _, mine in used for name in mine))
         groups = [tuple(names.index(name) for name in mine) for _, _, mine in used]
-    return PromptSet(tuple(pair for pair, _, _ in used), tuple(groups), tuple(names), tuple(skipped), by)
+    return PromptSet(tuple(p for p, _, _ in used), tuple(groups), tuple(names), tuple(skipped), by, adapter.pads)
 
 
 def tokenize_pairs(adapter: Adapter, pairs: Sequence[Pair], metric: object = None) -> PromptBatch:

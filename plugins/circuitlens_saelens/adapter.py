@@ -15,8 +15,10 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, Site
 from circuitlens.errors import AdapterError
+from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
+from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, prove_cuts
 from circuitlens_saelens.text import Text
 
 log = logging.getLogger(__name__)
@@ -58,10 +60,12 @@ class SAELensAdapter(Adapter):
         if not saes:
             raise AdapterError("There are no SAEs: give at least one.")
         self._model = model
+        self._pairs = tuple(saes)
         reads = {_write_hook(read, sae): read for read, sae in saes}
         self._saes = {_write_hook(read, sae): sae for read, sae in saes}
         _check_agreement(saes, model)
-        bos = _trained_with_bos([sae for _, sae in saes]) if prepend_bos is None else prepend_bos
+        _warn_of_saes(saes, model)
+        bos = _trained_with_bos(saes, model) if prepend_bos is None else prepend_bos
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
         places = {id(model.hook_point(hook)): hook for hook in reads}
@@ -71,7 +75,9 @@ class SAELensAdapter(Adapter):
             )
         embeddings = {hook: kind for hook, kind in self._embeddings().items() if hook not in reads}
         scales = [hook for hook in model.names if hook.endswith(("hook_pattern", "hook_scale"))]  # held when frozen
-        seen = self._probe([*embeddings, *reads, *reads.values(), *scales])
+        with own_modes(gradients=True):
+            short = self.inputs([EXAMPLES[0].prompt])
+            seen = fired(model, short, list(dict.fromkeys([*embeddings, *reads, *reads.values(), *scales])))
         if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
             _check_processing(saes, seen)
         if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
@@ -95,6 +101,11 @@ class SAELensAdapter(Adapter):
             bos=bos,
         )
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
+        with own_modes(gradients=True):
+            prove_cuts(self, model, short)
+            self.pads = padding_is_harmless(self, EXAMPLES[0].prompt)
+            if self.frozen and (fault := frozen_fault(self, short, self.frozen)):
+                self.frozen, self.not_frozen = (), fault
 
     @classmethod
     def load(cls, **options: Any) -> SAELensAdapter:
@@ -118,6 +129,7 @@ class SAELensAdapter(Adapter):
         return Inputs(values, mask, tuple(tuple(self._text.token(index) for index in row) for row in ids))
 
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
+        _check_placement(self._pairs, self._model)  # at each run: both are the user's to move
         return self._model.run(inputs.values, inputs.mask, hooks)
 
     def answer_index(self, answer: str, prompt: str) -> int:
@@ -138,14 +150,18 @@ class SAELensAdapter(Adapter):
         """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.
 
         The norm's own division, which depends on the prompt, is left out: the order of tokens is right, the size is
-        that in a stream of root mean square 1. Heads (hook_z) go through their output weights first.
+        that in a stream of root mean square 1. Heads (hook_z) go through their output weights first, and through what
+        some models put after them (a norm); None where that can't be told.
         """
         model = self._model.model
-        if site.write.endswith("hook_z"):
-            direction = direction.flatten() @ model.blocks[site.layer].attn.W_O.flatten(0, 1)
-        if direction.shape != (model.cfg.d_model,) or not re.search(r"(resid_\w+|_out|_z|embed)$", site.write):
-            return None
         with torch.no_grad():
+            if site.write.endswith("hook_z"):
+                after = after_heads(self, self.inputs([EXAMPLES[0].prompt]), model, site)
+                if after is None:
+                    return None
+                direction = direction.flatten() @ model.blocks[site.layer].attn.W_O.flatten(0, 1) * after
+            if direction.shape != (model.cfg.d_model,) or not re.search(r"(resid_\w+|_out|_z|embed)$", site.write):
+                return None
             if str(model.cfg.normalization_type).startswith("LN"):
                 direction = direction - direction.mean()
             weight = getattr(model.ln_final, "w", None)
@@ -162,31 +178,6 @@ class SAELensAdapter(Adapter):
         learned = "pos_embed.hook_out" in known or kind == "standard"
         found = {"hook_embed": "token"} if "hook_embed" in known else {}
         return {**found, "hook_pos_embed": "position"} if learned and "hook_pos_embed" in known else found
-
-    def _probe(self, hooks: Sequence[str]) -> dict[str, Tensor]:
-        """What each hook sees of a short prompt, in the order in which they fire; raises AdapterError for a hook that
-        does not exist, or fires never or more than once.
-        """
-        seen: dict[str, Tensor] = {}
-        counts = dict.fromkeys(hooks, 0)
-
-        def note(name: str) -> Hook:
-            def hook(x: Tensor) -> None:
-                counts[name] += 1
-                seen[name] = x.detach()
-
-            return hook
-
-        with torch.no_grad():
-            self.run(self.inputs([EXAMPLES[0].prompt]), {name: note(name) for name in counts})
-        for name, count in counts.items():
-            if count != 1 and not name.endswith(("hook_scale", "hook_pattern")):
-                times = "never fires" if not count else f"fires {count} times"
-                raise AdapterError(
-                    f"The model's hook {name!r} {times} in a forward. Some are off until the model's configuration "
-                    "turns them on (use_hook_mlp_in, use_attn_result, …); others no model of this kind reaches."
-                )
-        return seen
 
 
 def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
@@ -231,6 +222,10 @@ def _check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -
     model_name = str(model.cfg.model_name)
     if names and next(iter(names)) != _short_name(model_name) and not Path(model_name).exists():
         log.warning("The SAEs are for %s and the model is %s.", next(iter(names)), model_name)
+    _check_placement(saes, model)
+
+
+def _check_placement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
     for read, sae in saes:
         dtype, device = sae.W_dec.dtype, sae.W_dec.device
         if (dtype, device) != (model.dtype, model.device):
@@ -240,14 +235,29 @@ def _check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -
             )
 
 
-def _trained_with_bos(saes: Sequence[SAE[Any]]) -> bool:
-    says = {bool(sae.cfg.metadata.prepend_bos) for sae in saes if sae.cfg.metadata.prepend_bos is not None}
+def _warn_of_saes(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
+    """Warn of SAEs that can be run where they are, and were not made to be."""
+    for read, sae in saes:
+        trained = sae.cfg.metadata.hook_name
+        if trained in model.names and model.hook_point(trained) is not model.hook_point(read):
+            log.warning("The SAE at %s was trained at %s: expect large errors.", read, trained)
+        if sae.cfg.normalize_activations == "expected_average_only_in":
+            log.warning(
+                "The SAE at %s expects activations scaled by a factor that is not folded into its weights, so its "
+                "features are not those it learnt: call sae.fold_activation_norm_scaling_factor(factor) first.",
+                read,
+            )
+
+
+def _trained_with_bos(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> bool:
+    """What the SAEs' metadata says, or where it says nothing, what TransformerLens does for the model."""
+    says = {bool(sae.cfg.metadata.prepend_bos) for _, sae in saes if sae.cfg.metadata.prepend_bos is not None}
     if len(says) > 1:
         raise AdapterError(
             "Some of the SAEs were trained with a BOS token before each prompt and some without: "
             "give prepend_bos=True or prepend_bos=False (--bos, --no-bos), and expect the others to do worse."
         )
-    return says.pop() if says else True
+    return says.pop() if says else bool(getattr(model.cfg, "default_prepend_bos", True))
 
 
 def _check_processing(saes: Sequence[tuple[str, SAE[Any]]], seen: Mapping[str, Tensor]) -> None:
@@ -280,6 +290,11 @@ def wants_centred(cfg: Any) -> bool | None:
 
 def _make_coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> SAECoder:
     x, y = seen[read], seen[write]
+    if (head := getattr(sae.cfg.metadata, "hook_head_index", None)) is not None:
+        raise AdapterError(
+            f"The SAE at {read} was trained on head {head} alone, and CircuitLens reads whole hooks: choose "
+            "one of all heads."
+        )
     d_out = getattr(sae.cfg, "d_out", sae.cfg.d_in)
     for hook, activation, size in ((read, x, sae.cfg.d_in), (write, y, d_out)):
         if activation[0, 0].numel() != size:

@@ -8,12 +8,13 @@ taken around them:
 2. a skip transcoder's `W_skip`, which SAE-Lens adds in `forward` only, is added here.
 
 An SAE that keeps state from encode for its decode (a layer norm's mean and scale) keeps it in a copy of the object,
-which shares the weights: the user's own is left as it was.
+one a thread, which shares the weights: the user's own is left as it was.
 """
 
 from __future__ import annotations
 
 import copy
+import threading
 from typing import Any
 
 import torch
@@ -37,27 +38,35 @@ class SAECoder(SparseCoder):
     """`sae` at an activation whose reconstruction has the shape `[batch, pos, *shape]` (heads apart at hook_z)."""
 
     def __init__(self, sae: SAE[Any], shape: tuple[int, ...]):
-        self.sae = _private(sae)
+        self._given = sae
+        self._local = threading.local()
         self.shape = shape
         self.d_in, self.d_sae = sae.cfg.d_in, sae.cfg.d_sae
         self.known = type(sae) in KNOWN
         self._transcodes = isinstance(sae, TRANSCODERS)
         self._normalises = sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale")
         self._w_skip: Tensor | None = getattr(sae, "W_skip", None)
-        self._skipped: Tensor | None = None
+
+    @property
+    def sae(self) -> SAE[Any]:
+        """The SAE of this thread."""
+        own = getattr(self._local, "sae", None)
+        if own is None or own.dtype != self._given.dtype:  # moved to another dtype meanwhile
+            own = self._local.sae = _private(self._given)
+        return own
 
     def encode(self, x: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos d_sae"]:
         flat = x.flatten(2)
         if self._w_skip is not None:
-            self._skipped = flat @ self._w_skip.T
+            self._local.skipped = flat @ self._w_skip.T
         f = self.sae.encode(flat)
         return f.to_dense() if f.is_sparse else f
 
     def decode(self, f: Float[Tensor, "batch pos d_sae"]) -> Float[Tensor, "batch pos *d_out"]:
         y = self.sae.decode(f) if torch.is_grad_enabled() or not self.known else self._decode_active(f)
         if self._w_skip is not None:
-            assert self._skipped is not None, "decode follows encode"
-            y, self._skipped = y + self._skipped, None
+            y = y + self._local.skipped  # decode follows encode
+            self._local.skipped = None
         return y.unflatten(2, self.shape)
 
     def encoder_rows(self, x: Float[Tensor, "node ..."], index: Int[Tensor, " node"]) -> Float[Tensor, "node ..."]:

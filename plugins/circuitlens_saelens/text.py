@@ -50,7 +50,11 @@ class Text:
         index = self._next(prompt, answer)
         spaced = None if answer.startswith(" ") else self._next(prompt, f" {answer}")
         if index is None:
-            hint = f" Did you mean {f' {answer}'!r}, with its space?" if spaced is not None else " Give a shorter one."
+            hint = " Give a shorter one."
+            if spaced is not None:
+                hint = f" Did you mean {f' {answer}'!r}, with its space?"
+            elif answer.startswith(" ") and self._next(f"{prompt} ", answer[1:]) is not None:
+                hint = f" Put the space into the prompt: {f'{prompt} '!r} and the answer {answer[1:]!r}."
             found, joined = ([self.token(n) for n in self._plain(text)] for text in (answer, prompt + answer))
             raise PromptError(
                 f"The answer {answer!r} is not one token after {prompt!r}: by itself it is {found}, and together they "
@@ -58,6 +62,8 @@ class Text:
             )
         if spaced is not None and answer[:1].isalnum() and prompt[-1:].isalnum():
             log.warning("The answer %r continues the prompt's last word; a new word is %r.", answer, f" {answer}")
+        if answer[:1] == " " and prompt[-1:] == " ":
+            log.warning("Between the prompt %r and the answer %r there are two spaces: leave one out.", prompt, answer)
         return index
 
     def _next(self, prompt: str, answer: str) -> int | None:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from circuitlens.files import write_atomically
 from circuitlens.prompts.words import NOUNS
+from circuitlens.torch_modes import own_modes
 from circuitlens_toy.grammar import VERBS, evidence, sentences
 from circuitlens_toy.model import AgreementModel, ToySAE
 
@@ -107,7 +108,7 @@ def load_or_train(config: Config, folder: Path) -> Trained:
 
 def train(config: Config) -> Trained:
     """Train network and SAE, seeded, without touching the caller's random state."""
-    with torch.random.fork_rng(devices=[]), torch.enable_grad(), torch.inference_mode(False):
+    with torch.random.fork_rng(devices=[]), own_modes(gradients=True):
         torch.manual_seed(config.seed)
         nouns = [NOUNS[i] for i in torch.randperm(len(NOUNS)).tolist()]
         train_x, train_y = _data(nouns[config.held_out_nouns :])

@@ -93,5 +93,5 @@ def test_frozen_circuits_say_so() -> None:
 
 
 def test_an_adapter_without_frozen_hooks_has_no_frozen_mode() -> None:
-    with pytest.raises(AdapterError, match="'tiny' names no hooks to freeze, so it has no frozen mode"):
+    with pytest.raises(AdapterError, match="'tiny' has no frozen mode: it names no hooks to freeze"):
         circuitlens.find(TinyTransformer(), "a b c", "d", "e", frozen=True)

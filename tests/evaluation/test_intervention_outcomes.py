@@ -142,7 +142,7 @@ def test_over_many_prompts_outcomes_are_means_of_single_ones(setting: Setting) -
     adapter = TinyTransformer("components")
     circuit = circuitlens.aggregate(adapter, THREE, "contrastive", max_nodes=8, max_edges=0)
     chosen = [n.id for n in inner(circuit)]
-    single = [circuit.model_copy(update={"pairs": (pair,)}) for pair in THREE]
+    single = [circuit.model_copy(update={"pairs": (pair,), "fingerprint": None}) for pair in THREE]
     alone = [intervene(adapter, each, dict.fromkeys(chosen, setting), outputs=8) for each in single]
     outcome = intervene(adapter, circuit, dict.fromkeys(chosen, setting), outputs=8)
 

@@ -1,0 +1,83 @@
+"""Whether an adapter's weights are those that made a circuit: what they do is compared, and not what they are called.
+
+Two SAEs of one hook, architecture and width answer to the same node ids and mean other things by them. So a circuit
+keeps what its sites showed on its first prompt, and before anything is asked about it the prompt is run again.
+"""
+
+from __future__ import annotations
+
+from circuitlens.adapter import Adapter
+from circuitlens.circuit import Circuit
+from circuitlens.circuit.nodes import Fingerprint, SiteFingerprint
+from circuitlens.prompts.alignment import tokenize_pairs
+from circuitlens.torch_modes import own_modes
+from circuitlens.tracing import SiteTrace, Trace, trace
+
+FEATURES = 8
+"""Features that are kept of a site, the strongest."""
+
+EXACT, HALF = 0.01, 0.2
+"""How much of its size a number may differ by: between runs in float32 or better, and where one was in less."""
+
+FLIPPED = 0.25
+"""The share of a site's features that may differ: in half precision one near its threshold may be on or off."""
+
+
+def fingerprint_of(run: Trace) -> Fingerprint:
+    """The fingerprint of the weights, from a run whose first example is the circuit's first prompt."""
+    return Fingerprint(
+        dtype=str(run.logits.dtype).removeprefix("torch."), sites=tuple(_site(run, seen) for seen in run.sites)
+    )
+
+
+def difference(adapter: Adapter, circuit: Circuit) -> str:
+    """What the adapter's model shows otherwise than the circuit's fingerprint says, or "" where nothing is.
+
+    Raises:
+        PromptError: the circuit's prompt can't be read.
+    """
+    known = circuit.fingerprint
+    assert known is not None, "the circuit has a fingerprint"
+    hooks, there = [site.write for site in adapter.sites], [site.hook for site in known.sites]
+    if hooks != there:
+        return f"its sites are {', '.join(there)}, and this adapter's {', '.join(hooks)}"
+    with own_modes(gradients=False):
+        batch = tokenize_pairs(adapter, circuit.questions[:1], lambda logits: logits[:, 0])
+        run = trace(adapter, batch.clean, batch.metric, graph=False)
+    dtypes = {known.dtype, str(run.logits.dtype).removeprefix("torch.")}
+    close = EXACT if dtypes <= {"float32", "float64"} else HALF
+    for seen, site in zip(run.sites, known.sites, strict=True):
+        if told := _differs(run, seen, site, close):
+            return f"at {site.hook} {told}"
+    return ""
+
+
+def _site(run: Trace, seen: SiteTrace) -> SiteFingerprint:
+    last = int(run.inputs.last[0])
+    here = (seen.features.example == 0) & (seen.features.pos == last)
+    index, value = seen.features.index[here], seen.features.value[here]
+    strongest = value.abs().argsort(descending=True, stable=True)[:FEATURES]
+    return SiteFingerprint(
+        hook=seen.site.write,
+        size=seen.write[0, last].detach().norm().item(),
+        error=seen.error[0, last].detach().norm().item(),
+        features=tuple(zip(index[strongest].tolist(), value[strongest].tolist(), strict=True)),
+    )
+
+
+def _differs(run: Trace, seen: SiteTrace, known: SiteFingerprint, close: float) -> str:
+    now = _site(run, seen)
+    for what, ours, theirs in (("activation", now.size, known.size), ("SAE's error", now.error, known.error)):
+        if abs(ours - theirs) > close * known.size:
+            return f"the {what} had norm {theirs:.4g} and has {ours:.4g}"
+    if not known.features:
+        return ""
+    last = int(run.inputs.last[0])
+    here = (seen.features.example == 0) & (seen.features.pos == last)
+    values = dict(zip(seen.features.index[here].tolist(), seen.features.value[here].tolist(), strict=True))
+    largest = max(abs(value) for _, value in known.features)
+    off = [(i, value) for i, value in known.features if abs(values.get(i, 0.0) - value) > close * largest]
+    if len(off) <= (FLIPPED * len(known.features) if close == HALF else 0):
+        return ""
+    index, value = off[0]
+    return f"feature {index} was {value:.4g} and is {values.get(index, 0.0):.4g}"
