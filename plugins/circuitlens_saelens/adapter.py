@@ -60,11 +60,9 @@ class SAELensAdapter(Adapter):
         if not saes:
             raise AdapterError("There are no SAEs: give at least one.")
         self._model = model
-        self._pairs = tuple(saes)
         reads = {_write_hook(read, sae): read for read, sae in saes}
         self._saes = {_write_hook(read, sae): sae for read, sae in saes}
         _check_agreement(saes, model)
-        _warn_of_saes(saes, model)
         bos = _trained_with_bos(saes, model) if prepend_bos is None else prepend_bos
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
@@ -78,6 +76,7 @@ class SAELensAdapter(Adapter):
         with own_modes(gradients=True):
             short = self.inputs([EXAMPLES[0].prompt])
             seen = fired(model, short, list(dict.fromkeys([*embeddings, *reads, *reads.values(), *scales])))
+            _warn_of_saes(saes, model, short, seen)
         if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
             _check_processing(saes, seen)
         if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
@@ -129,7 +128,7 @@ class SAELensAdapter(Adapter):
         return Inputs(values, mask, tuple(tuple(self._text.token(index) for index in row) for row in ids))
 
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
-        _check_placement(self._pairs, self._model)  # at each run: both are the user's to move
+        _check_placement(list(self._saes.items()), self._model)  # at each run: both are the user's to move
         return self._model.run(inputs.values, inputs.mask, hooks)
 
     def answer_index(self, answer: str, prompt: str) -> int:
@@ -235,11 +234,15 @@ def _check_placement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -
             )
 
 
-def _warn_of_saes(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
+def _warn_of_saes(
+    saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel, inputs: Inputs, seen: Mapping[str, Tensor]
+) -> None:
     """Warn of SAEs that can be run where they are, and were not made to be."""
     for read, sae in saes:
         trained = sae.cfg.metadata.hook_name
-        if trained in model.names and model.hook_point(trained) is not model.hook_point(read):
+        elsewhere = trained in model.names and model.hook_point(trained) is not model.hook_point(read)
+        # One stream has several names: after a block, and before the next.
+        if elsewhere and not torch.equal(fired(model, inputs, [trained])[trained], seen[read]):
             log.warning("The SAE at %s was trained at %s: expect large errors.", read, trained)
         if sae.cfg.normalize_activations == "expected_average_only_in":
             log.warning(

@@ -103,7 +103,8 @@ def test_saes_that_were_made_for_something_else_are_warned_of(caplog: pytest.Log
     circuitlens.wrap(tiny("llama"), {"blocks.0.hook_resid_post": sae("blocks.0.hook_resid_pre")})
     assert "at blocks.0.hook_resid_post was trained at blocks.0.hook_resid_pre" in caplog.text
     caplog.clear()
-    circuitlens.wrap(tiny("llama"), {"blocks.1.hook_in": sae("blocks.1.hook_resid_pre")})  # one place, two names
+    for other in ("blocks.1.hook_in", "blocks.0.hook_resid_post"):  # the same stream by other names
+        circuitlens.wrap(tiny("llama"), {other: sae("blocks.1.hook_resid_pre")})
     assert not caplog.text
 
 
