@@ -101,7 +101,7 @@ def test_a_file_up_to_the_limit_is_read(tmp_path: Path) -> None:
         read_bounded(tmp_path, 5, "a list", PromptError)
     with pytest.raises(PromptError, match=r"Can't read .*No such file or directory\. Give a list"):
         read_bounded(tmp_path / "none", 5, "a list", PromptError)
-    with pytest.raises(PromptError, match=r"Can't write .*No such file or directory\. Give a file in a folder"):
+    with pytest.raises(PromptError, match=r"Can't write .*No such file or directory\. Give another file"):
         write_file(tmp_path / "none" / "file", b"", PromptError)
 
 
