@@ -27,6 +27,7 @@ ROOMS = [
     *(
         "adapter",
         "registry",
+        "claims",
         "prompts",
         "tracing",
         "edits",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
 from circuitlens.cli.output import print_verdict, printable
@@ -17,6 +19,7 @@ from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.literals import AblationKind
 
 if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
 
 Ablation = Annotated[
@@ -62,7 +65,7 @@ def verify(
     circuit = circuitlens.open(file)
     others = None if held_out is None else read_prompts(held_out)
     _check_installed(circuit.adapter)
-    adapter = load_adapter(circuit.adapter, {**circuit.options, **given_options(circuit.adapter)})
+    adapter = _load_as_said(file, circuit, given_options(circuit.adapter))
     how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
@@ -80,6 +83,27 @@ def _check_installed(adapter: str) -> None:
             f"The circuit was made with the adapter {adapter!r}, which is not installed. If it was made with "
             "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
         )
+
+
+def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
+    """The adapter with a person's own options, set against what the circuit's file says that it was."""
+    options = {**harmless(circuit.adapter, circuit.options), **given}
+    _refuse(file, unsaid(circuit.adapter, circuit.options, options))
+    adapter = load_adapter(circuit.adapter, options)
+    _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
+    return adapter
+
+
+def _refuse(file: Path, wrong: Unsaid | None) -> None:
+    """Say what a file claims and nobody said, with the flags that say it."""
+    if wrong is None:
+        return
+    words = [word for option, value in wrong.options for word in option.flags(value)]
+    if words and all(word.isprintable() and len(word) <= 200 for word in words):
+        raise CircuitLensError(f"The circuit of {str(file)!r} {wrong}: if you trust it, add {shlex.join(words)}")
+    raise CircuitLensError(
+        f"The circuit of {str(file)!r} {wrong}: no flags load its adapter alike. Was the file edited?"
+    )
 
 
 def _read_thresholds(typed: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit import Annotations, Circuit
+from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
@@ -124,8 +125,9 @@ class Session:
         return adapter
 
     def usual_options(self, adapter: str) -> Mapping[str, Any]:
-        """What an adapter is loaded with where nothing is given: the options of an open circuit that it found."""
-        return next((circuit.options for circuit in self.circuits if circuit.adapter == adapter), {})
+        """What an adapter is loaded with where nothing is given: what one that is loaded was, by a person."""
+        loaded = next((one for one in self._adapters if one.name == adapter), None)
+        return {} if loaded is None else self._loaded_with.get(loaded, loaded.options)
 
     def examples(self) -> list[tuple[str, Example]]:
         """The examples of the loaded models, each with its model's name."""
@@ -196,16 +198,25 @@ class Session:
             self._loaded_with[adapter] = options
         return adapter
 
+    def _load_for(self, number: int, given: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
+        """The model of a circuit with a person's own options, set against what the circuit's file says that it was."""
+        if self.is_loaded(number):
+            return self.adapter(number)
+        circuit = self.circuit(number)
+        options = {**harmless(circuit.adapter, circuit.options), **given}
+        _refuse(unsaid(circuit.adapter, circuit.options, options))
+        adapter = self._load(circuit.adapter, options, progress)
+        _refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
+        return self.adapter(number)  # it fits, or says that it does not
+
     # Work in the background
 
-    def load(self, number: int) -> Job:
-        """Begin to load the model that a circuit was found in."""
+    def load(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
+        """Begin to load the model that a circuit was found in, with a person's own options."""
         circuit = self.circuit(number)
 
         def work(progress: ProgressCallback) -> None:
-            if not self.is_loaded(number):
-                self._load(circuit.adapter, circuit.options, progress)
-                self.adapter(number)  # it fits, or says that it does not
+            self._load_for(number, options or {}, progress)
 
         return self.jobs.start(f"Load the model {circuit.adapter}", work)
 
@@ -246,20 +257,30 @@ class Session:
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)
 
-    def verify(self, number: int) -> Job:
-        """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that."""
+    def verify(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
+        """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that.
+
+        Where its model is not loaded, it is, as by `load`.
+        """
         self.circuit(number)
 
         def work(progress: ProgressCallback) -> None:
             from circuitlens.evaluation.verification import verify
 
-            circuit = self.circuit(number)
-            if not self.is_loaded(number):
-                self._load(circuit.adapter, circuit.options, progress)
+            circuit, adapter = self.circuit(number), self._load_for(number, options or {}, progress)
             with self._using("measuring the evidence"):
-                evidence = verify(self.adapter(number), circuit, progress=progress).evidence
+                evidence = verify(adapter, circuit, progress=progress).evidence
             with self._lock:
                 # The circuit may have been annotated meanwhile.
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
+
+
+def _refuse(wrong: Unsaid | None) -> None:
+    """Say what a file claims and nobody said."""
+    if wrong is None:
+        return
+    if wrong.options:
+        raise ViewerError(f"This circuit {wrong}: if you trust its file, give these yourself under Intervene.")
+    raise ViewerError(f"This circuit {wrong}: no options load its model alike. Was its file edited?")
