@@ -12,8 +12,19 @@ import typer
 
 from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.cli.adapter_options import given_options
-from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
-from circuitlens.cli.output import print_verdict, printable
+from circuitlens.cli.inputs import (
+    MANY,
+    MAX_SEED,
+    HeldOut,
+    RequiredVerdict,
+    exit_unless,
+    installed_names,
+    load_adapter,
+    read_prompts,
+    require_apart,
+    same_file,
+)
+from circuitlens.cli.output import print_verdict, printable, write_evidence
 from circuitlens.errors import CircuitLensError
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.literals import AblationKind
@@ -45,10 +56,14 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A circuit file; its evidence is written into it.")],
     held_out: HeldOut = None,
     ablation: Ablation = None,
-    draws: Annotated[int, typer.Option(min=1, help="Random circuits to compare with.")] = DRAWS,
-    top: Annotated[int, typer.Option(min=1, help="How many of the strongest nodes are patched for real.")] = TOP,
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts of each kind are run, at most.")] = PROMPTS,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random circuits and resampling.")] = SEED,
+    draws: Annotated[int, typer.Option(min=1, max=MANY, help="Random circuits to compare with.")] = DRAWS,
+    top: Annotated[
+        int, typer.Option(min=1, max=MANY, help="How many of the strongest nodes are patched for real.")
+    ] = TOP,
+    prompts: Annotated[
+        int, typer.Option(min=1, max=MANY, help="How many prompts of each kind are run, at most.")
+    ] = PROMPTS,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of random circuits and resampling.")] = SEED,
     threshold: Thresholds = None,
     require: RequiredVerdict = None,
     plot: Plots = None,
@@ -59,6 +74,8 @@ def verify(
     """Measure whether a circuit really forms: print the evidence and one verdict, and write both into its file."""
     import circuitlens
 
+    require_apart({"FILE": file, "--held-out": held_out})
+    require_apart({"--output": output, "--held-out": held_out})
     thresholds = _read_thresholds(threshold or [])
     for path in plot or ():
         _check_plot(path)
@@ -70,7 +87,10 @@ def verify(
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
     print_verdict(circuit)
-    circuit.save(output or file)
+    if output is None or same_file(output, file):
+        write_evidence(file, circuit)
+    else:
+        circuit.save(output)
     typer.echo(f"Wrote the evidence to {output or file}.")
     for path in plot or ():
         _save_plots(circuit, path)

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from circuitlens.errors import CircuitLensError
 
-MAX_VALUES = 2_000_000
+MAX_VALUES = 1_500_000
 """Values in a JSON text: 16 million empty objects would fit in 40 MB, and take 2 GB once they are read."""
 MAX_KEYS = 10_000
 """Keys of one JSON object; what is many is a list in our files."""

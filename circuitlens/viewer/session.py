@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitlens.circuit import Annotations, Circuit
+from circuitlens.circuit import Annotations, Circuit, update_file
 from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
@@ -45,6 +45,7 @@ class Session:
         self.jobs = Jobs()
         self._paths = list(paths) if paths is not None else [None] * len(self.circuits)
         assert len(self._paths) == len(self.circuits), "a path or None for each circuit"
+        self._as_read = list(self.circuits)
         self._adapters = list(adapters)
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
@@ -76,23 +77,43 @@ class Session:
         """Open one more circuit and return its number."""
         with self._lock:
             self.circuits.append(circuit)
+            self._as_read.append(circuit)
             self._paths.append(None)
             return len(self.circuits) - 1
 
-    def save(self, number: int, annotations: Annotations) -> Path:
-        """Write a circuit with annotations to the file it was opened from.
+    def save(self, number: int, annotations: Annotations, seen: Annotations | None = None) -> Path:
+        """Write a circuit's annotations, and evidence that was measured here, into the file it was opened from.
+
+        Evidence that someone else wrote into the file meanwhile stays.
+
+        Args:
+            number: the circuit's number.
+            annotations: those to write.
+            seen: those that they were made from, by default the ones that the file had when it was last read here.
 
         Raises:
-            ViewerError: it was opened from none.
-            CircuitError: the annotations do not fit it, or the file can't be written.
+            ViewerError: it was opened from none, or other annotations were written into it meanwhile.
+            CircuitError: the annotations do not fit it, or the file holds another circuit or can't be written.
         """
         path = self.path(number)
         if path is None:
             raise ViewerError("This circuit was not opened from a file: export it as JSON instead.")
         with self._lock:
-            annotated = self.circuit(number).annotated(annotations)
-            annotated.save(path)
-            self.circuits[number] = annotated
+            ours, as_read = self.circuits[number], self._as_read[number]
+            began_with = seen or as_read.annotations or Annotations()
+
+            def change(now: Circuit) -> Circuit:
+                measured = ours.evidence if now.evidence == as_read.evidence else now.evidence
+                if (now.annotations or Annotations()) not in (began_with, annotations):
+                    # So that a page that is loaded again has them.
+                    self.circuits[number], self._as_read[number] = now.model_copy(update={"evidence": measured}), now
+                    raise ViewerError(
+                        f"Other annotations were written into {path.name} meanwhile: nothing was saved. Reload the "
+                        "page to see them with your own changes, and save again."
+                    )
+                return now.annotated(annotations).model_copy(update={"evidence": measured})
+
+            self.circuits[number] = self._as_read[number] = update_file(path, ours, change)
         return path
 
     # Models
