@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
-from circuitlens.files import MAX_VALUES, format_bytes, parse_json, read_bounded, values_in, write_file
+from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
 
 FORMAT = "circuitlens.circuit"
 VERSION = 5
@@ -60,11 +60,11 @@ class Document(Value):
             data = self.to_json().encode()
         except ValueError as fault:  # pydantic's, of half of a surrogate pair
             raise CircuitError("The circuit holds half of a surrogate pair, which is no character.") from fault
-        if len(data) > MAX_BYTES or values_in(data) > MAX_VALUES:
-            raise CircuitError(
-                f"The circuit needs {format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}, or more than "
-                f"{MAX_VALUES:,} values: prune it first."
-            )
+        told = (
+            f"{format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}" if len(data) > MAX_BYTES else too_many(data)
+        )
+        if told:
+            raise CircuitError(f"The circuit needs {told}: prune it first.")
         write_file(path, data, CircuitError)
 
     @classmethod

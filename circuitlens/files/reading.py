@@ -13,6 +13,8 @@ from circuitlens.errors import CircuitLensError
 
 MAX_VALUES = 1_500_000
 """Values in a JSON text: 16 million empty objects would fit in 40 MB, and take 2 GB once they are read."""
+MAX_LISTS = MAX_OBJECTS = 400_000
+"""Lists and objects among them, which cost more, and most where they are nested."""
 MAX_KEYS = 10_000
 """Keys of one JSON object; what is many is a list in our files."""
 MAX_DIGITS = 1000
@@ -51,8 +53,8 @@ def parse_json(text: bytes) -> Any:
         ValueError: it is no JSON, has too many values or keys, a key twice, a number that is none, or is nested too
             deeply; the message says which.
     """
-    if values_in(text) > MAX_VALUES:
-        raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+    if told := too_many(text):
+        raise ValueError(f"it holds {told}")
     try:
         text = text.decode()
     except UnicodeDecodeError as fault:
@@ -65,9 +67,18 @@ def parse_json(text: bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def values_in(text: bytes) -> int:
-    """How many values a JSON text has at most, without reading it: one a comma, a list and an object, and the first."""
-    return sum(map(text.count, (b",", b"[", b"{")))
+def too_many(text: bytes) -> str:
+    """Of what a JSON text has more than is read, in words, if of anything; without reading it."""
+    commas, lists, objects = map(text.count, (b",", b"[", b"{"))
+    # There is one value a comma, a list and an object, and the first.
+    for count, most, what in (
+        (lists, MAX_LISTS, "lists"),
+        (objects, MAX_OBJECTS, "objects"),
+        (commas + lists + objects, MAX_VALUES, "values"),
+    ):
+        if count > most:
+            return f"more than {most:,} {what}"
+    return ""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from circuitlens.circuit import Circuit
 from circuitlens.circuit import document as circuit_document
 from circuitlens.errors import PromptError
-from circuitlens.files import MAX_KEYS, MAX_VALUES, parse_json
+from circuitlens.files import MAX_KEYS, parse_json, reading
 from circuitlens.prompts.pairs import MAX_ROWS, MAX_SKIPPED, read_pairs
 from tests.files.worst import FILLS, filled, places
 
@@ -58,7 +58,9 @@ def test_a_huge_bad_file_is_refused_at_once(fill: str, path: tuple[Any, ...], tm
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[" + "1," * MAX_VALUES + "1]", "more than 1,500,000 values"),
+        ("[" + "1," * reading.MAX_VALUES + "1]", "more than 1,500,000 values"),
+        ("[" + "[]," * reading.MAX_LISTS + "1]", "more than 400,000 lists"),
+        ("[" + "{}," * reading.MAX_OBJECTS + "{}]", "more than 400,000 objects"),
         ("{" + ",".join(f'"{n}":1' for n in range(MAX_KEYS + 1)) + "}", "more than 10,000 keys"),
         ('{"a": {"b": 1, "c": 2, "b": 1}}', "the key 'b' is there twice"),
         ("[" * 100_000, "nested too deeply"),
@@ -90,7 +92,7 @@ def test_a_file_of_pairs_is_bounded(tmp_path: Path) -> None:
 
 
 def test_what_is_saved_can_be_read_again(cats: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(circuit_document, "MAX_VALUES", 100)
+    monkeypatch.setattr(reading, "MAX_VALUES", 100)
     with pytest.raises(circuit_document.CircuitError, match="prune it first"):
         cats.save(tmp_path / "c.json")
     monkeypatch.undo()

@@ -13,18 +13,19 @@ from circuitlens.circuit import MAX_BYTES, open_circuit
 from circuitlens.errors import CircuitError
 
 SIZE = MAX_BYTES - 200_000
-MANY = 1_300_000
-"""Values below the limit of `circuitlens.files`, so that they are read."""
+MANY, CONTAINERS = 1_300_000, 390_000
+"""Values, and lists or objects, below the limit of `circuitlens.files`, so that they are read."""
 
 FILLS: dict[str, Callable[[], str]] = {
     "ones": lambda: "[" + "1," * (SIZE // 2) + "1]",
     "numbers": lambda: "[" + "1," * MANY + "1]",
     "texts": lambda: "[" + '"a",' * MANY + '"a"]',
-    "objects": lambda: "[" + "{}," * (MANY // 2) + "{}]",
+    "objects": lambda: "[" + "{}," * CONTAINERS + "{}]",
     "keys": lambda: "{" + ",".join(f'"k{n}":1' for n in range(MANY)) + "}",
     "few keys": lambda: "{" + ",".join(f'"k{n}":[]' for n in range(9000)) + "}",
     "deep": lambda: "[" * 1_000_000 + "]" * 1_000_000,
-    "nested": lambda: "[" + ",".join(["[" * 100 + "]" * 100] * (MANY // 100 - 200)) + "]",
+    "nested": lambda: "[" + ",".join(["[" * 100 + "]" * 100] * (CONTAINERS // 100)) + "]",
+    "nested objects": lambda: "[" + ",".join(['{"a":' * 100 + "1" + "}" * 100] * (CONTAINERS // 100)) + "]",
     "text": lambda: '"' + "a" * SIZE + '"',
     "wide text": lambda: '"' + "😀" * (SIZE // 4) + '"',
     "wide texts": lambda: "[" + '"😀",' * MANY + '"' + "😀" * ((SIZE - 7 * MANY) // 4) + '"]',
