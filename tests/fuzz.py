@@ -74,7 +74,7 @@ LINES = [
     ["verify", "circuit.json", "--draws", "1", "--top", "1", "--prompts", "1", "--seed", "0", "--dtype", "float64"],
     ["verify", "bad.json", "--held-out", "pairs.jsonl", "--threshold", "faithfulness=0.5", "-o", "out.json"],
     ["prompts", "agreement-toy", "-o", "out.jsonl", "--held-out", "other.jsonl", "--count", "3", "--seed", "1"],
-    ["view", "bad.json", "--port", "0", "--no-browser"],
+    ["view", "broken.json", "--port", "0", "--no-browser"],
     ["adapters"],
 ]
 
@@ -205,8 +205,9 @@ def hostile_line(rng: random.Random) -> list[str]:
                 words[min(at, len(words) - 1)] = rng.choice(
                     [*ODD_TEXTS, "9" * 20, "99999999", "-1", "/dev/full", "/", "."]
                 )
-    # A page is served until it is closed; a good circuit is never shown here.
-    return [word for word in words if words[0] != "view" or word not in ("circuit.json", "out.json")]
+    # A page is served until it is closed: nothing that may be a good circuit is shown here.
+    served = words[0] == "view" or "demo" in words
+    return [word for word in words if not (served and word.endswith(".json") and word != "broken.json")]
 
 
 def fuzz(cases: int, seed: int = 0) -> Tally:
@@ -219,7 +220,8 @@ def fuzz(cases: int, seed: int = 0) -> Tally:
         folder = Path(name)
         good.save("circuit.json")
         Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        Path("bad.json").write_text("{}")
+        for path in ("bad.json", "broken.json"):
+            Path(path).write_text("{}")
         for number in range(cases):
             match number % 8:
                 case 0 | 1 | 2:
