@@ -110,6 +110,8 @@ def odd(rng: random.Random) -> Any:
 def changed(value: Any, rng: random.Random) -> Any:
     """A copy of a JSON value with one part of it changed: replaced, removed, repeated or moved."""
     value = copy.deepcopy(value)
+    place: Any
+    key: Any
     place, key, inside = {"": value}, "", value
     while isinstance(inside, (dict, list)) and inside and rng.random() < 0.85:
         place = inside

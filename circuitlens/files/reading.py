@@ -56,13 +56,13 @@ def parse_json(text: bytes) -> Any:
     if told := too_many(text):
         raise ValueError(f"it holds {told}")
     try:
-        text = text.decode()
+        decoded = text.decode()
     except UnicodeDecodeError as fault:
         raise ValueError(
             f"byte {fault.start + 1} is {text[fault.start]:#04x}, which is no UTF-8: save it as UTF-8"
         ) from None
     try:
-        return json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+        return json.loads(decoded, object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
