@@ -31,8 +31,7 @@ D = TypeVar("D", bound="Document")  # not Self, which the tests' type checks can
 class Document(Value):
     """A value with a file of its own."""
 
-    # The schema is one of files, which always say what they are.
-    model_config = ConfigDict(json_schema_extra=lambda schema: schema["required"].extend(["format", "version"]))
+    model_config = ConfigDict(json_schema_extra=lambda schema: _require(schema, "format", "version"))
 
     format: Literal["circuitlens.circuit"] = FORMAT
     version: Literal[5] = VERSION
@@ -85,6 +84,11 @@ class Document(Value):
         # Versions 1 and 2 had no digest.
         intact = given == digest_of(document) if given is not None else version < 3
         return value.model_copy(update={"digest": None if intact else given or "none"})
+
+
+def _require(schema: dict[str, Any], *names: str) -> None:
+    """Have a schema require fields that have a default: a file always says what it is."""
+    schema["required"].extend(names)
 
 
 def digest_of(document: dict[str, Any]) -> str:
