@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from math import isfinite
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class AdapterOption:
         type: what its value is.
         choices: the texts it may be, where they are few.
         several: whether it may be given several times; `load` gets the values as a list.
+        default: what holds where it is not given, if that is one value whatever the other options are. A circuit that
+            was found with another value is not loaded unless a person gives it.
         flag: its flag on the command line, by default the name with hyphens; a `bool` has a `--no-` flag as well.
 
     Raises:
@@ -40,6 +43,7 @@ class AdapterOption:
     choices: tuple[str, ...] = ()
     several: bool = False
     flag: str = ""
+    default: str | int | float | bool | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
@@ -48,6 +52,14 @@ class AdapterOption:
             object.__setattr__(self, "flag", f"--{self.name.replace('_', '-')}")
         if not re.fullmatch(r"--[a-z][a-z0-9]*(-[a-z0-9]+)*", self.flag):
             raise ValueError(f"the option {self.name!r} has the flag {self.flag!r}: spell it --like-this")
+
+    def flags(self, value: object) -> list[str]:
+        """The words of a command line that give the option a value, one that a circuit's file has."""
+        if self.type is bool:
+            return [self.flag if value else f"--no-{self.flag.removeprefix('--')}"]
+        # A circuit's file has several in one text.
+        texts = str(value).split(", ") if self.several else [str(value)]
+        return [word for text in texts for word in (self.flag, text)]
 
     def parse(self, text: str) -> str | int | float:
         """The value that a typed text stands for; a `bool` is never typed.
@@ -58,6 +70,9 @@ class AdapterOption:
         if self.choices and text not in self.choices:
             raise ValueError(f"{text!r} is not one of {', '.join(self.choices)}.")
         try:
-            return self.type(text)
+            value = self.type(text)
+            if isinstance(value, float) and not isfinite(value):
+                raise ValueError(text)
+            return value
         except ValueError:
             raise ValueError(f"{text!r} is not a {'whole number' if self.type is int else 'number'}.") from None

@@ -11,9 +11,13 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import circuitlens
 from circuitlens.circuit import schema
@@ -24,7 +28,17 @@ PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
     *("errors", "files", "literals", "options", "progress", "torch_modes"),
-    *("prompts.pairs", "prompts.words", "prompts.tasks", "adapter", "registry", "prompts", "tracing", "edits"),
+    *(
+        "prompts.pairs",
+        "prompts.words",
+        "prompts.tasks",
+        "adapter",
+        "registry",
+        "claims",
+        "prompts",
+        "tracing",
+        "edits",
+    ),
     *("attribution", "circuit", "fingerprint", "pipeline", "discovery", "evaluation"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
@@ -158,6 +172,21 @@ def test_the_laws_say_where_they_are_tested() -> None:
     assert len(set(files)) > 10
     for file in files:
         assert (ROOT / file).is_file(), file
+
+
+def test_what_is_imported_is_declared_in_a_version_that_is_tried() -> None:
+    declared = {}
+    for words in (*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["plots"]):
+        requirement = Requirement(words)
+        declared[canonicalize_name(requirement.name)] = requirement.specifier
+    roots = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}
+    foreign = {root for root in roots if root not in sys.stdlib_module_names and not root.startswith("circuitlens")}
+    packages = packages_distributions()
+    for root in foreign:
+        (package,) = set(packages[root])
+        assert canonicalize_name(package) in declared, f"{root} is imported: declare {package} in pyproject.toml"
+        assert Version(version(package)).base_version in declared[canonicalize_name(package)]
+    assert len(foreign) > 15
 
 
 def test_plugins_are_packed_and_declared() -> None:

@@ -17,3 +17,4 @@ from circuitlens.circuit.nodes import MetricRecord as MetricRecord
 from circuitlens.circuit.nodes import Node as Node
 from circuitlens.circuit.nodes import Output as Output
 from circuitlens.circuit.nodes import full_name as full_name
+from circuitlens.circuit.updating import update_file as update_file

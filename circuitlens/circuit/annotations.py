@@ -7,14 +7,15 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from circuitlens.circuit.nodes import Value
+from circuitlens.circuit.nodes import Many, Name, Value
+from circuitlens.files import MAX_KEYS
 
 
 class Group(Value):
     """Nodes that a reader takes for one, by a name of their own."""
 
     name: str = Field(min_length=1, max_length=200)
-    nodes: tuple[str, ...] = Field(min_length=1)
+    nodes: Many[Name] = Field(min_length=1)
 
 
 class Annotations(Value):
@@ -23,10 +24,10 @@ class Annotations(Value):
     `labels` and `notes` are by node id.
     """
 
-    pins: tuple[str, ...] = ()
-    groups: tuple[Group, ...] = ()
-    labels: dict[str, Annotated[str, Field(max_length=200)]] = Field(default={})
-    notes: dict[str, Annotated[str, Field(max_length=10_000)]] = Field(default={})
+    pins: Many[Name] = ()
+    groups: Many[Group] = ()
+    labels: dict[Name, Annotated[str, Field(max_length=200)]] = Field(default={}, max_length=MAX_KEYS)
+    notes: dict[Name, Annotated[str, Field(max_length=10_000)]] = Field(default={}, max_length=MAX_KEYS)
 
     @model_validator(mode="after")
     def _once_each(self) -> Annotations:

@@ -12,8 +12,23 @@ from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path
-from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, Fingerprint, FullGraphSize, MetricRecord, Node, Number
+from circuitlens.circuit.nodes import (
+    ANSWER,
+    CircuitPath,
+    Edge,
+    Fingerprint,
+    FullGraphSize,
+    Many,
+    MetricRecord,
+    Name,
+    Node,
+    Number,
+    Size,
+    Text,
+    Whole,
+)
 from circuitlens.errors import CircuitError
+from circuitlens.files import MAX_KEYS
 from circuitlens.literals import MethodName, PositionGrouping
 from circuitlens.prompts.pairs import Pair
 
@@ -35,16 +50,16 @@ class Circuit(Document):
     them, and `tokens` names what their positions have in common (see `by`).
     """
 
-    created_by: str
-    adapter: str
-    options: dict[str, str | int | float | bool | None] = Field(
-        default={}, description="what the adapter was loaded with"
+    created_by: Name
+    adapter: Name
+    options: dict[Name, Text | Whole | Number | bool | None] = Field(
+        default={}, max_length=MAX_KEYS, description="what the adapter was loaded with"
     )
-    prompt: str
-    corrupted: str | None
-    pairs: tuple[Pair, ...] = Field(default=(), description="the prompts of a circuit over many")
+    prompt: Text
+    corrupted: Text | None
+    pairs: Many[Pair] = Field(default=(), description="the prompts of a circuit over many")
     by: PositionGrouping | None = Field(default=None, description="how positions of many prompts were brought together")
-    tokens: tuple[str, ...] = Field(min_length=1)
+    tokens: Many[Name] = Field(min_length=1)
     metric: MetricRecord
     fingerprint: Fingerprint | None = Field(default=None, description="of the weights it was found in")
     method: MethodName = Field(
@@ -54,11 +69,13 @@ class Circuit(Document):
     )
     frozen: bool = Field(default=False, description="attention patterns and layer-norm scales were held constant")
     found: FullGraphSize | None = Field(default=None, description="null where it is not known")
-    completeness_gaps: dict[str, Number] = Field(
-        default={}, description="ig and exact: what a site's integrated gradients miss of the metric's change, by site"
+    completeness_gaps: dict[Name, Number] = Field(
+        default={},
+        max_length=MAX_KEYS,
+        description="ig and exact: what a site's integrated gradients miss of the metric's change, by site",
     )
-    conservation_residual: float = Field(ge=0, allow_inf_nan=False)
-    # The first fault is enough: a message on each of a million would not fit in memory.
+    conservation_residual: Size
+    # As many as a file can hold.
     nodes: Annotated[tuple[Node, ...], Field(fail_fast=True)]
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
     evidence: Evidence | None = None

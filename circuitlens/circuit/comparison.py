@@ -118,7 +118,8 @@ def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
     weights = {(edge.source, edge.target): edge.weight for edge in first.edges}
     for edge in second.edges:
         weights[edge.source, edge.target] = weights.get((edge.source, edge.target), 0.0) - edge.weight
-    edges = [Edge(source=u, target=d, weight=weight) for (u, d), weight in weights.items() if weight]
+    # Not validated: a difference may be twice the largest weight.
+    edges = [Edge.model_construct(source=u, target=d, weight=weight) for (u, d), weight in weights.items() if weight]
     edges.sort(key=lambda edge: -abs(edge.weight))
     return AlignedGraph(first.tokens, tuple(nodes), tuple(edges))
 

@@ -10,17 +10,17 @@ import json
 import os
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import ConfigDict, Field, ValidationError
 
 from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
-from circuitlens.files import format_bytes, read_bounded, write_file
+from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
 
 FORMAT = "circuitlens.circuit"
 VERSION = 5
 """What is written; files of versions 1 to 4 are still read."""
-MAX_BYTES = 100_000_000
-"""Largest circuit file that is written or read: about half a million edges, far above what can be looked at."""
+MAX_BYTES = 40_000_000
+"""Largest circuit file that is written or read: about a quarter of a million edges, far above what can be looked at."""
 
 PAGE_STATE = ("focus", "nodes", "edges", "theme")
 """Fields of version 4's annotations that said how the page was left, and not what the reader says of the circuit."""
@@ -31,15 +31,11 @@ D = TypeVar("D", bound="Document")  # not Self, which the tests' type checks can
 class Document(Value):
     """A value with a file of its own."""
 
-    format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[1, 2, 3, 4, 5] = VERSION
-    digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
+    model_config = ConfigDict(json_schema_extra=lambda schema: _require(schema, "format", "version"))
 
-    @field_validator("version")
-    @classmethod
-    def _current(cls, _version: int) -> int:
-        # A later version added fields whose defaults say what earlier ones meant, or left some out (`_upgraded`).
-        return VERSION
+    format: Literal["circuitlens.circuit"] = FORMAT
+    version: Literal[5] = VERSION
+    digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
 
     @property
     def edited(self) -> bool:
@@ -59,11 +55,15 @@ class Document(Value):
         Raises:
             CircuitError: the file can't be written, or would be larger than can be opened again.
         """
-        data = self.to_json().encode()
-        if len(data) > MAX_BYTES:
-            raise CircuitError(
-                f"The circuit needs {format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}: prune it first."
-            )
+        try:
+            data = self.to_json().encode()
+        except ValueError as fault:  # pydantic's, of half of a surrogate pair
+            raise CircuitError("The circuit holds half of a surrogate pair, which is no character.") from fault
+        told = (
+            f"{format_bytes(len(data))}, above {format_bytes(MAX_BYTES)}" if len(data) > MAX_BYTES else too_many(data)
+        )
+        if told:
+            raise CircuitError(f"The circuit needs {told}: prune it first.")
         write_file(path, data, CircuitError)
 
     @classmethod
@@ -75,17 +75,20 @@ class Document(Value):
         """
         name = os.fspath(path)
         data = read_bounded(path, MAX_BYTES, "a circuit file (JSON)", CircuitError)
+        document = _parse(name, data)
+        given, version = document.get("digest"), document["version"]
         try:
-            document = _parse(name, data)
-            given, version = document.get("digest"), document["version"]
-            # Versions 1 and 2 had no digest.
-            intact = given == digest_of(document) if given is not None else version < 3
             value = cls.model_validate_json(data if version == VERSION else json.dumps(_upgraded(document)))
-        except RecursionError:
-            raise CircuitError(f"{name!r} is not a circuit file: it is nested too deeply.") from None
         except ValidationError as error:
             raise CircuitError(f"{name!r} is a damaged circuit file: {_first_fault(error)}.") from error
+        # Versions 1 and 2 had no digest.
+        intact = given == digest_of(document) if given is not None else version < 3
         return value.model_copy(update={"digest": None if intact else given or "none"})
+
+
+def _require(schema: dict[str, Any], *names: str) -> None:
+    """Have a schema require fields that have a default: a file always says what it is."""
+    schema["required"].extend(names)
 
 
 def digest_of(document: dict[str, Any]) -> str:
@@ -97,11 +100,13 @@ def digest_of(document: dict[str, Any]) -> str:
 def _parse(name: str, data: bytes) -> dict[str, Any]:
     """The JSON object of a file that says it is a circuit of a version that can be read."""
     try:
-        document = json.loads(data)
-    except ValueError as fault:
+        document = parse_json(data)
+    except json.JSONDecodeError as fault:
         raise CircuitError(
             f"{name!r} is not JSON or breaks off ({fault}): make it again with circuitlens find."
         ) from fault
+    except ValueError as fault:
+        raise CircuitError(f"{name!r} is no circuit file that can be read: {fault}.") from fault
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CircuitError(f"{name!r} is JSON but not a circuit file: it does not say 'format': {FORMAT!r}.")
     version = document.get("version")
@@ -117,13 +122,13 @@ def _parse(name: str, data: bytes) -> dict[str, Any]:
 def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     """A document of an earlier version as the current one says it."""
     said = document.get("annotations")
-    if not isinstance(said, dict):
-        return document
-    return {**document, "annotations": {key: value for key, value in said.items() if key not in PAGE_STATE}}
+    if isinstance(said, dict):
+        said = {key: value for key, value in said.items() if key not in PAGE_STATE}
+    return {**document, "version": VERSION, "annotations": said}
 
 
 def _first_fault(error: ValidationError) -> str:
     """Where the first fault of a document is, and what it is."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the document"
+    place = ".".join(str(part)[:80] for part in first["loc"]).replace("\n", " ") or "the document"
     return f"{place[:80]}: {first['msg'].removeprefix('Value error, ')[:200]}"

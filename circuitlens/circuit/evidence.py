@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from circuitlens.circuit.nodes import Number, Value
+from circuitlens.circuit.nodes import Count, Many, Name, Number, Text, Value
 from circuitlens.literals import AblationKind, CheckStatus, Verdict
 
 
@@ -23,7 +23,7 @@ class Point(Value):
     nodes of the model, `random` that of random nodes, as many of each site and kind.
     """
 
-    nodes: int = Field(ge=0)
+    nodes: Count
     faithfulness: Number
     errors_removed: Number
     completeness: Number
@@ -37,12 +37,12 @@ class Curve(Value):
     Mueller et al. 2025). `whole` and `none` are the mean metric with every node and with none.
     """
 
-    prompts: str = Field(description="which prompts: 'found on', 'held out', 'other nouns', 'paraphrase'")
-    pairs: int = Field(ge=1)
+    prompts: Name = Field(description="which prompts: 'found on', 'held out', 'other nouns', 'paraphrase'")
+    pairs: Count = Field(ge=1)
     ablation: AblationKind
     whole: Number
     none: Number
-    points: tuple[Point, ...] = Field(min_length=1)
+    points: Many[Point] = Field(min_length=1)
     cpr: Number
     cmd: Number
 
@@ -50,7 +50,7 @@ class Curve(Value):
 class Effect(Value):
     """A node's attribution, and how far the metric really falls when the node alone is ablated."""
 
-    node: str
+    node: Name
     predicted: Number
     measured: Number
 
@@ -58,25 +58,25 @@ class Effect(Value):
 class Check(Value):
     """One question put to the circuit: the figure, what it had to reach, and the answer in a sentence."""
 
-    name: str
+    name: Name
     status: CheckStatus
     value: Number | None = None
     weak: Number | None = Field(default=None, description="from here on it is weak evidence")
     supported: Number | None = Field(default=None, description="from here on it is evidence")
-    reason: str
+    reason: Text
 
 
 class Evidence(Value):
     """What was measured of a circuit, check by check, and the verdict."""
 
     verdict: Verdict
-    reasons: tuple[str, ...] = Field(description="why it is not better, or what speaks for it")
-    digest: str = Field(description="of the circuit that was measured")
-    created_by: str
+    reasons: Many[Text] = Field(description="why it is not better, or what speaks for it")
+    digest: Name = Field(description="of the circuit that was measured")
+    created_by: Name
     ablation: AblationKind
-    core: tuple[str, ...] = Field(description="ids of the fewest strongest nodes that reach the wanted faithfulness")
-    checks: tuple[Check, ...]
-    curves: tuple[Curve, ...]
-    effects: tuple[Effect, ...]
-    seed: int
-    draws: int = Field(ge=1)
+    core: Many[Name] = Field(description="ids of the fewest strongest nodes that reach the wanted faithfulness")
+    checks: Many[Check]
+    curves: Many[Curve]
+    effects: Many[Effect]
+    seed: Count
+    draws: Count = Field(ge=1)

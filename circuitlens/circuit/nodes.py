@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,11 +12,26 @@ from circuitlens.prompts.metrics import METRICS
 ANSWER, DISTRACTOR = "answer", "distractor"
 """Labels of the logit nodes of a circuit over many prompts, each of which has its own answers."""
 
-Number = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST = 1e100
+"""Beyond what any model computes, and so small that sums, differences and products are finite."""
+MOST = 100_000
+"""Tokens, pairs, and whatever else there is of one kind beside nodes and edges, which the size of a file bounds."""
+
+T = TypeVar("T")
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+Size = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
+"""A number that is no less than 0."""
+Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Name = Annotated[str, Field(max_length=1000)]
+"""An id, a hook, a label."""
+Text = Annotated[str, Field(max_length=1_000_000)]
+"""A prompt, or a sentence."""
+# The first fault is enough: a message on each of a million would not fit in memory.
+Many = Annotated[tuple[T, ...], Field(fail_fast=True, max_length=MOST)]
 
 StandardError = Annotated[
-    float | None,
-    Field(ge=0, allow_inf_nan=False, exclude_if=lambda value: value is None, description="of a mean over prompts"),
+    Size | None, Field(exclude_if=lambda value: value is None, description="of a mean over prompts")
 ]
 
 
@@ -29,19 +44,21 @@ class Value(BaseModel):
 class Node(Value):
     """One node; `attribution` is in units of the metric, `activation` in the feature's own (an error's is its norm)."""
 
-    id: str
+    id: Name
     kind: NodeKind
-    hook: str = Field(description="the hook its site writes to; 'logits' for logit nodes")
-    layer: int = Field(ge=0, description="order of the drawing, bottom to top")
-    pos: int = Field(ge=0, description="position in the prompt's tokens")
-    index: int | None = Field(
+    hook: Name = Field(description="the hook its site writes to; 'logits' for logit nodes")
+    layer: Count = Field(description="order of the drawing, bottom to top")
+    pos: Count = Field(description="position in the prompt's tokens")
+    index: Count | None = Field(
         description="feature, neuron or output index; null for errors, embeddings and the rest of the logits"
     )
-    label: str
+    label: Name
     activation: Number
     attribution: Number
     standard_error: StandardError = None
-    url: str | None = Field(default=None, pattern=r"^https?://", description="a page about the feature")
+    url: str | None = Field(
+        default=None, max_length=2000, pattern=r"^https?://", description="a page about the feature"
+    )
 
     @property
     def is_logit(self) -> bool:
@@ -52,8 +69,8 @@ class Node(Value):
 class Edge(Value):
     """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
 
-    source: str
-    target: str
+    source: Name
+    target: Name
     weight: Number
     standard_error: StandardError = None
 
@@ -61,8 +78,8 @@ class Edge(Value):
 class Output(Value):
     """An output of the model: its text as it was asked for, and its index."""
 
-    text: str
-    index: int = Field(ge=0)
+    text: Name
+    index: Count
 
 
 class MetricRecord(Value):
@@ -72,9 +89,9 @@ class MetricRecord(Value):
     prompts the values are means, and the outputs stand with each prompt in the circuit's `pairs`.
     """
 
-    name: str
-    answers: tuple[Output, ...]
-    distractors: tuple[Output, ...]
+    name: Name
+    answers: Many[Output]
+    distractors: Many[Output]
     value: Number
     corrupted_value: Number | None = None
 
@@ -106,10 +123,10 @@ class FullGraphSize(Value):
     |attribution|, and `edges` are those between the nodes that were taken.
     """
 
-    nodes: int = Field(ge=0)
-    features: int = Field(ge=0)
-    attribution: float = Field(ge=0, allow_inf_nan=False)
-    edges: int = Field(ge=0)
+    nodes: Count
+    features: Count
+    attribution: Size
+    edges: Count
 
 
 class SiteFingerprint(Value):
@@ -119,17 +136,17 @@ class SiteFingerprint(Value):
     strongest, by index.
     """
 
-    hook: str
-    size: Number
-    error: Number
-    features: tuple[tuple[Annotated[int, Field(ge=0)], Number], ...] = Field(max_length=8)
+    hook: Name
+    size: Size
+    error: Size
+    features: tuple[tuple[Count, Number], ...] = Field(max_length=8)
 
 
 class Fingerprint(Value):
     """By what the weights that made a circuit are known again, whatever they are called and wherever they are."""
 
-    dtype: str
-    sites: Annotated[tuple[SiteFingerprint, ...], Field(max_length=10_000)]
+    dtype: Name
+    sites: tuple[SiteFingerprint, ...] = Field(fail_fast=True, max_length=10_000)
 
 
 def full_name(node: Node, tokens: tuple[str, ...]) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import re
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -20,6 +23,11 @@ from circuitlens.cli.prompts import prompts
 from circuitlens.cli.verify import verify
 from circuitlens.cli.view import demo, view
 from circuitlens.errors import CircuitLensError
+
+NO_MEMORY = re.compile(
+    r"n.t allocate memory|cannot allocate|out of memory|bad_alloc|failed to map segment", re.IGNORECASE
+)
+"""What torch and the system's loader say where memory is short: they have no exception of their own for it."""
 
 app = typer.Typer(
     name="circuitlens",
@@ -38,11 +46,41 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal or pipe that can't show "→" shows "?"
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("circuitlens_saelens").setLevel(logging.INFO)  # what is downloaded, and how large it is
+    code: str | int | None = 0
     try:
         app()
+    except SystemExit as stop:
+        code = stop.code
     except CircuitLensError as error:
-        sys.stderr.write(f"Error: {printable(str(error))}\n")
-        sys.exit(1)
+        code = _say(str(error))
+    except Exception as error:
+        if not (told := _told_of_system(error)):
+            raise
+        code = _say(told)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = 1 if code == 1 else _say(f"Can't print: {error.strerror}.")
+        # What can't be printed would be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _say(message: str) -> int:
+    with suppress(OSError):
+        sys.stderr.write(f"Error: {printable(message)}\n")
+        sys.stderr.flush()
+    return 1
+
+
+def _told_of_system(error: Exception) -> str:
+    """A sentence on what the system refused, and nothing on what may be a fault of the program."""
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return "There is not enough memory for this: close other programs, or ask for less."
+    if isinstance(error, OSError):
+        about = f" {error.filename!r}" if error.filename else ""
+        return f"The system can't read or write{about}: {error.strerror or error}."
+    return ""
 
 
 def _print_version(wanted: bool) -> bool:

@@ -10,8 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from circuitlens.cli.adapter_options import given_options
-from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
-from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict
+from circuitlens.cli.inputs import (
+    MANY,
+    HeldOut,
+    RequiredVerdict,
+    exit_unless,
+    installed_names,
+    load_adapter,
+    read_prompts,
+    require_apart,
+)
+from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict, write_evidence
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
 Prompts = Annotated[
@@ -49,8 +58,10 @@ def find(
     metric: Metric = None,
     method: Method = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Hold attention patterns and layer-norm scales.")] = False,
-    max_nodes: Annotated[int | None, typer.Option(min=0, help="How many nodes to keep beside the logits.")] = None,
-    max_edges: Annotated[int | None, typer.Option(min=0, help="How many edges to keep.")] = None,
+    max_nodes: Annotated[
+        int | None, typer.Option(min=0, max=MANY, help="How many nodes to keep beside the logits.")
+    ] = None,
+    max_edges: Annotated[int | None, typer.Option(min=0, max=MANY, help="How many edges to keep.")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")
     ] = False,
@@ -64,6 +75,7 @@ def find(
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by)
     if (held_out or require) and not verify:
         raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
+    require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
     options = given_options(adapter)
     pairs = None if prompts is None else read_prompts(prompts)
     others = None if held_out is None else read_prompts(held_out)
@@ -89,7 +101,7 @@ def find(
         circuit = circuitlens.verify(loaded, circuit, others)
         print_verdict(circuit)
         if output is not None:
-            circuit.save(output)
+            write_evidence(output, circuit)
     else:
         print_path_effects(loaded, circuit)
     if output is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
     from circuitlens.prompts.pairs import Pair
+
+MAX_SEED = 2**63 - 1
+MANY = 1_000_000
+"""Most of what is counted: beyond what any run would end with, and far from what a tensor's size may be."""
 
 HeldOut = Annotated[
     Path | None,
@@ -50,6 +56,22 @@ def read_prompts(path: Path) -> list[Pair]:
     pairs, skipped = read_pairs(path)
     print_skipped(str(path), skipped, len(pairs) + len(skipped), "row")
     return pairs
+
+
+def require_apart(files: Mapping[str, Path | None]) -> None:
+    """Refuse one file in two places of a command line; `files` are by the flags that name them."""
+    named = [(flag, path) for flag, path in files.items() if path is not None]
+    for (flag, path), (other, another) in combinations(named, 2):
+        if same_file(path, another):
+            raise typer.BadParameter(f"{str(path)!r} is there twice: give two files.", param_hint=f"{flag}, {other}")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths are of one file, whether it is there or not."""
+    try:
+        return os.path.realpath(one) == os.path.realpath(other) or one.samefile(other)
+    except (OSError, ValueError):  # of one that is not there; what is wrong with it is said where it is used
+        return False
 
 
 def exit_unless(required: Verdict | None, circuit: Circuit) -> None:

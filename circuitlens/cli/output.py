@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+
+from circuitlens.errors import CircuitError
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
@@ -61,6 +64,22 @@ def print_verdict(circuit: Circuit) -> None:
     typer.secho(f"Verdict: {evidence.verdict}", bold=True)
     for reason in evidence.reasons:
         typer.echo(printable(f"  {reason}"))
+
+
+def write_evidence(path: Path, circuit: Circuit) -> None:
+    """Write a circuit's evidence into its file, which may have been annotated while it was measured.
+
+    Raises:
+        CircuitError: the file can't be read or written, or holds another circuit by now.
+    """
+    from circuitlens.circuit import update_file
+
+    try:
+        update_file(path, circuit, lambda now: now.model_copy(update={"evidence": circuit.evidence}))
+    except CircuitError as error:
+        raise CircuitError(
+            f"{error} The evidence above was not written: to keep it, measure it again with -o FILE."
+        ) from error
 
 
 def print_skipped(path: str, skipped: Sequence[Skipped], count: int, what: str) -> None:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.cli.adapter_options import given_options
-from circuitlens.cli.inputs import HeldOut, RequiredVerdict, exit_unless, installed_names, load_adapter, read_prompts
-from circuitlens.cli.output import print_verdict, printable
+from circuitlens.cli.inputs import (
+    MANY,
+    MAX_SEED,
+    HeldOut,
+    RequiredVerdict,
+    exit_unless,
+    installed_names,
+    load_adapter,
+    read_prompts,
+    require_apart,
+    same_file,
+)
+from circuitlens.cli.output import print_verdict, printable, write_evidence
 from circuitlens.errors import CircuitLensError
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.literals import AblationKind
 
 if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
 
 Ablation = Annotated[
@@ -42,10 +56,14 @@ def verify(
     file: Annotated[Path, typer.Argument(help="A circuit file; its evidence is written into it.")],
     held_out: HeldOut = None,
     ablation: Ablation = None,
-    draws: Annotated[int, typer.Option(min=1, help="Random circuits to compare with.")] = DRAWS,
-    top: Annotated[int, typer.Option(min=1, help="How many of the strongest nodes are patched for real.")] = TOP,
-    prompts: Annotated[int, typer.Option(min=1, help="How many prompts of each kind are run, at most.")] = PROMPTS,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of random circuits and resampling.")] = SEED,
+    draws: Annotated[int, typer.Option(min=1, max=MANY, help="Random circuits to compare with.")] = DRAWS,
+    top: Annotated[
+        int, typer.Option(min=1, max=MANY, help="How many of the strongest nodes are patched for real.")
+    ] = TOP,
+    prompts: Annotated[
+        int, typer.Option(min=1, max=MANY, help="How many prompts of each kind are run, at most.")
+    ] = PROMPTS,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of random circuits and resampling.")] = SEED,
     threshold: Thresholds = None,
     require: RequiredVerdict = None,
     plot: Plots = None,
@@ -56,18 +74,23 @@ def verify(
     """Measure whether a circuit really forms: print the evidence and one verdict, and write both into its file."""
     import circuitlens
 
+    require_apart({"FILE": file, "--held-out": held_out})
+    require_apart({"--output": output, "--held-out": held_out})
     thresholds = _read_thresholds(threshold or [])
     for path in plot or ():
         _check_plot(path)
     circuit = circuitlens.open(file)
     others = None if held_out is None else read_prompts(held_out)
     _check_installed(circuit.adapter)
-    adapter = load_adapter(circuit.adapter, {**circuit.options, **given_options(circuit.adapter)})
+    adapter = _load_as_said(file, circuit, given_options(circuit.adapter))
     how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
     print_verdict(circuit)
-    circuit.save(output or file)
+    if output is None or same_file(output, file):
+        write_evidence(file, circuit)
+    else:
+        circuit.save(output)
     typer.echo(f"Wrote the evidence to {output or file}.")
     for path in plot or ():
         _save_plots(circuit, path)
@@ -80,6 +103,28 @@ def _check_installed(adapter: str) -> None:
             f"The circuit was made with the adapter {adapter!r}, which is not installed. If it was made with "
             "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
         )
+
+
+def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
+    """The adapter with a person's own options, set against what the circuit's file says that it was."""
+    options = {**harmless(circuit.adapter, circuit.options), **given}
+    _refuse(file, unsaid(circuit.adapter, circuit.options, options))
+    adapter = load_adapter(circuit.adapter, options)
+    if circuit.fingerprint is None:  # else what the weights do is compared, and not what they are called
+        _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
+    return adapter
+
+
+def _refuse(file: Path, wrong: Unsaid | None) -> None:
+    """Say what a file claims and nobody said, with the flags that say it."""
+    if wrong is None:
+        return
+    words = [word for option, value in wrong.options for word in option.flags(value)]
+    if words and all(word.isprintable() and len(word) <= 200 for word in words):
+        raise CircuitLensError(f"The circuit of {str(file)!r} {wrong}: if you trust it, add {shlex.join(words)}")
+    raise CircuitLensError(
+        f"The circuit of {str(file)!r} {wrong}: no flags load its adapter alike. Was the file edited?"
+    )
 
 
 def _read_thresholds(typed: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from circuitlens.cli.inputs import same_file
 from circuitlens.cli.output import print_path_effects, print_summary
 from circuitlens.errors import ViewerError
 
@@ -32,7 +33,13 @@ def view(
     """Show circuit files in a local page."""
     from circuitlens.circuit import open_circuit
 
-    _serve([open_circuit(file) for file in files], port, no_browser, paths=files)
+    once: list[Path] = []
+    for file in files:
+        if any(same_file(file, other) for other in once):
+            typer.echo(f"{file} is given twice, and shown once.", err=True)
+        else:
+            once.append(file)
+    _serve([open_circuit(file) for file in once], port, no_browser, paths=once)
 
 
 def demo(port: Port = None, no_browser: NoBrowser = False) -> None:

@@ -11,18 +11,27 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from circuitlens.errors import PromptError
-from circuitlens.files import format_bytes, read_bounded, write_file
+from circuitlens.files import format_bytes, parse_json, read_bounded, write_file
 
-MAX_BYTES = 100_000_000
-"""Largest file of pairs that is written or read: about half a million pairs."""
+MAX_BYTES = 40_000_000
+"""Largest file of pairs that is written or read."""
+MAX_ROWS = 100_000
+"""Most rows of a file of pairs, and most that a circuit may be of."""
+MAX_SKIPPED = 1000
+"""Rows that can't be used, after which a file is taken for something else."""
+MAX_TEXT, MAX_TEXTS = 1_000_000, 1000
+"""Characters of a text, and outputs that count together."""
 
 
-def _listed(value: Any) -> Any:
-    """One answer is a list of one; JSON's arrays are tuples here."""
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+def _listed(value: Any, info: Any) -> Any:
+    """One answer is a list of one; JSON's arrays are tuples here. A circuit's file always has a list."""
+    if isinstance(value, str) and info.mode != "json":
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
-Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Texts = Annotated[tuple[Text, ...], Field(fail_fast=True, max_length=MAX_TEXTS), BeforeValidator(_listed)]
 """One output's text or several that count together."""
 
 
@@ -34,12 +43,12 @@ class Pair(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    prompt: str
-    corrupted: str | None = None
+    prompt: Text
+    corrupted: Text | None = None
     answer: Texts = Field(min_length=1)
     distractor: Texts = ()
-    case: str | None = None
-    roles: tuple[str, ...] = ()
+    case: Text | None = None
+    roles: tuple[Text, ...] = Field(default=(), fail_fast=True, max_length=MAX_TEXT)
 
     @model_validator(mode="after")
     def _one_role_a_word(self) -> Pair:
@@ -100,7 +109,7 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
     if count is not None and count < 1:
         raise PromptError(f"The number of pairs to read is {count}: give 1 or more, or none to read them all.")
     name = os.fspath(path)
-    lines = _text(name).split("\n")  # and at no other line end: a JSON string may hold U+2028
+    lines = _lines(name)
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
     for number, line in enumerate(lines, 1):
@@ -113,6 +122,10 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
             pairs.append(_pair(row))
         except _RowError as error:
             skipped.append(Skipped(number, _cut(text.strip(), 80), str(error)))
+            if len(skipped) > MAX_SKIPPED:
+                raise PromptError(
+                    f"{name!r} has more than {MAX_SKIPPED:,} rows that can't be used. {_first(skipped)} {ROW}"
+                ) from None
         if len(pairs) == count:
             break
     if not pairs:
@@ -141,8 +154,8 @@ def write_pairs(path: str | os.PathLike[str], pairs: Iterable[Pair]) -> None:
     write_file(path, data, PromptError)
 
 
-def _text(name: str) -> str:
-    """The file's text without its byte order mark."""
+def _lines(name: str) -> list[str]:
+    """The file's lines, without its byte order mark."""
     data = read_bounded(name, MAX_BYTES, "a file of pairs (JSON Lines)", PromptError)
     try:
         text = data.decode("utf-8-sig")
@@ -155,22 +168,22 @@ def _text(name: str) -> str:
             f"{name!r} is a JSON array and not JSON Lines: write one object a line, without brackets around them and "
             "commas between (jq -c '.[]' does it)."
         )
-    return text
+    if (rows := text.count("\n")) > MAX_ROWS:
+        raise PromptError(f"{name!r} has {rows:,} rows, above the {MAX_ROWS:,} that are read: give a part of it.")
+    return text.split("\n")  # and at no other line end: a JSON string may hold U+2028
 
 
 def _object(line: str) -> dict[str, Any]:
     """The JSON object of a line."""
     try:
-        row = json.loads(line)
+        row = parse_json(line.encode())
         json.dumps(row, ensure_ascii=False).encode()
-    except RecursionError:
-        raise _RowError("It is nested too deeply.") from None
     except UnicodeEncodeError:
         raise _RowError("It holds half of a surrogate pair, which is no character.") from None
     except json.JSONDecodeError as error:
         raise _RowError(f"It is not JSON: {error.msg} at column {error.colno}.") from None
-    except ValueError:
-        raise _RowError("It holds a number of too many digits.") from None
+    except ValueError as error:
+        raise _RowError(f"It can't be read: {error}.") from None
     if not isinstance(row, dict):
         raise _RowError(f"It is JSON but not an object: {_shown(row)}.")
     return row
@@ -197,6 +210,8 @@ def _pair(row: dict[str, Any]) -> Pair:
     match fault["type"]:
         case "missing":
             raise _RowError(f"{names[field]!r} is missing.")
+        case "too_long" | "string_too_long":
+            raise _RowError(f"{names[field]!r} is too long: {fault['msg']}.")
         case "extra_forbidden":
             raise _RowError(f"{_shown(field)} is no field of a row: the fields are {', '.join(Pair.model_fields)}.")
     raise _RowError(f"{names[field]!r} is {_shown(given[field])} and has to be {_EXPECTED[field]}.")
@@ -217,15 +232,18 @@ def _why(name: str, lines: list[str], skipped: list[Skipped]) -> str:
         return f"{name!r} is empty. {ROW}"
     if len(skipped) > 1 and isinstance(_document("\n".join(lines)), dict):
         return f"{name!r} is one JSON object over {len(lines)} lines and not JSON Lines. {ROW}"
-    first = skipped[0]
-    return f"{name!r} has no usable row. Line {first.line}: {first.reason} {ROW}"
+    return f"{name!r} has no usable row. {_first(skipped)} {ROW}"
+
+
+def _first(skipped: list[Skipped]) -> str:
+    return f"Line {skipped[0].line}: {skipped[0].reason}"
 
 
 def _document(text: str) -> Any:
     """The whole text read as one JSON document, None if it is none."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text.encode())
+    except ValueError:
         return None
 
 

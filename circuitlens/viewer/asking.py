@@ -45,7 +45,8 @@ def _answer_asked(app: Dash, session: Session) -> None:
         circuit = session.circuit(number)
         if not session.is_loaded(number):
             can_load = session.can_load(number)
-            return html.P(_how_to_load(circuit, can_load), className="hint"), {} if can_load else HIDE, []
+            told = [html.P(_how_to_load(circuit, can_load), className="hint"), *(_fields(circuit) if can_load else [])]
+            return told, {} if can_load else HIDE, []
         if not asked["active"]:
             raise PreventUpdate
         try:
@@ -65,6 +66,14 @@ def _how_to_load(circuit: Circuit, can_load: bool) -> str:
     )
 
 
+def _fields(circuit: Circuit) -> list[Any]:
+    """A field for each option of a circuit's adapter, with what the file says that it was: a person decides."""
+    declared = declared_options().get(circuit.adapter, ())
+    return [
+        option_field("claim", circuit.adapter, option, None, circuit.options.get(option.name)) for option in declared
+    ]
+
+
 def _fill_form(app: Dash, session: Session) -> None:
     @app.callback(Output("examples", "children"), Input("new-circuit", "opened"))
     def examples(opened: bool | None) -> Any:
@@ -76,14 +85,14 @@ def _fill_form(app: Dash, session: Session) -> None:
         Output("new-options", "children"),
         Input("new-circuit", "opened"),
         Input("new-adapter", "value"),
-        State(option_id(ALL, ALL), "id"),
+        State(option_id("option", ALL, ALL), "id"),
     )
     def options(opened: bool | None, adapter: str | None, fields: Sequence[Mapping[str, str]]) -> Any:
         if not opened or adapter in {field["adapter"] for field in fields}:
             raise PreventUpdate  # nor is a field made anew that something was typed in
         usual = session.usual_options(adapter or "")
         declared = declared_options().get(adapter or "", ())
-        return [option_field(adapter or "", option, usual.get(option.name)) for option in declared]
+        return [option_field("option", adapter or "", option, usual.get(option.name)) for option in declared]
 
 
 def _begin_work(app: Dash, session: Session) -> None:
@@ -94,8 +103,8 @@ def _begin_work(app: Dash, session: Session) -> None:
         Output("tick", "disabled", allow_duplicate=True),
         Input("find", "n_clicks"),
         *(State(f"new-{name}", "value") for name in FIELDS),
-        State(option_id(ALL, ALL), "id"),
-        State(option_id(ALL, ALL), "value"),
+        State(option_id("option", ALL, ALL), "id"),
+        State(option_id("option", ALL, ALL), "value"),
         prevent_initial_call=True,
     )
     def find(_clicks: int | None, *values: Any) -> Any:
@@ -112,14 +121,23 @@ def _begin_work(app: Dash, session: Session) -> None:
     @app.callback(
         Output("watched", "data", allow_duplicate=True),
         Output("tick", "disabled", allow_duplicate=True),
+        Output("load-fault", "children"),
         Input("load", "n_clicks"),
         Input("verify", "n_clicks"),
         State("shown", "data"),
+        State(option_id("claim", ALL, ALL), "id"),
+        State(option_id("claim", ALL, ALL), "value"),
         prevent_initial_call=True,
     )
-    def work(_load: int | None, _verify: int | None, shown: dict[str, Any]) -> Any:
+    def work(_load: int | None, _verify: int | None, shown: dict[str, Any], fields: Any, texts: Any) -> Any:
         begin = session.load if ctx.triggered_id == "load" else session.verify
-        return begin(shown["circuit"]).id, False
+        number = shown["circuit"]
+        given = {f["name"]: text for f, text in zip(fields, texts, strict=True)}
+        try:
+            options = _read_options(session.circuit(number).adapter, given)
+        except ViewerError as error:
+            return no_update, no_update, message(str(error))
+        return begin(number, options).id, False, []
 
 
 def _read_options(adapter: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from circuitlens.errors import CircuitLensError
 from circuitlens.viewer.page_state import read_annotations
+from circuitlens.viewer.panels.circuit import page_data
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
 
@@ -21,14 +23,26 @@ def register(app: Dash, session: Session) -> None:
 
 def _save(app: Dash, session: Session) -> None:
     @app.callback(
-        Output("status", "children"), Input("save", "n_clicks"), State("kept", "data"), prevent_initial_call=True
+        Output("status", "children"),
+        Output("given", "data", allow_duplicate=True),
+        Input("save", "n_clicks"),
+        State("kept", "data"),
+        State("given", "data"),
+        prevent_initial_call=True,
     )
-    def save(_clicks: int | None, kept: dict[str, Any]) -> Any:
+    def save(_clicks: int | None, kept: dict[str, Any], given: dict[str, Any]) -> Any:
+        number = kept["circuit"]
         try:
-            path = session.save(kept["circuit"], read_annotations(kept["state"]))
+            # What this page began with: another one may have saved since.
+            seen = read_annotations(json.dumps(given["circuits"][number]["annotations"] or {}))
+            before = session.circuit(number).evidence
+            path = session.save(number, read_annotations(kept["state"]), seen)
+            circuit = session.circuit(number)
         except CircuitLensError as error:
-            return _status(str(error), "fault")
-        return _status(f"Saved to {path.name}.", "done")
+            return _status(str(error), "fault"), no_update
+        told = "" if circuit.evidence == before else " The evidence that was written into it meanwhile was kept."
+        given["circuits"][number] = page_data([circuit])["circuits"][0]
+        return _status(f"Saved to {path.name}.{told}", "done"), given
 
 
 def _export(app: Dash, session: Session) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from circuitlens.circuit import Annotations
+from circuitlens.circuit.nodes import Many
 from circuitlens.errors import ViewerError
 
 View = Literal["graph", "table", "evidence"]
@@ -34,7 +35,7 @@ class CircuitState(Annotations):
     focus: str | None = Field(default=None, json_schema_extra=NO_UNDO)
     nodes: Count | None = None
     edges: Count | None = None
-    settings: tuple[tuple[str, Factor | Literal["corrupted"]], ...] = ()
+    settings: Many[tuple[str, Factor | Literal["corrupted"]]] = ()
 
 
 class PageState(BaseModel):

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitlens.circuit import Annotations, Circuit
+from circuitlens.circuit import Annotations, Circuit, update_file
+from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
@@ -44,6 +45,7 @@ class Session:
         self.jobs = Jobs()
         self._paths = list(paths) if paths is not None else [None] * len(self.circuits)
         assert len(self._paths) == len(self.circuits), "a path or None for each circuit"
+        self._as_read = list(self.circuits)
         self._adapters = list(adapters)
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
@@ -75,23 +77,43 @@ class Session:
         """Open one more circuit and return its number."""
         with self._lock:
             self.circuits.append(circuit)
+            self._as_read.append(circuit)
             self._paths.append(None)
             return len(self.circuits) - 1
 
-    def save(self, number: int, annotations: Annotations) -> Path:
-        """Write a circuit with annotations to the file it was opened from.
+    def save(self, number: int, annotations: Annotations, seen: Annotations | None = None) -> Path:
+        """Write a circuit's annotations, and evidence that was measured here, into the file it was opened from.
+
+        Evidence that someone else wrote into the file meanwhile stays.
+
+        Args:
+            number: the circuit's number.
+            annotations: those to write.
+            seen: those that they were made from, by default the ones that the file had when it was last read here.
 
         Raises:
-            ViewerError: it was opened from none.
-            CircuitError: the annotations do not fit it, or the file can't be written.
+            ViewerError: it was opened from none, or other annotations were written into it meanwhile.
+            CircuitError: the annotations do not fit it, or the file holds another circuit or can't be written.
         """
         path = self.path(number)
         if path is None:
             raise ViewerError("This circuit was not opened from a file: export it as JSON instead.")
         with self._lock:
-            annotated = self.circuit(number).annotated(annotations)
-            annotated.save(path)
-            self.circuits[number] = annotated
+            ours, as_read = self.circuits[number], self._as_read[number]
+            began_with = seen or as_read.annotations or Annotations()
+
+            def change(now: Circuit) -> Circuit:
+                measured = ours.evidence if now.evidence == as_read.evidence else now.evidence
+                if (now.annotations or Annotations()) not in (began_with, annotations):
+                    # So that a page that is loaded again has them.
+                    self.circuits[number], self._as_read[number] = now.model_copy(update={"evidence": measured}), now
+                    raise ViewerError(
+                        f"Other annotations were written into {path.name} meanwhile: nothing was saved. Reload the "
+                        "page to see them with your own changes, and save again."
+                    )
+                return now.annotated(annotations).model_copy(update={"evidence": measured})
+
+            self.circuits[number] = self._as_read[number] = update_file(path, ours, change)
         return path
 
     # Models
@@ -124,8 +146,9 @@ class Session:
         return adapter
 
     def usual_options(self, adapter: str) -> Mapping[str, Any]:
-        """What an adapter is loaded with where nothing is given: the options of an open circuit that it found."""
-        return next((circuit.options for circuit in self.circuits if circuit.adapter == adapter), {})
+        """What an adapter is loaded with where nothing is given: what one that is loaded was, by a person."""
+        loaded = next((one for one in self._adapters if one.name == adapter), None)
+        return {} if loaded is None else self._loaded_with.get(loaded, loaded.options)
 
     def examples(self) -> list[tuple[str, Example]]:
         """The examples of the loaded models, each with its model's name."""
@@ -196,16 +219,26 @@ class Session:
             self._loaded_with[adapter] = options
         return adapter
 
+    def _load_for(self, number: int, given: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
+        """The model of a circuit with a person's own options, set against what the circuit's file says that it was."""
+        if self.is_loaded(number):
+            return self.adapter(number)
+        circuit = self.circuit(number)
+        options = {**harmless(circuit.adapter, circuit.options), **given}
+        _refuse(unsaid(circuit.adapter, circuit.options, options))
+        adapter = self._load(circuit.adapter, options, progress)
+        if circuit.fingerprint is None:  # else what the weights do is compared, and not what they are called
+            _refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
+        return self.adapter(number)  # it fits, or says that it does not
+
     # Work in the background
 
-    def load(self, number: int) -> Job:
-        """Begin to load the model that a circuit was found in."""
+    def load(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
+        """Begin to load the model that a circuit was found in, with a person's own options."""
         circuit = self.circuit(number)
 
         def work(progress: ProgressCallback) -> None:
-            if not self.is_loaded(number):
-                self._load(circuit.adapter, circuit.options, progress)
-                self.adapter(number)  # it fits, or says that it does not
+            self._load_for(number, options or {}, progress)
 
         return self.jobs.start(f"Load the model {circuit.adapter}", work)
 
@@ -246,20 +279,30 @@ class Session:
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)
 
-    def verify(self, number: int) -> Job:
-        """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that."""
+    def verify(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
+        """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that.
+
+        Where its model is not loaded, it is, as by `load`.
+        """
         self.circuit(number)
 
         def work(progress: ProgressCallback) -> None:
             from circuitlens.evaluation.verification import verify
 
-            circuit = self.circuit(number)
-            if not self.is_loaded(number):
-                self._load(circuit.adapter, circuit.options, progress)
+            circuit, adapter = self.circuit(number), self._load_for(number, options or {}, progress)
             with self._using("measuring the evidence"):
-                evidence = verify(self.adapter(number), circuit, progress=progress).evidence
+                evidence = verify(adapter, circuit, progress=progress).evidence
             with self._lock:
                 # The circuit may have been annotated meanwhile.
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
+
+
+def _refuse(wrong: Unsaid | None) -> None:
+    """Say what a file claims and nobody said."""
+    if wrong is None:
+        return
+    if wrong.options:
+        raise ViewerError(f"This circuit {wrong}: if you trust its file, give these yourself under Intervene.")
+    raise ViewerError(f"This circuit {wrong}: no options load its model alike. Was its file edited?")

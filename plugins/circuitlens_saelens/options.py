@@ -7,9 +7,13 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 OPTIONS = (
     AdapterOption(
-        "saes", "A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.", several=True, flag="--sae"
+        "saes",
+        "A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.",
+        several=True,
+        flag="--sae",
+        default="gpt2-small-res-jb",
     ),
-    AdapterOption("layers", "Layers whose SAEs are taken: 8, 0-11 or 0,4,8-10."),
+    AdapterOption("layers", "Layers whose SAEs are taken: 8, 0-11 or 0,4,8-10; by default all.", default="all"),
     AdapterOption("model", "The model's name on the hub, or its folder."),
     AdapterOption("device", "Where to compute.", choices=DEVICES),
     AdapterOption("dtype", "Numbers to compute in.", choices=DTYPES),

@@ -25,13 +25,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from circuitlens.files import write_atomically
+from circuitlens.errors import AdapterError
+from circuitlens.files import parse_json, read_bounded, remove_dead_parts, write_atomically
 from circuitlens.prompts.words import NOUNS
 from circuitlens.torch_modes import own_modes
 from circuitlens_toy.grammar import VERBS, evidence, sentences
 from circuitlens_toy.model import AgreementModel, ToySAE
 
 log = logging.getLogger(__name__)
+
+MAX_BYTES = 1_000_000
+"""Most of a file of the cache."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def load_or_train(config: Config, folder: Path) -> Trained:
     """The toy from `folder`, or trained (a few seconds) and kept there."""
     weights, document = folder / "toy.safetensors", folder / "toy.json"
     settings = {**asdict(config), "nouns": list(NOUNS), "verbs": list(VERBS)}
+    remove_dead_parts(folder)
     cached = _read(weights, document, settings)
     if cached is not None:
         return cached
@@ -187,7 +192,10 @@ def _checksum(weights: bytes, measured: dict[str, Any]) -> str:
 def _read(weights: Path, document: Path, settings: dict[str, Any]) -> Trained | None:
     """The cached toy, or None (with a message where there is something, but not of use)."""
     try:
-        data, about = weights.read_bytes(), json.loads(document.read_bytes())
+        if not (weights.exists() and document.exists()):
+            return None
+        data, about = (read_bounded(path, MAX_BYTES, "the toy's cache", AdapterError) for path in (weights, document))
+        about = parse_json(about)
         if about["config"] != settings:
             log.warning("The toy in %s was trained with another configuration: training it again.", weights.parent)
             return None
@@ -196,8 +204,6 @@ def _read(weights: Path, document: Path, settings: dict[str, Any]) -> Trained | 
         cached = Trained(AgreementModel(), ToySAE(), Measured(**about["measured"]))
         _both(cached).requires_grad_(False).load_state_dict(load_tensors(data))
         return cached
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (AdapterError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         log.warning("The toy in %s is damaged (%s): training it again.", weights.parent, error)
         return None

@@ -25,6 +25,7 @@ def test_values_are_frozen(cats: Circuit) -> None:
         ([node("a", 0), node("b", 1)], {("a", "b"): 1.0, ("b", "a"): 1.0}, "circle"),
         ([node("a", 0)], {("a", "a"): 1.0}, "circle"),
         ([node("a", 0), node("b", 1)], {("a", "b"): float("nan")}, "finite"),
+        ([node("a", 0), node("b", 1)], {("a", "b"): -1.7e308}, "greater than or equal to -1"),
     ],
 )
 def test_inconsistent_circuits_are_refused(nodes: list[Node], edges: dict, why: str) -> None:

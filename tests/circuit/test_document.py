@@ -43,15 +43,15 @@ def edited(cats: Circuit, **changes: Any) -> bytes:
 BAD_FILES = {
     "truncated": (lambda c: c.model_dump_json().encode()[:-200], "is not JSON or breaks off"),
     "empty": (lambda c: b"", "is not JSON or breaks off"),
-    "binary": (lambda c: bytes(range(256)) * 10, "is not JSON or breaks off"),
-    "pickle": (lambda c: b"\x80\x04\x95\x10\x00", "is not JSON or breaks off"),
+    "binary": (lambda c: bytes(range(256)) * 10, "byte 129 is 0x80, which is no UTF-8"),
+    "pickle": (lambda c: b"\x80\x04\x95\x10\x00", "byte 1 is 0x80, which is no UTF-8"),
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
     "newer": (lambda c: edited(c, version=6, shape="new"), "circuit format 6 .* reads 5: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
-    "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "damaged"),
+    "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "NaN is no number"),
     "huge number": (lambda c: c.model_dump_json().replace('"value":', '"value":1e999,"was":', 1).encode(), "damaged"),
     "no corrupted": (lambda c: edited(c, method="contrastive"), "there is no corrupted prompt"),
     "many faults": (lambda c: edited(c, nodes=[1] * 300_000), r"nodes\.0"),
@@ -87,7 +87,7 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "huge.json"
     with path.open("wb") as file:
         os.truncate(file.fileno(), 200_000_000)
-    with pytest.raises(CircuitError, match="has 200 MB, above the 100 MB"):
+    with pytest.raises(CircuitError, match="has 200 MB, above the 40 MB"):
         open_circuit(path)
 
 

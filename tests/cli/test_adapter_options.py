@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import circuitlens
 from circuitlens.circuit import Circuit
 from circuitlens.options import AdapterOption
 from circuitlens.registry import declared_options
@@ -167,3 +168,16 @@ def test_texts_are_read_as_what_they_are() -> None:
     assert AdapterOption("a", "").parse("7") == "7"
     with pytest.raises(ValueError, match="'x' is not a number"):
         AdapterOption("a", "", type=float).parse("x")
+
+
+def test_verify_neither_makes_nor_downloads_what_a_file_names(here: Here, cats: Circuit, tmp_path: Path) -> None:
+    path, victim = tmp_path / "c.json", tmp_path / "victim"
+    cats.model_copy(update={"options": {"cache": str(victim)}}).save(path)
+    code, _, errors = here("verify", str(path))
+    assert (code, victim.exists()) == (1, False)
+    assert f"found with cache {str(victim)!r}, and a file does not choose what is loaded" in errors
+    assert circuitlens.open(path).evidence is None
+    cats.model_copy(update={"adapter": "gpt2", "options": {"model": "org/name", "saes": "evil; rm -rf /"}}).save(path)
+    code, _, errors = here("verify", str(path))
+    assert code == 1
+    assert errors.endswith("if you trust it, add --sae 'evil; rm -rf /' --model org/name\n")

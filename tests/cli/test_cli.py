@@ -125,6 +125,11 @@ def test_find_with_a_corrupted_prompt_measures_from_it(here: Here) -> None:
         (("view", "c.json", "--port", "70000"), "less than or equal to 65535"),
         (("view", "c.json", "--port", "x"), "valid integer"),
         (("dance",), "No such command 'dance'"),
+        (("prompts", "ioi", "-o", "p", "--count", "9" * 20), "less than or equal to 100000"),
+        (("prompts", "ioi", "-o", "p", "--seed", "-1"), "greater than or equal to 0"),
+        (("verify", "c.json", "--seed", "9" * 30), "less than or equal to"),
+        (("verify", "c.json", "--draws", "9" * 30), "less than or equal to"),
+        (("find", "toy", "The cats", "--answer", "run", "--max-nodes", "9" * 30), "less than or equal to"),
     ],
 )
 def test_usage_errors_are_two(words: tuple[str, ...], why: str, here: Here) -> None:
@@ -163,6 +168,26 @@ def test_nothing_and_a_traceback_free_failure_in_a_real_process() -> None:
     assert done.returncode == 1
     assert done.stderr.startswith("Error: 'Colourless green'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_what_can_not_be_printed_is_a_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "adapters"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does")
+def test_too_little_memory_is_a_sentence() -> None:
+    words = [*COMMAND, "find", "toy", "The cats", "--answer", "run"]
+    done = subprocess.run(
+        ["sh", "-c", 'ulimit -v 300000; exec "$@"', "sh", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("Error: There is not enough memory")
 
 
 def test_a_port_in_use_is_a_sentence(saved: Path) -> None:

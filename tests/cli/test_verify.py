@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 import circuitlens
+from circuitlens.circuit import Annotations, Circuit
 from circuitlens.cli.app import app
 from circuitlens.errors import CircuitLensError
 from circuitlens.prompts.pairs import read_pairs
@@ -169,3 +173,65 @@ def test_held_out_prompts_that_the_model_fails_are_no_evidence(there: Path) -> N
     Path("b.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     done = run("verify", "c.json", "--held-out", "b.jsonl", *FEW)
     assert "Verdict: weak\n  the model fails the task on 1 prompts (held out): 0% right" in done.output
+
+
+def test_what_is_written_while_it_is_measured_stays(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*CATS, "-o", "c.json")
+    real = circuitlens.verify
+    notes = Annotations(notes={circuitlens.open("c.json").nodes[0].id: "mine"})
+
+    def slow(*values: Any, **more: Any) -> Circuit:
+        circuitlens.open("c.json").annotated(notes).save("c.json")
+        return real(*values, **more)
+
+    monkeypatch.setattr(circuitlens, "verify", slow)
+    assert run("verify", "c.json", *FEW).exit_code == 0
+    assert circuitlens.open("c.json").annotations == notes
+    assert circuitlens.open("c.json").evidence is not None
+
+
+def test_evidence_is_not_written_into_another_circuit(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*CATS, "-o", "c.json")
+    run(*WRONG, "-o", "d.json")
+    other = Path("d.json").read_bytes()
+    real = circuitlens.verify
+
+    def slow(*values: Any, **more: Any) -> Circuit:
+        Path("c.json").write_bytes(other)
+        return real(*values, **more)
+
+    monkeypatch.setattr(circuitlens, "verify", slow)
+    done = run("verify", "c.json", *FEW)
+    assert "holds another circuit by now, and was left as it is. The evidence above was not written" in str(
+        done.exception
+    )
+    assert Path("c.json").read_bytes() == other
+
+
+def test_two_processes_verify_one_file_at_once(there: Path) -> None:
+    run(*CATS, "-o", "c.json")
+    words = [sys.executable, "-m", "circuitlens", "verify", "c.json", *FEW]
+    started = [subprocess.Popen([*words, "--seed", seed], stdout=subprocess.DEVNULL) for seed in ("1", "2")]
+    assert [process.wait(120) for process in started] == [0, 0]
+    circuit = circuitlens.open("c.json")
+    assert circuit.evidence is not None
+    assert circuit.evidence.seed in (1, 2)
+    assert not circuit.edited
+    assert [path.name for path in there.iterdir()] == ["c.json"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("find", "toy", "--prompts", "p.jsonl", "-o", "./p.jsonl"),
+        ("find", "toy", "--prompts", "p.jsonl", "--verify", "--held-out", "p.jsonl"),
+        ("verify", "p.jsonl", "--held-out", "p.jsonl"),
+        ("prompts", "agreement-toy", "-o", "p.jsonl", "--held-out", "p.jsonl"),
+    ],
+)
+def test_one_file_in_two_places_is_a_usage_error(there: Path, words: tuple[str, ...]) -> None:
+    Path("p.jsonl").write_text("{}")
+    done = run(*words)
+    assert done.exit_code == 2
+    assert "is there twice: give two files" in " ".join(done.output.split())
+    assert Path("p.jsonl").read_text() == "{}"

@@ -145,3 +145,54 @@ def test_a_model_is_loaded_when_it_is_wanted(cats: Circuit) -> None:
     job = ended(session, session.load(1))
     assert (job.state, "no adapter named 'elsewhere'" in job.message) == ("failed", True)
     session.close()
+
+
+def test_evidence_that_was_written_meanwhile_stays(cats: Circuit, toy: Adapter, tmp_path: Path) -> None:
+    path = tmp_path / "cats.json"
+    cats.save(path)
+    session = Session([circuitlens.open(path)], [path])
+    measured = circuitlens.verify(toy, cats, draws=1, top=1, prompts=1)
+    measured.save(path)
+    session.save(0, NOTES)
+    again = circuitlens.open(path)
+    assert again.evidence == measured.evidence == session.circuit(0).evidence
+    assert again.annotations == NOTES
+
+
+def test_annotations_of_another_page_are_not_written_over(cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "cats.json"
+    cats.save(path)
+    one, two = (Session([circuitlens.open(path)], [path]) for _ in range(2))
+    one.save(0, NOTES)
+    with pytest.raises(ViewerError, match=r"Other annotations were written into cats\.json meanwhile: nothing was"):
+        two.save(0, Annotations(pins=("hidden:0:3",)))
+    assert circuitlens.open(path).annotations == NOTES == two.circuit(0).annotations
+    two.save(0, Annotations(pins=("hidden:0:3",)))  # after they were shown
+    # Of two tabs of one page, the second began with what the file no longer has.
+    with pytest.raises(ViewerError, match="meanwhile"):
+        two.save(0, NOTES, seen=Annotations())
+    assert circuitlens.open(path).annotations == Annotations(pins=("hidden:0:3",))
+
+
+def test_another_circuit_at_the_path_is_left_alone(cats: Circuit, cat: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "cats.json"
+    cats.save(path)
+    session = Session([circuitlens.open(path)], [path])
+    cat.save(path)
+    with pytest.raises(CircuitError, match="holds another circuit by now, and was left as it is"):
+        session.save(0, NOTES)
+    assert circuitlens.open(path) == cat
+    path.unlink()
+    session.save(0, NOTES)
+    assert circuitlens.open(path).annotations == NOTES
+
+
+def test_what_a_file_says_of_folders_is_not_done(cats: Circuit, tmp_path: Path) -> None:
+    folder = tmp_path / "victim"
+    session = Session([cats.model_copy(update={"options": {"cache": str(folder)}})])
+    for begin in (session.load, session.verify):
+        job = ended(session, begin(0))
+        assert job.state == "failed"
+        assert f"was found with cache {str(folder)!r}, and a file does not choose what is loaded" in job.message
+    assert not folder.exists()
+    session.close()

@@ -55,17 +55,29 @@ def form(adapters: Sequence[str]) -> Any:
     )
 
 
-def option_id(adapter: Any, name: Any) -> dict[str, Any]:
+def option_id(type: str, adapter: Any, name: Any) -> dict[str, Any]:
     """The id of an option's field; `ALL` stands for any adapter or name."""
-    return {"type": "option", "adapter": adapter, "name": name}
+    return {"type": type, "adapter": adapter, "name": name}
 
 
-def option_field(adapter: str, option: AdapterOption, default: object) -> Any:
-    """The field of one option; `default` is what an open circuit of the adapter was found with, None if nothing."""
+def option_field(type: str, adapter: str, option: AdapterOption, default: object, claim: object = None) -> Any:
+    """The field of one option.
+
+    Args:
+        type: what its form is for: "option" of a new circuit, "claim" of one that is there.
+        adapter: the adapter's name.
+        option: the option.
+        default: what it is where nothing is given, None where that is left to the adapter.
+        claim: what the circuit's file says that it was, None if nothing.
+    """
+    said = "" if claim is None else f" The file says {str(claim)[:200]!r}."
     about: dict[str, Any] = {
-        "id": option_id(adapter, option.name),
+        "id": option_id(type, adapter, option.name),
         "label": option.name.replace("_", " ").capitalize(),
-        "description": f"{option.help}{' Separated by commas.' if option.several else ''}",
+        "description": f"{option.help}{' Separated by commas.' if option.several else ''}{said}",
+        # A field that is made anew keeps what was typed in.
+        "persistence": True,
+        "persistence_type": "memory",
     }
     if option.type is bool:
         return dmc.Select(**about, data=["yes", "no"], clearable=True, placeholder=_told(default))

@@ -60,6 +60,7 @@ def _interventions() -> list[Any]:
     return [
         html.Ul(id="settings"),
         html.Div(id="model-told"),
+        html.Div(id="load-fault", role="alert"),
         dmc.Button("Load the model", id="load", size="sm", variant="default"),
         html.Section(id="outcome", **aria(live="polite")),
     ]

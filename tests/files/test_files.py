@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from circuitlens.errors import PromptError
-from circuitlens.files import format_bytes, read_bounded, write_atomically, write_file
+from circuitlens.files import format_bytes, locked, read_bounded, write_atomically, write_file, writing
 
 ENDLESS_WRITER = """
 import sys
@@ -101,7 +101,7 @@ def test_a_file_up_to_the_limit_is_read(tmp_path: Path) -> None:
         read_bounded(tmp_path, 5, "a list", PromptError)
     with pytest.raises(PromptError, match=r"Can't read .*No such file or directory\. Give a list"):
         read_bounded(tmp_path / "none", 5, "a list", PromptError)
-    with pytest.raises(PromptError, match=r"Can't write .*No such file or directory\. Give a file in a folder"):
+    with pytest.raises(PromptError, match=r"Can't write .*No such file or directory\. Give another file"):
         write_file(tmp_path / "none" / "file", b"", PromptError)
 
 
@@ -110,3 +110,65 @@ def test_a_file_up_to_the_limit_is_read(tmp_path: Path) -> None:
 )
 def test_bytes_as_people_read_them(size: int | float, text: str) -> None:
     assert format_bytes(size) == text
+
+
+def test_a_write_protected_file_is_not_replaced(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    target.chmod(0o444)
+    with pytest.raises(PromptError, match="it is write-protected"):
+        write_file(target, b"new", PromptError)
+    assert (target.read_bytes(), stat.S_IMODE(target.stat().st_mode)) == (b"old", 0o444)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and owners as POSIX systems have them")
+def test_other_names_of_a_file_and_its_owner(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    (tmp_path / "other").hardlink_to(target)
+    if os.getuid() == 0:
+        os.chown(target, 12345, 12346)
+    owner = target.stat().st_uid, target.stat().st_gid
+    write_atomically(target, b"new")
+    assert "had 2 names: the others still have what it said before" in caplog.text
+    assert (tmp_path / "other").read_bytes() == b"old"
+    assert (target.stat().st_uid, target.stat().st_gid) == owner
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="a path to what is printed into is POSIX")
+def test_what_is_printed_into_is_added_to_or_left(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "import sys; from circuitlens.files import write_atomically; write_atomically(sys.argv[1], b'new')"
+    for path, redirect in (("/dev/stdout", ">>"), (str(log), ">>"), ("/dev/fd/7", "7>>"), (str(log), "2>>")):
+        log.write_text("old\n")
+        words = [sys.executable, "-c", code, path]
+        done = subprocess.run(["sh", "-c", f'"$@" {redirect} {log}', "sh", *words], capture_output=True, check=False)
+        assert done.returncode == 1
+        assert log.read_text().startswith("old\n")
+        assert b"prints into" in done.stderr + log.read_bytes()
+    assert list(tmp_path.iterdir()) == [log]
+
+
+def test_parts_of_dead_writers_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    dead = tmp_path / f".{'0' * 16}.part"
+    dead.write_bytes(b"half")
+    (tmp_path / ".notes.part").write_bytes(b"someone else's")
+    living, file = writing._new_part(tmp_path)
+    with file:
+        write_atomically(tmp_path / "file", b"new")
+        assert {path.name for path in tmp_path.iterdir()} == {"file", living.name, ".notes.part"}
+    write_atomically(tmp_path / "file", b"newer")
+    assert {path.name for path in tmp_path.iterdir()} == {"file", ".notes.part"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no lock of a folder")
+def test_one_at_a_time_has_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "PATIENCE", 0.1)
+    with (
+        locked(tmp_path / "file", PromptError),
+        pytest.raises(PromptError, match="Another process is at work on"),
+        locked(tmp_path / "file", PromptError),
+    ):
+        pass
+    with locked(tmp_path / "file", PromptError):
+        write_atomically(tmp_path / "file", b"data")
