@@ -38,7 +38,7 @@ ROOMS = [
     ),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
-CONTRACT = {"errors", "files", "literals", "options", "adapter", "prompts.tasks", "prompts.words"}  # for plugins
+CONTRACT = {"errors", "files", "literals", "options", "adapter", "prompts.words"}  # for plugins
 ALLOWED = {
     ("circuitlens.circuit.circuit", "circuitlens.viewer"),  # Circuit.view, when it is called
     ("circuitlens", "circuitlens_saelens"),  # circuitlens.wrap, when it is asked for
@@ -95,6 +95,15 @@ def test_a_module_imports_only_from_rooms_to_its_left() -> None:
     inside = {(name, other) for name, other in ARROWS if ours(name) and ours(other)}
     assert len(inside) > 50
     assert not {arrow for arrow in inside if ROOMS.index(room(arrow[1])) > ROOMS.index(room(arrow[0]))}
+
+
+def test_contributing_names_the_rooms_in_their_order_and_the_contract() -> None:
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    (row,) = re.findall(r"`(errors → [^`]*)`", text)
+    named = ["__init__" if name == "circuitlens" else name for name in row.split(" → ")]
+    assert [name for name in named if name in ROOMS] == [name for name in ROOMS if name != "__main__"]
+    (contract,) = re.findall(r"Plugins import only (.*?`)\. ", text)
+    assert set(re.findall(r"`([^`]+)`", contract)) >= CONTRACT
 
 
 def test_no_import_goes_round_in_a_circle() -> None:
