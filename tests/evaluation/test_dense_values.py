@@ -14,6 +14,7 @@ from circuitlens.adapter import Hook, Inputs
 from circuitlens.circuit import Circuit
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.faithfulness import AblationRuns
+from circuitlens.evaluation.intervention import Setting
 from circuitlens.literals import AblationKind
 from tests.tiny_transformer import FEATURES, TinyTransformer
 
@@ -84,6 +85,6 @@ def test_runs_with_part_of_the_nodes(adapter: Counting, circuit: Circuit, ablati
 
 def test_interventions_and_ablations(adapter: Counting, circuit: Circuit) -> None:
     inner = [node.id for node in circuit.nodes if node.kind in ("feature", "error")]
-    settings = {name: "corrupted" if n % 2 else 0.5 for n, name in enumerate(inner)}
+    settings: dict[str, Setting] = {name: "corrupted" if n % 2 else 0.5 for n, name in enumerate(inner)}
     check(adapter, lambda: circuitlens.intervene(adapter, circuit, settings))
     check(adapter, lambda: circuitlens.ablate(adapter, circuit, inner))
