@@ -120,7 +120,7 @@ def aggregate(
                 "%d of %d prompts can't be used and are skipped; the first, %r: %s",
                 *(len(prompts.skipped), len(pairs), row.text, row.reason),
             )
-        method = choose_method(method, all(pair.corrupted is not None for pair in prompts.pairs), frozen)
+        method = choose_method(method, prompts.has_corrupted, frozen)
         example = tokenize_pairs(adapter, prompts.pairs[:1], metric)
         if metric is None:
             metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own

@@ -1,4 +1,4 @@
-"""Setting nodes to values in a real run: the one mechanism behind exact effects, ablation and every intervention.
+"""Setting nodes to values in a real run: the one mechanism behind ablation and every intervention.
 
 At a site of a spliced run (`tracing.run_spliced`) some features take given values and the error takes a given one;
 everything that is not set is read from the stream as it is then. An error's value in another run is what that run's
@@ -10,6 +10,7 @@ norm is huge, and no model goes on without it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -94,6 +95,13 @@ def set_nodes(mask: NodeMask, values: SiteValues | None) -> Edit:
         return features, error
 
     return edit
+
+
+def made_late(make: Callable[[], Edit]) -> Edit:
+    """An edit that is made when its hook runs and let go of after it: a run has the masks and dense values of one site
+    at a time, and not those of all.
+    """
+    return lambda features, error, decode: make()(features, error, decode)
 
 
 def in_turn(*edits: Edit) -> Edit:

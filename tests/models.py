@@ -47,6 +47,34 @@ class Line(TinyTransformer):
         return "+-"[index]
 
 
+class Total(TinyTransformer):
+    """A number a token at hook "x", behind a token of its own that is 5; the logits are ± their sum."""
+
+    def __init__(self) -> None:
+        sites = [Site("x", "feature", "x", "x", 0, IdentityCoder(1))]
+        Adapter.__init__(self, "total", "", sites, [Example("2 1", "+", "-", "1 1")], bos=True)
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        rows = [["5", *prompt.split()] for prompt in prompts]
+        values = torch.zeros(len(rows), max(map(len, rows)), 1, dtype=torch.float64)
+        mask = torch.zeros(values.shape[:2], dtype=torch.bool)
+        for n, row in enumerate(rows):
+            values[n, : len(row), 0] = torch.tensor([float(word) for word in row])
+            mask[n, : len(row)] = True
+        return Inputs(values, mask, tuple(map(tuple, rows)))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        x = hooks["x"](inputs.values) if "x" in hooks else None
+        x = (inputs.values if x is None else x).cumsum(1)
+        return torch.cat([x, -x], -1)
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return "+-".index(answer)
+
+    def output_label(self, index: int) -> str:
+        return "+-"[index]
+
+
 class Cubic(TinyTransformer):
     """A number x at hook "x"; the logits are x³ and −x³."""
 

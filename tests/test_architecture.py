@@ -27,31 +27,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
-    *("errors", "files", "literals", "options", "progress", "torch_modes"),
-    *(
-        "prompts.pairs",
-        "prompts.words",
-        "prompts.tasks",
-        "adapter",
-        "registry",
-        "claims",
-        "prompts",
-        "tracing",
-        "edits",
-    ),
+    *("errors", "files", "literals", "options", "progress", "torch_modes", "prompts.pairs", "prompts.words"),
+    *("prompts.tasks", "adapter", "registry", "claims", "prompts", "tracing", "edits"),
     *("attribution", "circuit", "fingerprint", "pipeline", "discovery", "evaluation"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
-CONTRACT = {
-    "errors",
-    "files",
-    "literals",
-    "options",
-    "torch_modes",
-    "adapter",
-    "prompts.tasks",
-    "prompts.words",
-}  # for plugins
+# What plugins may import.
+CONTRACT = {"errors", "files", "literals", "options", "torch_modes", "adapter", "prompts.words"}
 ALLOWED = {
     ("circuitlens.circuit.circuit", "circuitlens.viewer"),  # Circuit.view, when it is called
     ("circuitlens", "circuitlens_saelens"),  # circuitlens.wrap, when it is asked for
@@ -108,6 +90,15 @@ def test_a_module_imports_only_from_rooms_to_its_left() -> None:
     inside = {(name, other) for name, other in ARROWS if ours(name) and ours(other)}
     assert len(inside) > 50
     assert not {arrow for arrow in inside if ROOMS.index(room(arrow[1])) > ROOMS.index(room(arrow[0]))}
+
+
+def test_contributing_names_the_rooms_in_their_order_and_the_contract() -> None:
+    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
+    (row,) = re.findall(r"`(errors → [^`]*)`", text)
+    named = ["__init__" if name == "circuitlens" else name for name in row.split(" → ")]
+    assert [name for name in named if name in ROOMS] == [name for name in ROOMS if name != "__main__"]
+    (contract,) = re.findall(r"Plugins import only (.*?`)\. ", text)
+    assert set(re.findall(r"`([^`]+)`", contract)) >= CONTRACT
 
 
 def test_no_import_goes_round_in_a_circle() -> None:

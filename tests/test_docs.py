@@ -160,7 +160,19 @@ def test_every_name_is_explained() -> None:
         "docs/files.md": [f"The format is {VERSION}."],
     }
     for page, names in explained.items():
-        assert [name for name in names if name not in PAGES[page]] == [], page
+        assert [name for name in names if not names_whole(name, PAGES[page])] == [], page
+
+
+def names_whole(name: str, text: str) -> bool:
+    """Whether a text has this name, and not only as a part of a longer one."""
+    return re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text) is not None
+
+
+def test_a_name_within_a_longer_one_is_not_explained() -> None:
+    assert names_whole("circuitlens.Circuit", "a `circuitlens.Circuit`.")
+    assert not names_whole("circuitlens.Circuit", "a `circuitlens.CircuitPath`")
+    assert not names_whole("--sae", "`--saes FOLDER`")
+    assert not names_whole("--nodes", "`--max-nodes`, `--nodes-only`")
 
 
 def test_the_make_targets_exist() -> None:

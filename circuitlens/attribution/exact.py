@@ -4,8 +4,9 @@ The yardstick of every estimate. Each of the kept nodes is set, by itself, to it
 zero), and everything downstream is computed anew. Which nodes are kept is decided by integrated gradients, which also
 give the edges.
 
-Cost: that of integrated gradients, and one forward a node. Runs are batched: row `k` of a run carries the `k`-th node
-of every example.
+A decoder is affine, so setting one node to its baseline takes `Δ · direction` out of the stream at its site: what
+`edits` would make of it, without a coder. Cost: that of integrated gradients, and one forward of the bare model a node.
+Runs are batched: row `k` of a run carries the `k`-th node of every example.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from circuitlens.attribution.base import Runs, Steps
 from circuitlens.attribution.integrated import IntegratedGradients
+from circuitlens.attribution.nodes import directions, scaled
 from circuitlens.attribution.scores import NodeScores, ranks
-from circuitlens.edits import NodeMask, SiteValues, own_tokens, set_nodes, variants_at_once
+from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.tracing import run_spliced
+from circuitlens.tracing import run_patched
 
 POSITIONS = 2048
 """Rows × examples × positions of one run, if more than one row."""
@@ -31,11 +33,17 @@ class Exact(IntegratedGradients):
     def measured(
         self, runs: Runs, nodes: NodeScores, keep: Bool[Tensor, " node"], progress: Progress
     ) -> Float[Tensor, " node"]:
-        """The attributions, with those of the kept nodes replaced by their exact effects."""
-        rows = keep.nonzero()[:, 0]
+        """The attributions, with those of the kept nodes replaced by their exact effects.
+
+        With a baseline of zero nothing is done at a token that the adapter puts before a prompt, as in every ablation:
+        the effect there is 0.
+        """
+        own = runs.clean.inputs.mask if runs.baseline is not None else own_tokens(runs.adapter, runs.clean.inputs)
+        free = own[nodes.example, nodes.pos] | nodes.is_logit
+        rows = (keep & free).nonzero()[:, 0]
         effects = exact_effects(runs, nodes, rows, progress)
         progress.step("patching")
-        return nodes.attribution.index_copy(0, rows, effects)
+        return nodes.attribution.masked_fill(keep & ~free, 0).index_copy(0, rows, effects)
 
     def steps(self, sites: int) -> Steps:
         """Measuring is one more."""
@@ -47,16 +55,12 @@ def exact_effects(
 ) -> Float[Tensor, " row"]:
     """How far the metric falls when each node in `rows` alone is set to its baseline: the node's exact attribution.
 
-    Logit nodes move nothing upstream, and keep their attribution. With a baseline of zero nothing is done at a token
-    that the adapter puts before a prompt, as in every ablation: the effect there is 0.
+    Logit nodes move nothing upstream, and keep their attribution.
     """
-    effects, inputs = nodes.attribution[rows].clone(), runs.clean.inputs
-    free = inputs.mask if runs.baseline is not None else own_tokens(runs.adapter, inputs)
-    bound = free[nodes.example[rows], nodes.pos[rows]].logical_not() & ~nodes.is_logit[rows]
-    effects[bound] = 0
-    most = min(max(1, POSITIONS // inputs.mask.numel()), variants_at_once(runs.adapter, inputs))
+    effects = nodes.attribution[rows].clone()
+    most = max(1, POSITIONS // runs.clean.inputs.mask.numel())
     for s in range(len(runs.clean.sites)):
-        here = ((nodes.site[rows] == s) & ~bound).nonzero()[:, 0]
+        here = (nodes.site[rows] == s).nonzero()[:, 0]
         rank = ranks(nodes.example[rows[here]])
         for start in range(0, int(rank.max()) + 1 if len(here) else 0, most):
             now = (rank >= start) & (rank < start + most)
@@ -70,14 +74,11 @@ def _effects(
     runs: Runs, nodes: NodeScores, s: int, chosen: Int[Tensor, " row"], variant: Int[Tensor, " row"]
 ) -> Float[Tensor, " row"]:
     """The effects of some nodes of one site, each in the repetition of the batch that is its `variant`."""
-    clean, baseline, times = runs.clean, runs.baseline, int(variant.max()) + 1
-    site = clean.sites[s].site
-    at = variant * len(clean.metric) + nodes.example[chosen]
-    none = torch.zeros_like(clean.inputs.mask).repeat(times, 1)
-    mask = NodeMask.at(none, site.coder, (at, nodes.pos[chosen], nodes.index[chosen]))
-    values = None if baseline is None else SiteValues.of(baseline.sites[s]).repeated(times)
-    edit = set_nodes(mask, values)
+    clean, times = runs.clean, int(variant.max()) + 1
+    row = variant * len(clean.metric) + nodes.example[chosen]
+    at = row, nodes.pos[chosen]
+    moved = scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
     with torch.no_grad():
-        logits = run_spliced(runs.adapter, clean.inputs.repeated(times), {site.name: edit})
-        after = clean.scored_by.repeated(times)(logits)
-    return clean.metric.detach()[nodes.example[chosen]] - after[at]
+        inputs, patch = clean.inputs.repeated(times), lambda x: x.index_put(at, x[at] - moved)
+        after = clean.scored_by.repeated(times)(run_patched(runs.adapter, inputs, clean.sites[s].site, patch))
+    return clean.metric.detach()[nodes.example[chosen]] - after[row]

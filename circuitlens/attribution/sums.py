@@ -34,10 +34,16 @@ class KeyedSums:
     @staticmethod
     def of(example: Int[Tensor, " row"], keys: Int[Tensor, " row"], values: Float[Tensor, "row value"]) -> KeyedSums:
         """Rows of single prompts; rows of one prompt and key are one value, their sum."""
-        keys, example, values = keys.cpu(), example.cpu(), values.detach().cpu().double()
-        pairs, place = torch.stack([keys, example]).unique(dim=1, return_inverse=True)
-        each = values.new_zeros(pairs.shape[1], values.shape[1]).index_add(0, place, values)
-        return _summed(pairs[0], torch.cat([each, each.square()], 1))
+        example, values = example.cpu(), values.detach().cpu().double()
+        unique, place = keys.cpu().unique(return_inverse=True)
+        if len(unique) == len(keys) or not example.any():  # a key is of one prompt
+            each = _grouped(values, place, len(unique))
+            return KeyedSums(unique, torch.cat([each, each.square()], 1))
+        # A pair of key and prompt as one number: that sorts many times faster than two columns.
+        prompts = int(example.max()) + 1
+        pairs, place = (place * prompts + example).unique(return_inverse=True)
+        each = _grouped(values, place, len(pairs))
+        return KeyedSums(unique, _grouped(torch.cat([each, each.square()], 1), pairs // prompts, len(unique)))
 
     def merged(self, other: KeyedSums) -> KeyedSums:
         """The sums over the prompts of both."""
@@ -62,7 +68,12 @@ class KeyedSums:
 
 def _summed(keys: Tensor, sums: Tensor) -> KeyedSums:
     unique, place = keys.unique(return_inverse=True)
-    return KeyedSums(unique, sums.new_zeros(len(unique), sums.shape[1]).index_add(0, place, sums))
+    return KeyedSums(unique, _grouped(sums, place, len(unique)))
+
+
+def _grouped(values: Tensor, place: Tensor, count: int) -> Tensor:
+    """The sums of the rows that go to each of `count` places."""
+    return values.new_zeros(count, values.shape[1]).index_add(0, place, values)
 
 
 ATTRIBUTION, ACTIVATION, CHANGED = range(3)
@@ -82,11 +93,12 @@ class BatchSums:
     def of(index: NodeIndex, prompts: PromptSet, found: Attributions) -> BatchSums:
         """The sums of one batch; `prompts` are those of the batch."""
         nodes = found.nodes
-        changed = ((nodes.delta != 0) | nodes.is_logit).to(nodes.delta)
-        # Over many prompts an activation counts where the node changes, as its attribution does.
-        activation = nodes.activation if prompts.by is None else nodes.activation * changed
-        values = torch.stack([nodes.attribution, activation, changed], 1)
-        table = KeyedSums.of(nodes.example, node_numbers(index, prompts, found), values)
+        changed = (nodes.delta != 0) | nodes.is_logit
+        # Of many prompts a row is a node that changes: no other has an attribution, and its activation does not count.
+        # Of one prompt all stay, as edges may pass through a node in which two changes cancel.
+        rows = torch.ones_like(changed) if prompts.by is None else changed
+        values = torch.stack([nodes.attribution, nodes.activation, changed.to(nodes.delta)], 1)[rows]
+        table = KeyedSums.of(nodes.example[rows], node_numbers(index, prompts, found)[rows], values)
         other = found.runs.clean.metric if found.corrupted is None else found.corrupted.metric
         metric = torch.stack([found.runs.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()
         return BatchSums(len(prompts), table, metric, found.gaps.sum(0).cpu().double())
@@ -116,8 +128,9 @@ def node_numbers(index: NodeIndex, prompts: PromptSet, found: Attributions) -> I
     group = prompts.table(found.batch.clean)[nodes.example, nodes.pos].masked_fill(logit, index.positions - 1)
     which = nodes.index
     if prompts.by is not None:
-        answers = (found.batch.metric.answers[nodes.example] == which[:, None]).any(1)
-        which = torch.where(logit & (which != VECTOR), torch.where(answers, 0, 1), which)
+        named = (logit & (which != VECTOR)).nonzero()[:, 0]
+        answers = (found.batch.metric.answers[nodes.example[named]] == which[named, None]).any(1)
+        which = which.index_put((named,), (~answers).to(which))
     return index.number(nodes.site, group, which)
 
 

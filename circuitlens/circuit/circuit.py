@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,7 +84,7 @@ class Circuit(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
-        if METHODS[self.method].baseline == "corrupted" and any(pair.corrupted is None for pair in self.questions):
+        if METHODS[self.method].baseline == "corrupted" and not self.has_corrupted:
             raise ValueError(f"the method is {self.method} and there is no corrupted prompt")
         if not self.metric.answers and not self.pairs:
             raise ValueError("the metric has no answer")
@@ -98,7 +99,7 @@ class Circuit(Document):
         for source, target in pairs:
             if source not in self._by_id or target not in self._by_id:
                 raise ValueError(f"the edge {source!r} → {target!r} names a node that is not there")
-        if self.annotations is not None and (unknown := self.annotations.named - self._by_id.keys()):
+        if unknown := self._unknown(self.annotations):
             raise ValueError(f"the annotations name {min(unknown)!r}, which is no node")
         if not is_acyclic(self.nodes, self.edges):
             raise ValueError("the edges run in a circle")
@@ -114,9 +115,14 @@ class Circuit(Document):
         return (Pair.model_construct(prompt=self.prompt, corrupted=self.corrupted, answer=ours, distractor=theirs),)
 
     @property
+    def has_corrupted(self) -> bool:
+        """Whether every prompt has a corrupted one."""
+        return all(pair.corrupted is not None for pair in self.questions)
+
+    @property
     def from_corrupted(self) -> bool:
         """Whether attribution measures the change from the corrupted prompts, and not from zero."""
-        return METHODS[self.method].baseline != "zero" and all(pair.corrupted is not None for pair in self.questions)
+        return METHODS[self.method].baseline != "zero" and self.has_corrupted
 
     @cached_property
     def content_digest(self) -> str:
@@ -128,6 +134,10 @@ class Circuit(Document):
     @cached_property
     def _by_id(self) -> dict[str, Node]:
         return {node.id: node for node in self.nodes}
+
+    def _unknown(self, annotations: Annotations | None) -> Set[str]:
+        """What annotations name and is no node."""
+        return set() if annotations is None else annotations.named - self._by_id.keys()
 
     def node(self, node_id: str) -> Node:
         """The node of that id.
@@ -199,7 +209,7 @@ class Circuit(Document):
         Raises:
             CircuitError: they name what is no node of it.
         """
-        if annotations is not None and (unknown := annotations.named - self._by_id.keys()):
+        if unknown := self._unknown(annotations):
             raise CircuitError(f"The annotations name {min(unknown)!r}, which is no node of this circuit.")
         # No cached property depends on them, so that a copy may carry those along.
         return self.model_copy(update={"annotations": annotations})

@@ -21,9 +21,6 @@ from circuitlens.literals import MetricName
 from circuitlens.prompts.alignment import PromptSet, align
 from circuitlens.prompts.batch import CUSTOM, Score
 
-BATCH = 16
-"""Prompts whose runs share a batch."""
-
 
 def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
     """Raise CircuitError for an adapter that the circuit was not made by: one whose weights do something else on its

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Site
 from circuitlens.circuit import Circuit, Node
-from circuitlens.edits import NodeMask, SiteValues, own_tokens, set_nodes, variants_at_once
+from circuitlens.edits import NodeMask, SiteValues, made_late, own_tokens, set_nodes, variants_at_once
 from circuitlens.errors import PromptError
-from circuitlens.evaluation.circuit_inputs import BATCH, Places, by_site, circuit_metric, places
+from circuitlens.evaluation.circuit_inputs import Places, by_site, circuit_metric, places
 from circuitlens.literals import AblationKind, MetricName
+from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import PromptBatch, Score
 from circuitlens.tracing import Decode, Edit, run_spliced
@@ -55,8 +56,8 @@ class _Batch:
 class AblationRuns:
     """Runs of a model on one set of prompts with some of `nodes`, which have `circuit`'s positions, kept or ablated.
 
-    `metric` is needed where the circuit's was a function. `reference` are the prompts whose mean is taken, by default
-    all of `prompts`, clean and corrupted. `on_run` is called after each run.
+    `metric` is needed where the circuit's was a function. A mean is that of all `prompts`, clean and corrupted.
+    `on_run` is called after each run.
 
     Raises:
         CircuitError: a node is none of the adapter's.
@@ -71,16 +72,15 @@ class AblationRuns:
         ablation: AblationKind,
         nodes: Sequence[Node],
         metric: MetricName | Score | None = None,
-        reference: PromptSet | None = None,
         on_run: Callable[[], object] = lambda: None,
     ):
         self.adapter, self.nodes, self._on_run = adapter, tuple(nodes), on_run
         self.ablation: AblationKind = ablation
         self.metric: MetricName | Score = circuit_metric(circuit, metric)
         self._of_site = by_site(adapter, circuit, self.nodes)
-        if ablation == "corrupted" and any(pair.corrupted is None for pair in prompts.pairs):
+        if ablation == "corrupted" and not prompts.has_corrupted:
             raise PromptError("Ablation to the corrupted run needs corrupted prompts: give them, or use mean or zero.")
-        means = _means(adapter, prompts if reference is None else reference) if ablation == "mean" else {}
+        means = _means(adapter, prompts) if ablation == "mean" else {}
         self._batches = [self._prepare(batch, means) for batch in prompts.batches(BATCH)]
         self.full_model = torch.cat([batch.clean for batch in self._batches])
 
@@ -116,7 +116,7 @@ class AblationRuns:
         for site in self.adapter.sites:
             whole_site_kept = others or site.kind in INPUTS
             if site.name in batch.places or not whole_site_kept:
-                edits[site.name] = _edit(batch, site, keep.to(batch.free.device), whole_site_kept)
+                edits[site.name] = made_late(partial(_edit, batch, site, keep.to(batch.free.device), whole_site_kept))
         metric = batch.batch.metric.repeated(len(keep))
         with torch.no_grad():
             values = metric(run_spliced(self.adapter, batch.batch.clean.repeated(len(keep)), edits))
@@ -170,11 +170,11 @@ def _record(store: dict[str, SiteValues], name: str) -> Edit:
     return record
 
 
-def _means(adapter: Adapter, reference: PromptSet) -> dict[str, SiteValues]:
+def _means(adapter: Adapter, every: PromptSet) -> dict[str, SiteValues]:
     """Mean values of every site over clean and corrupted prompts: one example whose positions are the groups."""
     sums: dict[tuple[str, str], Tensor] = {}
-    counts = torch.zeros(len(reference.labels))
-    for prompts in reference.batches(BATCH):
+    counts = torch.zeros(len(every.labels))
+    for prompts in every.batches(BATCH):
         batch = tokenize_pairs(adapter, prompts.pairs)
         table = prompts.table(batch.clean)
         for inputs in (batch.clean, batch.corrupted):

@@ -11,8 +11,9 @@ prompt (BOS) alone, as in `edits`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Literal
 
@@ -22,10 +23,9 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
-from circuitlens.edits import NodeMask, SiteValues, dense_features, in_turn, is_bos, own_tokens, set_nodes
+from circuitlens.edits import NodeMask, SiteValues, dense_features, in_turn, is_bos, made_late, own_tokens, set_nodes
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation.circuit_inputs import (
-    BATCH,
     Places,
     by_site,
     circuit_metric,
@@ -34,6 +34,7 @@ from circuitlens.evaluation.circuit_inputs import (
     require_same_adapter,
 )
 from circuitlens.literals import MetricName
+from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
 from circuitlens.torch_modes import own_modes
@@ -149,7 +150,7 @@ def intervene(
     wanted = circuit_metric(circuit, metric)
     with own_modes(gradients=False):
         prompts = circuit_prompts(adapter, circuit)
-        if "corrupted" in chosen and any(pair.corrupted is None for pair in prompts.pairs):
+        if "corrupted" in chosen and not prompts.has_corrupted:
             node = nodes[chosen.index("corrupted")]
             raise PromptError(
                 f"Node {node.id!r} is to have its value in the corrupted run, and the circuit has no corrupted prompt: "
@@ -160,7 +161,10 @@ def intervene(
     asked = torch.stack([run.asked for run in runs]).any(0)
     probabilities = torch.stack([run.probabilities for run in runs]).sum(0) / len(prompts)
     if not (isfinite(after) and probabilities.isfinite().all()):
-        raise CircuitError(f"Set so, the model's outputs are not finite (the metric is {after}): give smaller factors.")
+        raise CircuitError(
+            f"With these nodes set so, the model's outputs are not finite (the metric is {after}): "
+            "set fewer of them, or by factors nearer to 1."
+        )
     said = [
         _predicted(adapter, circuit, node, setting, runs[0].values.get(number))
         for number, (node, setting) in enumerate(zip(nodes, chosen, strict=True))
@@ -240,11 +244,14 @@ def _edit(
     corrupted = torch.tensor([setting == "corrupted" for setting in settings], device=own.device)[number]
     factors = [1.0 if setting == "corrupted" else float(setting) for setting in settings]
     factor = torch.tensor(factors, dtype=torch.double).to(clean.write)[number]
-    nothing, coder = torch.zeros_like(own), clean.site.coder
-    scaled = ~corrupted & own[example, pos]
-    edits = [set_nodes(NodeMask.at(nothing, coder, (example, pos, index), scaled), _scaled(clean, where, factor))]
+
+    def edit(chosen: Bool[Tensor, " node"], values: Callable[[], SiteValues]) -> Edit:
+        mask = partial(NodeMask.at, torch.zeros_like(own), clean.site.coder, (example, pos, index), chosen)
+        return made_late(lambda: set_nodes(mask(), values()))
+
+    edits = [edit(~corrupted & own[example, pos], lambda: _scaled(clean, where, factor))]
     if other is not None:
-        edits.append(set_nodes(NodeMask.at(nothing, coder, (example, pos, index), corrupted), SiteValues.of(other)))
+        edits.append(edit(corrupted, lambda: SiteValues.of(other)))
     return in_turn(*edits)
 
 

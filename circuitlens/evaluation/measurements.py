@@ -18,6 +18,7 @@ from torch import Tensor
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Curve, Effect, Point
+from circuitlens.edits import is_bos
 from circuitlens.errors import PromptError
 from circuitlens.evaluation.circuit_inputs import BATCH, circuit_prompts
 from circuitlens.evaluation.curves import curve, node_counts, random_circuits, sub_circuits
@@ -81,7 +82,7 @@ class Measurements:
         # One generator for all: random circuits are drawn first, resampled prompts after them.
         self._random = torch.Generator().manual_seed(settings.seed)
         # With zero ablation the adapter's own first token is left alone.
-        left_alone = settings.ablation == "zero" and adapter.bos and circuit.by != "sum"
+        left_alone = settings.ablation == "zero" and is_bos(adapter, circuit.by, 0)
         self._fixed_group = 0 if left_alone else None
 
     # The circuit on its own prompts
@@ -248,9 +249,13 @@ class Measurements:
             aligned = aligned.sample(self.settings.prompts, self.settings.seed)
             self.stage = name
             runs = self._runs(aligned, self.nodes)
+        except PromptError as error:
+            raise _untested(error) from error
+        _ = runs.empty_circuit  # run here, where what `on_run` raises is not taken for an error of the prompts
+        try:
             runs.faithfulness(runs.full_model[None])  # raises where there is nothing to explain
         except PromptError as error:
-            raise NotTestedError(str(error)[0].lower() + str(error)[1:].rstrip(".")) from error
+            raise _untested(error) from error
         found = curve(runs, self.ranked, counts, name, controls)
         self.curves.append(found)
         return found, (runs.full_model > 0).float().mean().item()
@@ -280,3 +285,8 @@ class Measurements:
     def _runs(self, aligned: PromptSet, nodes: Sequence[Node]) -> AblationRuns:
         ablation, metric = self.settings.ablation, self.settings.metric
         return AblationRuns(self.adapter, self.circuit, aligned, ablation, nodes, metric, on_run=self._on_run)
+
+
+def _untested(error: PromptError) -> NotTestedError:
+    """The same as a reason that stands within a sentence."""
+    return NotTestedError(str(error)[:1].lower() + str(error)[1:].rstrip("."))

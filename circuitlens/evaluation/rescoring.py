@@ -15,8 +15,9 @@ from torch import Tensor
 
 from circuitlens.adapter import LOGITS, Adapter, Site
 from circuitlens.attribution.attributions import Attributions, attribute_nodes
+from circuitlens.attribution.exact import exact_effects
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
-from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, measured_sums
+from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, among, measured_sums
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.faithfulness import INPUTS
@@ -125,12 +126,27 @@ def rescore(
     for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
-        exact.append(measured_sums(index, batch, replace(found, method="exact"), kept))
+        exact.append(_effects(circuit, index, batch, found, kept))
         own_rows += _own_rows(adapter, found)
         on_part()
     total, effects = reduce(BatchSums.merged, parts), reduce(KeyedSums.merged, exact)
     compared, own = own_rows.tolist()
     return Rescored(adapter, circuit, index, fixed_group, tuple(parts), total, effects, (compared, own))
+
+
+def _effects(
+    circuit: Circuit, index: NodeIndex, prompts: PromptSet, found: Attributions, kept: Int[Tensor, " kept"]
+) -> KeyedSums:
+    """The exact effects of one part's nodes among the kept, of all that the circuit's attributions are of.
+
+    From zero an `exact` circuit leaves the token before a prompt (BOS) alone. Other attributions have it, also summed
+    up with the prompts' own tokens, and then so have the effects that they are compared with.
+    """
+    if circuit.method == "exact":
+        return measured_sums(index, prompts, replace(found, method="exact"), kept)
+    keep, place = among(index, prompts, found, kept)
+    effects = exact_effects(found.runs, found.nodes, keep.nonzero()[:, 0])
+    return KeyedSums.of(found.nodes.example[keep], kept[place[keep.cpu()]], effects[:, None])
 
 
 def site_of(adapter: Adapter, node: Node) -> Site:

@@ -44,6 +44,11 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    @property
+    def has_corrupted(self) -> bool:
+        """Whether every prompt has a corrupted one."""
+        return all(pair.corrupted is not None for pair in self.pairs)
+
     def batches(self, size: int) -> Iterable[PromptSet]:
         """The prompts in their order, at most `size` at a time."""
         start = 0

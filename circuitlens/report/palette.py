@@ -1,4 +1,4 @@
-"""The colours of the page and of the figures, light and dark; no other file has a colour of its own."""
+"""The colours of the page and of the figures, light and dark; components of the page bring some of their own."""
 
 from __future__ import annotations
 

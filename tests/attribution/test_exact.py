@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain, combinations
 from typing import get_args
 
@@ -12,7 +13,7 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.attribution.base import Runs
-from circuitlens.attribution.exact import exact_effects
+from circuitlens.attribution.exact import Exact, exact_effects
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import NodeScores
@@ -25,7 +26,7 @@ from tests.helpers import close, padded
 from tests.models import Spelled
 from tests.oracles import hidden_by_hand
 from tests.scores import TINY_PROMPTS, tiny_batch, traced
-from tests.tiny_transformer import Layout, TinyTransformer
+from tests.tiny_transformer import Layout, RandomSAE, TinyTransformer
 
 
 def with_baseline(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[Trace, Trace | None, NodeScores]:
@@ -73,7 +74,8 @@ def test_exact_effects_are_ablations_in_every_layout(model: Adapter, contrastive
     chosen = [*inner[:: len(inner) // 4 + 1], max(inner, key=lambda node: abs(node.attribution))]
     where = [rows[names.index(n.hook), n.pos, VECTOR if n.index is None else n.index] for n in chosen]
     bound = 1e-9 if nodes.delta.dtype == torch.float64 else 2e-5
-    effects = exact_effects(Runs(model, clean, baseline), nodes, torch.tensor(where)).tolist()
+    keep = torch.zeros_like(nodes.is_logit).index_fill(0, torch.tensor(where), True)
+    effects = Exact().measured(Runs(model, clean, baseline), nodes, keep, Progress())[where].tolist()
     for node, effect in zip(chosen, effects, strict=True):
         assert effect == pytest.approx(circuitlens.ablate(model, circuit, [node.id]).measured, rel=bound, abs=bound)
     assert abs(effects[-1]) > 1e-3
@@ -216,13 +218,40 @@ def test_nothing_at_the_adapters_own_token_is_set_to_zero() -> None:
     """The one rule for BOS, as in every ablation; to its corrupted value it is set like any other."""
     adapter = Spelled()
     assert adapter.bos
-    clean, corrupted, nodes = with_baseline(adapter, tokenize(adapter, ["ab c"], ["d"], ["e"], ["ab d"]), True)
-    rows = ((nodes.pos == clean.inputs.first[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
-    assert len(rows) > 3
-    assert torch.equal(
-        exact_effects(Runs(adapter, clean, None), nodes, rows), torch.zeros(len(rows), dtype=torch.double)
-    )
-    others = ((nodes.pos == clean.inputs.last[nodes.example]) & ~nodes.is_logit).nonzero()[:, 0]
-    assert exact_effects(Runs(adapter, clean, None), nodes, others).abs().max() > 1e-3
-    moved = others[nodes.delta[others] != 0]
-    assert exact_effects(Runs(adapter, clean, corrupted), nodes, moved).abs().max() > 1e-3
+    batch = tokenize(adapter, ["ab c"], ["d"], ["e"], ["ab d"])
+    clean, _, nodes = with_baseline(adapter, batch, False)
+    first = (nodes.pos == clean.inputs.first[nodes.example]) & ~nodes.is_logit
+    assert first.sum() > 3
+    everywhere, progress, runs = torch.ones_like(first), Progress(), Runs(adapter, clean, None)
+    assert exact_effects(runs, nodes, first.nonzero()[:, 0]).abs().max() > 1e-3
+    from_zero = Exact().measured(runs, nodes, everywhere, progress)
+    assert not from_zero[first].any()
+    assert from_zero[~first].abs().max() > 1e-3
+    # What is not asked for keeps its attribution, there as elsewhere.
+    assert torch.equal(Exact().measured(runs, nodes, ~first, progress)[first], nodes.attribution[first])
+
+    assert batch.corrupted is not None
+    elsewhere = batch.corrupted.values.clone()
+    elsewhere[:, 0] = 1  # another token before the prompt, which no adapter has
+    corrupted = trace(adapter, replace(batch.corrupted, values=elsewhere), batch.metric, graph=False)
+    nodes = score_nodes(clean, corrupted)
+    first = (nodes.pos == clean.inputs.first[nodes.example]) & ~nodes.is_logit
+    effects = Exact().measured(Runs(adapter, clean, corrupted), nodes, torch.ones_like(first), progress)
+    assert effects[first].abs().max() > 1e-3
+
+
+def test_measuring_runs_no_coder(contrastive: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of wide SAEs are many times a model's own work: one node's effect is a run of the bare model."""
+    adapter = TinyTransformer("components")
+    clean, baseline, nodes = with_baseline(adapter, tiny_batch(adapter), contrastive)
+    chosen = ((nodes.index != VECTOR) & (nodes.delta != 0) & ~nodes.is_logit).nonzero()[:, 0]
+    coded: list[Tensor] = []
+    encode = RandomSAE.encode
+    monkeypatch.setattr(RandomSAE, "encode", lambda coder, x: (coded.append(x), encode(coder, x))[1])
+    trace(adapter, clean.inputs, clean.scored_by)
+    positions = clean.inputs.mask.numel()
+    assert sum(x.shape[:2].numel() for x in coded) == positions * sum(site.coder is not None for site in adapter.sites)
+    coded.clear()
+    exact_effects(Runs(adapter, clean, baseline), nodes, chosen)
+    # The generic rows of a decoder take one position a node.
+    assert sum(x.shape[:2].numel() for x in coded) == len(chosen)

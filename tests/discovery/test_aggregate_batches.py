@@ -11,19 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from circuitlens.adapter import Adapter
 from circuitlens.attribution.attributions import Attributions, attribute_nodes
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
-from circuitlens.attribution.sums import BatchSums, KeyedSums
+from circuitlens.attribution.sums import BatchSums, KeyedSums, node_numbers
 from circuitlens.circuit import Circuit
 from circuitlens.discovery import aggregate
 from circuitlens.literals import MethodName, PositionGrouping
-from circuitlens.prompts.alignment import align, tokenize_pairs
+from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.pairs import Pair
 from tests.circuits import PAIRS, pair, toy_pairs
 from tests.models import Spelled
-from tests.tiny_transformer import TinyTransformer
+from tests.tiny_transformer import VOCABULARY, TinyTransformer
 
 
 def assert_same(ours: Circuit, theirs: Circuit, bound: float = 1e-6) -> None:
@@ -104,6 +107,16 @@ values = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9), st.integers(-5
 def table(rows: list[tuple[int, int, int]]) -> KeyedSums:
     example, keys, value = (torch.tensor([row[k] for row in rows], dtype=torch.long) for k in range(3))
     return KeyedSums.of(example, keys, value[:, None].double())
+
+
+def test_one_prompt_or_one_row_a_key_are_what_many_are() -> None:
+    rows = [(3, 7, 2), (3, 1, 5), (3, 7, -4)]
+    assert table(rows).keys.tolist() == [1, 7]
+    assert table(rows).sums.tolist() == [[5, 25], [-2, 4]]
+    assert same(table([(0, key, value) for _, key, value in rows]), table(rows))
+    single = [(4, 9, 3), (0, 2, 1), (1, 5, -6)]
+    assert table(single).keys.tolist() == [2, 5, 9]
+    assert table(single).sums.tolist() == [[1, 1], [-6, 36], [3, 9]]
 
 
 def same(one: KeyedSums, other: KeyedSums) -> bool:
@@ -191,6 +204,54 @@ def test_tables_are_as_large_as_there_are_different_nodes(toy: Adapter) -> None:
     assert len(few.keys) <= len(many.keys) <= 17
     assert torch.equal(few.keys, many.keys)
     assert few.sums.shape == many.sums.shape
+
+
+@pytest.mark.parametrize("by", get_args(PositionGrouping))
+def test_nodes_that_change_on_no_prompt_are_no_rows_of_many(by: PositionGrouping) -> None:
+    """They would be targets of edges, each with a product to compute, and their edges have no weight."""
+    adapter = TinyTransformer("components")
+    pairs = [
+        Pair(prompt=f"a {w} c", corrupted=f"a {w} f", answer=("d",), distractor=("e",), roles=("one", "two", "three"))
+        for w in "abcdg"
+    ]
+    many = align(adapter, pairs, by)
+    found = attribute_nodes(adapter, tokenize_pairs(adapter, many.pairs), "contrastive")
+    index = NodeIndex.of(adapter, len(many.labels))
+    sums, changed = BatchSums.of(index, many, found), (found.nodes.delta != 0) | found.nodes.is_logit
+    assert 0 < changed.sum() < len(changed) / 2
+    assert sums.changed.all()
+    assert torch.equal(sums.nodes.keys, node_numbers(index, many, found)[changed].unique())
+    # Of one prompt all stay: an effect may pass through a node in which two changes cancel.
+    one = PromptSet.of_one(pairs[0], adapter.inputs([pairs[0].prompt]).tokens[0])
+    found = attribute_nodes(adapter, tokenize_pairs(adapter, one.pairs), "contrastive")
+    sums = BatchSums.of(NodeIndex.of(adapter, len(one.labels), len(VOCABULARY)), one, found)
+    assert not sums.changed.all()
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **kwargs or {})
+        self.most = max([self.most, *(x.numel() for x in tree_leaves(made) if isinstance(x, Tensor))])
+        return made
+
+
+def test_numbering_nodes_compares_logits_alone_with_the_answers() -> None:
+    adapter = TinyTransformer("components")
+    pairs = [Pair(prompt=f"a {w} c", answer=tuple("abcdf"), distractor=("e",)) for w in "abcdg"]
+    many = align(adapter, pairs)
+    found = attribute_nodes(adapter, tokenize_pairs(adapter, many.pairs), "gradient")
+    index = NodeIndex.of(adapter, len(many.labels))
+    with Largest() as seen:
+        numbers = node_numbers(index, many, found)
+    assert len(numbers) == len(found.nodes.site) == seen.most
+    logits = found.nodes.is_logit & (found.nodes.index != VECTOR)
+    which = index.parts(numbers)[2][logits]
+    assert which.tolist() == [int(VOCABULARY[i] == "e") for i in found.nodes.index[logits].tolist()]
+    assert which.sum() == len(pairs)
 
 
 @pytest.mark.parametrize("method", get_args(MethodName))

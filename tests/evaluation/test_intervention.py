@@ -293,7 +293,7 @@ def test_what_is_no_factor_is_refused(toy: Adapter, cats: Circuit, factor: Any) 
 
 
 def test_a_factor_too_large_for_the_model_is_refused(toy: Adapter, cats: Circuit) -> None:
-    with pytest.raises(CircuitError, match=r"outputs are not finite \(the metric is .*\): give smaller factors"):
+    with pytest.raises(CircuitError, match=r"outputs are not finite \(the metric is .*\): set fewer of them"):
         intervene(toy, cats, {strongest_feature(cats).id: 1e300})
 
 

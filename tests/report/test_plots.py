@@ -15,12 +15,19 @@ from playwright.sync_api import Browser, Dialog
 
 from circuitlens.circuit.evidence import Curve, Effect, Evidence, Interval, Point
 from circuitlens.errors import CircuitError
-from circuitlens.report.plots import PIXELS, SIZE, effect_plot, faithfulness_plot, save_plot
+from circuitlens.report.plots import PIXELS, SIZE, effect_plot, faithfulness_plot, save_plot, style
 from tests.browser import find_chromium
 
 EXECUTABLE = find_chromium()
 HOSTILE = "<img src=x onerror=alert(1)></script><script>alert(2)</script> & %{x}"
 ESCAPED = "&lt;img src=x onerror=alert(1)&gt;&lt;/script&gt;&lt;script&gt;alert(2)&lt;/script&gt; &amp; %{x}"
+
+
+def test_figures_have_no_colour_of_their_own() -> None:
+    for path in Path(style.__file__).parent.glob("*.py"):
+        assert (
+            re.findall(r"#[0-9a-fA-F]{3,8}\b|\b(?:white|black|red|green|blue|grey|gray)\b", path.read_text()) == []
+        ), path
 
 
 def point(nodes: int, faithfulness: float, random: Interval | None = None) -> Point:

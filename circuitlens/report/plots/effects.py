@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit.evidence import Effect, Evidence
 from circuitlens.report.palette import GREY, HUES
-from circuitlens.report.plots.style import LINE, dress, text_of
+from circuitlens.report.plots.style import GROUND, LINE, dress, text_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -37,13 +37,11 @@ def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> p
     shown = [low - pad, high + pad]
     dashed: dict[str, Any] = {"color": GREY, "width": 1.5, "dash": "dash"}
     figure = go.Figure()
-    figure.add_scatter(
-        name="measured as predicted", x=shown, y=shown, mode="lines", hoverinfo="skip", line=dashed, showlegend=False
-    )
+    figure.add_scatter(name="measured as predicted", x=shown, y=shown, mode="lines", hoverinfo="skip", line=dashed)
     agreeing = [effect for effect in effects if _sign(effect.predicted) == _sign(effect.measured)]
     others = [effect for effect in effects if _sign(effect.predicted) != _sign(effect.measured)]
     for name, chosen, hue, symbol in (("agrees", agreeing, HUES[0], "circle"), ("differs", others, HUES[1], "x")):
-        line, size = {"color": "white", "width": 0.75}, 9 if len(effects) <= 40 else 7
+        line, size = {"color": GROUND, "width": 0.75}, 9 if len(effects) <= 40 else 7
         figure.add_scatter(
             name=f"sign {name} ({len(chosen)})",
             x=[spread(effect.predicted) for effect in chosen],
@@ -57,7 +55,7 @@ def effect_plot(evidence: Evidence, names: Mapping[str, str] | None = None) -> p
     figure.update_traces(showlegend=bool(effects))
     if not effects:
         figure.add_annotation(
-            text="no effect was measured", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, bgcolor="white"
+            text="no effect was measured", x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, bgcolor=GROUND
         )
     correlation, why = _rank_correlation(effects)
     signed = ", signed log scales" if scale is not None else ""

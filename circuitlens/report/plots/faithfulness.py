@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit.evidence import Curve, Evidence, Point
 from circuitlens.report.palette import GREY, HUES
-from circuitlens.report.plots.style import BAND, INK, dress, text_of
+from circuitlens.report.plots.style import BAND, GROUND, INK, dress, text_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -157,7 +157,7 @@ def _add_beyond(figure: plotly.graph_objects.Figure, lines: Sequence[_Line], bot
         legendrank=3000,
         hovertext=[f"{text}<br><b>beyond the axis</b>" for text in texts],
         hoverinfo="text",
-        marker={"color": hues, "symbol": symbols, "size": 11, "line": {"color": "white", "width": 1}},
+        marker={"color": hues, "symbol": symbols, "size": 11, "line": {"color": GROUND, "width": 1}},
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlens.errors import CircuitError
 from circuitlens.files import write_file
-from circuitlens.report.plots.style import text_of
+from circuitlens.report.plots.style import GROUND, text_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -26,7 +26,7 @@ PAGE = """<!doctype html>
  style-src 'unsafe-inline'; img-src data: blob:; worker-src blob:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>html, body {{ height: 100%; margin: 0; background: #fff; }}</style>
+<style>html, body {{ height: 100%; margin: 0; background: {ground}; }}</style>
 </head>
 <body>{body}</body>
 </html>
@@ -51,7 +51,7 @@ def save_plot(figure: plotly.graph_objects.Figure, path: str | os.PathLike[str])
 def _page(figure: plotly.graph_objects.Figure, title: str) -> bytes:
     config = {"displaylogo": False, "responsive": True}
     body = figure.to_html(config, include_plotlyjs=True, include_mathjax=False, full_html=False, default_height="100%")
-    return PAGE.format(title=text_of(title), body=body).encode()
+    return PAGE.format(title=text_of(title), body=body, ground=GROUND).encode()
 
 
 def _picture(figure: plotly.graph_objects.Figure, form: str) -> bytes:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 BAND = translucent(GREY, 0.22)
-LINE, INK = LIGHT["axis"], LIGHT["text"]
+LINE, INK, GROUND = LIGHT["axis"], LIGHT["text"], LIGHT["ground"]
 
 
 def dress(figure: plotly.graph_objects.Figure, title: str, subtitle: str) -> None:
@@ -31,7 +31,7 @@ def dress(figure: plotly.graph_objects.Figure, title: str, subtitle: str) -> Non
         },
         legend={"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         margin={"l": 70, "r": 24, "t": 84, "b": 60},
-        hoverlabel={"align": "left", "bgcolor": "white", "font": {"color": INK}},
+        hoverlabel={"align": "left", "bgcolor": GROUND, "font": {"color": INK}},
         hovermode="closest",
     )
     for update_axes in (figure.update_xaxes, figure.update_yaxes):
