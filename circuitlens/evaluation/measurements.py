@@ -20,11 +20,12 @@ from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.evidence import Curve, Effect, Point
 from circuitlens.edits import is_bos
 from circuitlens.errors import PromptError
-from circuitlens.evaluation.circuit_inputs import BATCH, circuit_prompts
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.curves import curve, node_counts, random_circuits, sub_circuits
 from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.evaluation.rescoring import Rescored, rescore
 from circuitlens.literals import AblationKind, MetricName
+from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.metrics import METRICS
