@@ -37,7 +37,7 @@ interface Marked {
   focus: string | null;
   pins: Set<string>;
   labels: Record<string, string>;
-  settings: Record<string, number | "corrupted">;
+  settings: Map<string, number | "corrupted">;
 }
 
 interface Window {
