@@ -62,6 +62,7 @@ def _connect_script(app: Dash) -> None:
     )
     tell("subgraph", Input("subgraph", "elements"))
     tell("theme", Input("theme", "data"), State("sheets", "data"))
+    tell("work", Input("work", "data"), initial=True)
     tell("begun", Input("begun", "data"))
     tell("finished", Input("finished", "data"))
     for name in ("circuit", "other", "search", "view", "as", "tab", "nodes", "edges", "label", "note"):

@@ -11,9 +11,9 @@ from dash.exceptions import PreventUpdate
 from circuitlens.errors import ViewerError
 from circuitlens.options import AdapterOption
 from circuitlens.registry import declared_options
+from circuitlens.viewer.jobs import Job
 from circuitlens.viewer.layout.form import FIELDS, option_id
 from circuitlens.viewer.panels.circuit import page_data
-from circuitlens.viewer.panels.jobs import jobs_panel
 from circuitlens.viewer.panels.parts import message
 from circuitlens.viewer.session import Session
 
@@ -28,18 +28,29 @@ def register(app: Dash, session: Session) -> None:
 
 
 def state(session: Session) -> dict[str, Any]:
-    """How the work goes: the jobs' rows, when to ask again, what has `finished` and the circuits it made, and a number
-    by which the page says what it has `seen`.
+    """How the work goes: a row for each job, when to ask again, what has `finished` and the circuits it made, and a
+    number by which the page says what it has `seen`.
     """
     seen = session.jobs.revision  # before the jobs are looked at, so that what changes meanwhile is told again
     jobs = session.jobs.all()
     ended = [job.id for job in jobs if job.has_ended]
     made = {str(job.id): job.result for job in jobs if job.result is not None}
     return {
-        "rows": jobs_panel(jobs),
+        "work": [_row(job) for job in jobs if job.is_listed],
         "interval": IDLE if len(ended) == len(jobs) else BUSY,
         "finished": {"jobs": ended, "made": made},
         "seen": seen,
+    }
+
+
+def _row(job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "title": job.title,
+        "stage": job.message or (job.stage if job.state == "running" else job.state),
+        "share": job.share,
+        "warnings": job.warnings,
+        "ended": job.has_ended,
     }
 
 
@@ -106,7 +117,7 @@ def _read_option(option: AdapterOption, text: str) -> Any:
 
 def _watch_work(app: Dash, session: Session) -> None:
     @app.callback(
-        Output("jobs", "children"),
+        Output("work", "data"),
         Output("tick", "interval"),
         Output("seen", "data"),
         Output("finished", "data"),
@@ -127,4 +138,4 @@ def _watch_work(app: Dash, session: Session) -> None:
             raise PreventUpdate
         known = (no_update, no_update)
         new = known if finished == now["finished"] else (now["finished"], page_data(session.circuits))
-        return now["rows"], now["interval"], now["seen"], *new
+        return now["work"], now["interval"], now["seen"], *new

@@ -46,7 +46,7 @@ VALUES: dict[str, Any] = {
     "options": [{"id": {"type": "option", "adapter": "toy", "name": "dtype"}, "value": "float32"}],
 }
 # What a callback is asked by where it has several inputs, and nothing is done for the others.
-ASKED_BY = {"begun.data@": "load.n_clicks", "..download": "export-json.n_clicks", "..jobs": "ending.data"}
+ASKED_BY = {"begun.data@": "load.n_clicks", "..download": "export-json.n_clicks", "..work": "ending.data"}
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@
     theme(scheme, sheets) {
       for (const id of ["graph", "graph2", "subgraph"]) Widgets.set(id, { stylesheet: sheets[scheme] });
     },
+    work(jobs) { Jobs.render(jobs); },
     begun(job) { if (job) mine.add(job); },
     finished({ jobs, made }) {
       for (const job of jobs.filter((/** @type {number} */ one) => mine.delete(one))) found = made[job] ?? found;

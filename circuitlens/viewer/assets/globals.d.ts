@@ -5,6 +5,15 @@ interface PageData {
   circuits: { corrupted: boolean; strongest: string | null; annotations: unknown }[];
 }
 
+interface Work {
+  id: number;
+  title: string;
+  stage: string;
+  share: number;
+  warnings: string[];
+  ended: boolean;
+}
+
 interface Facts {
   titles: string[];
   leftOut: string;

@@ -18,7 +18,7 @@ const Requests = (() => {
 
   /** @param {RequestInfo | URL} resource @param {RequestInit} [options] */
   window.fetch = async (resource, options) => {
-    if (typeof resource !== "string" || !resource.endsWith(PATH)) return fetchAsBefore(resource, options);
+    if (typeof resource !== "string" || !resource.includes(PATH)) return fetchAsBefore(resource, options);
     const { output } = JSON.parse(String(options?.body));
     going.set(output, (going.get(output) || 0) + 1);
     try {

@@ -110,7 +110,7 @@ const State = (() => {
     const count = given.circuits.length;
     if (made.circuit >= count) made.circuit = 0;
     if (made.other >= count) made.other = null;
-    made.by = Object.fromEntries(Object.entries(made.by).filter(([number]) => bases[Number(number)]));
+    made.by = Object.fromEntries(Object.entries(made.by).filter(([number]) => Object.keys(bases).includes(number)));
     return made;
   }
 

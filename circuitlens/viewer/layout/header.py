@@ -84,6 +84,6 @@ def _icon(name: str, sign: str, label: str) -> Any:
     return dmc.ActionIcon(sign, id=name, variant="default", size="lg", attributes={}, **aria(label=label))
 
 
-def jobs(rows: Sequence[Any]) -> Any:
-    """Work under way, a row each."""
-    return html.Div(list(rows), id="jobs", role="status")
+def jobs() -> Any:
+    """Work under way, whose rows the page's script makes."""
+    return html.Div(id="jobs", role="status")

@@ -32,7 +32,7 @@ def page(names: Sequence[str], given: Any, adapters: Sequence[str], work: Mappin
     parts = [
         html.P(id="trouble", hidden=True, role="alert"),
         header(names),
-        jobs(work["rows"]),
+        jobs(),
         html.Div([stage(), side()], id="body"),
         form(adapters),
         *_stores(given, work),
@@ -44,6 +44,7 @@ def _stores(given: Any, work: Mapping[str, Any]) -> list[Any]:
     """The page's state by topics, and what the page's script begins with."""
     return [
         dcc.Store(id="given", data=given),
+        dcc.Store(id="work", data=work["work"]),
         dcc.Store(id="finished", data=work["finished"]),
         dcc.Store(id="seen", data=work["seen"]),
         dcc.Store(id="schema", data=page_state.schema()),
