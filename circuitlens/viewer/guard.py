@@ -27,7 +27,7 @@ HOSTS = ("127.0.0.1", "localhost")
 
 NO_TOKEN = (
     "This page needs its token. Open the whole address that was printed where the page was started "
-    '("Viewing http://127.0.0.1:…/?token=…"); in Python it is the viewer\'s `url`.'
+    '("Viewing http://127.0.0.1:…/?token=…"); in Python it is viewer.url.'
 )
 FOREIGN_HOST = "This page answers requests for 127.0.0.1 and localhost only: open the address that was printed."
 FOREIGN_PAGE = "This request comes from another page: open this page's own address in the browser's address bar."
