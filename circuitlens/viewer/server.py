@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 
+SILENCE = 60.0
+"""Seconds after which a connection that says nothing is closed, so that nobody keeps the threads of all."""
+
 SAME_SITE = f"""<script>{{
   const frame = document.currentScript.previousElementSibling;
   if (location.hostname === "localhost") frame.src = frame.src.replace("{HOST}", "localhost");
@@ -53,6 +56,8 @@ class Viewer:
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class QuietHandler(WSGIRequestHandler):
+            timeout = SILENCE
+
             def log(self, type: str, message: str, *values: object) -> None:
                 """Say nothing of requests in the terminal, whoever sends them."""
                 log.debug(message, *values)

@@ -356,6 +356,20 @@ def test_made_up_callbacks_end_in_a_sentence(
     assert min(seen["200"], seen["400"], 5 * seen["told"]) > CASES / 5, seen
 
 
+def test_who_falls_silent_is_hung_up_on(cats: Circuit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of a request line, of the headers, and of the body that was announced."""
+    monkeypatch.setattr(server, "SILENCE", 0.3)
+    viewer = server.start([cats])
+    head = f"POST /_dash-update-component?{urlsplit(viewer.url).query} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    for sent in ("", "GE", head, f"{head}Content-Type: application/json\r\nContent-Length: 10\r\n\r\n{{"):
+        with socket.create_connection(("127.0.0.1", int(urlsplit(viewer.url).port or 0)), timeout=20) as connection:
+            connection.sendall(sent.encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert answer.startswith(b"HTTP/1.1 400" if sent.endswith("{") else b"")
+        assert b"Traceback" not in answer
+    viewer.close()
+
+
 def test_made_up_addresses_end_in_a_sentence(cats: Circuit, caplog: pytest.LogCaptureFixture) -> None:
     """As bytes, to the server itself."""
     caplog.set_level(logging.WARNING)

@@ -186,7 +186,9 @@ def test_another_user_of_the_machine_reads_and_writes_nothing(saved: tuple[serve
     base = viewer.url.split("/?")[0]
     json_headers = {"Content-Type": "application/json", "Origin": base}
     cookie = {"Cookie": f"circuitlens-{urlsplit(base).port}=guessed"}
-    requests = [(base + one, None, headers) for one in paths(asker) for headers in ({}, cookie)]
+    requests: list[tuple[str, str | None, dict[str, str]]] = [
+        (base + one, None, headers) for one in paths(asker) for headers in ({}, cookie)
+    ]
     for output in asker.outputs():
         body = asker.body(output, values)
         body["changedPropIds"] = [f"{one['id']}.{one['property']}" for one in body["inputs"]][:1]
