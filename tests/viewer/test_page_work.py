@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 import circuitlens
@@ -130,6 +131,25 @@ def test_a_failure_and_a_warning_stay_until_they_are_dismissed_anywhere(page: Pa
     other.locator(".job", has_text="blorgs").get_by_role("button", name="Dismiss").click()
     for one in (page, other):
         expect(one.locator(".job")).to_have_count(0)
+
+
+def test_axe_finds_nothing_serious_in_the_list_of_jobs(browser: Browser, url: str, session: Session) -> None:
+    """Nor in what is told of a server that is gone."""
+    session.jobs.start("Find it", lambda progress: logging.getLogger("circuitlens.discovery").warning("mind the gap"))
+    session.find("toy", "The blorgs", "run")
+    go = held(session, "Hold on")
+    for scheme in ("light", "dark"):
+        with opened(browser, url, color_scheme=scheme) as page:
+            expect(page.locator(".job")).to_have_count(3)
+            page.evaluate(
+                "() => Object.assign(document.getElementById('trouble'), { textContent: 'Gone.', hidden: false })"
+            )
+            found = Axe().run(page).response["violations"]
+            serious = [
+                (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")
+            ]
+            assert (scheme, serious) == (scheme, [])
+    go.set()
 
 
 # Interventions
