@@ -2,8 +2,8 @@
 
 The page's state lives in the browser (`assets/state.js`), which splits it into topics, stores that change only when
 what they are about does: `shown` (which circuits), `focused` (which node), `pinned`, `asked` (interventions), `reading`
-(table and evidence), `kept` (what a file can keep). Each callback of `reading`, `asking` and `keeping` answers one
-topic or button.
+(table and evidence), `kept` (what a file can keep). Each callback of `reading`, `asking`, `working` and `keeping`
+answers one topic or button.
 
 Everything is served from this machine. Labels, tokens and prompts come from files and models: they are shown as text.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dash import ClientsideFunction, Dash, Input, State
-from flask import abort, request
 
-from circuitlens.viewer import asking, keeping, reading
+from circuitlens.viewer import asking, keeping, reading, working
+from circuitlens.viewer.faults import answer_faults, tell_reader
 from circuitlens.viewer.layout.page import page
 from circuitlens.viewer.panels.circuit import names, page_data
 from circuitlens.viewer.session import Session
@@ -32,31 +32,22 @@ def create_app(session: Session) -> Dash:
         serve_locally=True,
         enable_mcp=False,
         suppress_callback_exceptions=True,
+        on_error=tell_reader,
     )
     app.index_string = app.index_string.replace("<html>", '<html lang="en">').replace(
         "{%css%}", f"<style>{css_variables()}</style>{{%css%}}"
     )
-    _guard(app)
+    answer_faults(app)
     # Made anew for each load, so that circuits found meanwhile are there after a reload.
-    app.layout = lambda: page(names(session.circuits), page_data(session.circuits), session.adapter_names())
+    app.layout = lambda: page(
+        names(session.circuits), page_data(session.circuits), session.adapter_names(), working.state(session)
+    )
     reading.register(app, session)
     asking.register(app, session)
+    working.register(app, session)
     keeping.register(app, session)
     _connect_script(app)
     return app
-
-
-def _guard(app: Dash) -> None:
-    """Answer pages of this machine only."""
-    # A page elsewhere that has its name resolve to 127.0.0.1 gets 400.
-    app.server.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost"]
-
-    @app.server.before_request
-    def only_this_page() -> None:
-        """Refuse what another page in the same browser sends: it could start work or have a file saved."""
-        origin = request.headers.get("Origin")
-        if request.method != "GET" and origin is not None and origin != request.host_url.rstrip("/"):
-            abort(403)
 
 
 def _connect_script(app: Dash) -> None:
@@ -71,6 +62,8 @@ def _connect_script(app: Dash) -> None:
     )
     tell("subgraph", Input("subgraph", "elements"))
     tell("theme", Input("theme", "data"), State("sheets", "data"))
+    tell("work", Input("work", "data"), initial=True)
+    tell("begun", Input("begun", "data"))
     tell("finished", Input("finished", "data"))
     for name in ("circuit", "other", "search", "view", "as", "tab", "nodes", "edges", "label", "note"):
         tell(f"set_{name}", Input(name, "value"))

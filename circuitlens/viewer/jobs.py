@@ -1,15 +1,20 @@
-"""Work in the background: job after job in one thread, each with its progress, and cancelled between its steps."""
+"""Work in the background: job after job in one thread, each with its progress, and cancelled between its steps.
+
+The list of jobs is here and not in a page, so that every page of it shows the same ones.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from circuitlens.errors import CircuitLensError
+from circuitlens.registry import installed_adapters
 
 if TYPE_CHECKING:
     from circuitlens.progress import ProgressCallback
@@ -25,7 +30,11 @@ Work = Callable[["ProgressCallback"], int | None]
 
 @dataclass(frozen=True)
 class Job:
-    """Work in the background; `message` is why it failed, `result` the number of the circuit that it made."""
+    """Work in the background.
+
+    `message` is why it failed, `warnings` what else its reader has to know, `result` the number of the circuit that it
+    made.
+    """
 
     id: int
     title: str
@@ -34,12 +43,20 @@ class Job:
     total: int = 0
     state: Literal["waiting", "running", "done", "failed", "cancelled"] = "waiting"
     message: str = ""
+    warnings: tuple[str, ...] = ()
     result: int | None = None
+    dismissed: bool = False
 
     @property
     def has_ended(self) -> bool:
         """Whether it is done, failed or cancelled."""
         return self.state not in ("waiting", "running")
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether there is something to read of it: it goes on, or says something that nobody has dismissed yet."""
+        told = self.state == "failed" or (self.state == "done" and self.warnings)
+        return not self.has_ended or bool(told and not self.dismissed)
 
     @property
     def share(self) -> float:
@@ -52,9 +69,10 @@ class _CancelledError(Exception):
 
 
 class Jobs:
-    """The jobs of one page."""
+    """The jobs of one server; `revision` is another number after each change."""
 
     def __init__(self) -> None:
+        self.revision = 0
         self._jobs: dict[int, Job] = {}
         self._futures: dict[int, Future[None]] = {}
         self._cancelled: set[int] = set()
@@ -68,6 +86,7 @@ class Jobs:
                 del self._jobs[old], self._futures[old]
             job = Job(max(self._jobs, default=0) + 1, title)
             self._jobs[job.id] = job
+            self.revision += 1
             self._futures[job.id] = self._executor.submit(self._run, job.id, work)
         return job
 
@@ -75,6 +94,18 @@ class Jobs:
         """The job of that number as it stands, None where it is not known."""
         with self._lock:
             return self._jobs.get(number)
+
+    def all(self) -> list[Job]:
+        """The jobs that are remembered, in their order."""
+        with self._lock:
+            return list(self._jobs.values())
+
+    def dismiss(self, number: int) -> None:
+        """Have a job that has ended listed no more."""
+        with self._lock:
+            job = self._jobs.get(number)
+            if job is not None and job.has_ended:
+                self._change(number, dismissed=True)
 
     def cancel(self, number: int) -> None:
         """End a job: at once where it waits, else when it next reports its progress."""
@@ -98,6 +129,13 @@ class Jobs:
     def _change(self, number: int, **values: Any) -> None:
         with self._lock:
             self._jobs[number] = replace(self._jobs[number], **values)
+            self.revision += 1
+
+    def _warn(self, number: int, warning: str) -> None:
+        with self._lock:
+            warnings = self._jobs[number].warnings
+            if warning not in warnings:
+                self._change(number, warnings=(*warnings, warning))
 
     def _run(self, number: int, work: Work) -> None:
         def progress(stage: str, done: int, total: int) -> None:
@@ -108,14 +146,44 @@ class Jobs:
 
         try:
             self._change(number, state="running")
-            self._change(number, state="done", result=work(progress))
+            with _listening(lambda warning: self._warn(number, warning)):
+                result = work(progress)
+            self._change(number, state="done", result=result)
         except _CancelledError:
             self._change(number, state="cancelled")
         except CircuitLensError as error:
             self._change(number, state="failed", message=str(error))
         except Exception as error:
-            log.debug("A job of the page failed.", exc_info=True)
+            log.exception("A job of the page failed.")
             told = f"It failed in a way that was not foreseen ({type(error).__name__}: {error})."
             self._change(number, state="failed", message=told)
         finally:
             self._cancelled.discard(number)
+
+
+class _Listener(logging.Handler):
+    """Hands on what is logged as a warning in the thread that it is made in."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self._tell, self._thread = tell, threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on a message as it would be printed."""
+        if record.thread == self._thread:
+            self._tell(record.getMessage())
+
+
+@contextmanager
+def _listening(tell: Callable[[str], None]) -> Iterator[None]:
+    """Be told the warnings of the engine and of the adapters, which the command line prints."""
+    listener = _Listener(tell)
+    packages = {adapter.target.split(".")[0].split(":")[0] for adapter in installed_adapters()}
+    loggers = [logging.getLogger(name) for name in sorted({"circuitlens", *packages})]
+    for logger in loggers:
+        logger.addHandler(listener)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(listener)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
-from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, ctx, dcc, no_update
 
 from circuitlens.errors import CircuitLensError
 from circuitlens.viewer.page_state import read_annotations
 from circuitlens.viewer.panels.circuit import page_data
+from circuitlens.viewer.panels.parts import status as _status
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
 
@@ -70,8 +70,3 @@ def _export(app: Dash, session: Session) -> None:
                 rows = edge_rows(circuit, notes.labels)
         what = str(ctx.triggered_id).removeprefix("export-")
         return dcc.send_string(to_csv(rows), f"{stem}-{what}.csv"), no_update
-
-
-def _status(text: str, kind: str) -> Any:
-    """A sentence that is shown for a while, again also where it is the same as before."""
-    return html.Div(text, key=str(time.time()), className=kind)

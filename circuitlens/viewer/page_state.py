@@ -66,7 +66,11 @@ def read_annotations(circuit_state: str) -> Annotations:
     try:
         state = CircuitState.model_validate_json(circuit_state)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise ViewerError(f"This can't be kept in a circuit file: {place}: {fault['msg']}.") from error
+        raise ViewerError(f"This can't be kept in a circuit file: {describe_fault(error)}.") from error
     return Annotations(**{name: getattr(state, name) for name in Annotations.model_fields})
+
+
+def describe_fault(error: ValidationError) -> str:
+    """Where the first thing stands that does not fit, and what is wrong with it."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"

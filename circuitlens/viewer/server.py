@@ -1,10 +1,14 @@
-"""Serving the page: on the loopback address only, in a thread of this process, quietly."""
+"""Serving the page: on the loopback address only, to who has its address, in a thread of this process, quietly."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -16,18 +20,31 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import ViewerError
 
 if TYPE_CHECKING:
-    from flask import Flask
-
     from circuitlens.adapter import Adapter
+    from circuitlens.viewer.guard import Guard
+
+log = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 
+SILENCE = 60.0
+"""Seconds after which a connection that says nothing is closed, so that nobody keeps the threads of all."""
+
+SAME_SITE = f"""<script>{{
+  const frame = document.currentScript.previousElementSibling;
+  if (location.hostname === "localhost") frame.src = frame.src.replace("{HOST}", "localhost");
+}}</script>"""
+"""Has a notebook show the page under the name of this machine that the notebook itself has.
+
+To a browser localhost and 127.0.0.1 are two sites, and a frame of another site gets no cookies.
+"""
+
 
 class Viewer:
-    """A running page; `url` is its address.
+    """A running page; `url` is its address, with the token without which the page answers nobody.
 
     Args:
-        server: the page as a WSGI application.
+        server: the page as a WSGI application, guarded.
         port: the port to listen on, 0 for any that is free.
         on_close: what to end with the page.
 
@@ -35,12 +52,15 @@ class Viewer:
         ViewerError: the port is taken, or may not be used.
     """
 
-    def __init__(self, server: Flask, port: int, on_close: Callable[[], object] = lambda: None):
+    def __init__(self, server: Guard, port: int, on_close: Callable[[], object] = lambda: None):
         from werkzeug.serving import WSGIRequestHandler, make_server
 
         class QuietHandler(WSGIRequestHandler):
-            def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-                """Say nothing of requests that were answered."""
+            timeout = SILENCE
+
+            def log(self, type: str, message: str, *values: object) -> None:
+                """Say nothing of requests in the terminal, whoever sends them."""
+                log.debug(message, *values)
 
         # Bound here, because make_server ends the process where a port is taken.
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
@@ -58,7 +78,7 @@ class Viewer:
             self._server = make_server(
                 HOST, port, server, threaded=True, request_handler=QuietHandler, fd=listening.fileno()
             )
-        self.url = f"http://{HOST}:{port}/"
+        self.url = f"http://{HOST}:{port}/?token={server.token}"
         self._on_close = on_close
         self._thread = threading.Thread(target=self._server.serve_forever, name="circuitlens-viewer", daemon=True)
         self._thread.start()
@@ -82,9 +102,10 @@ class Viewer:
         return f"Viewer({self.url!r})"
 
     def _repr_html_(self) -> str:
-        return (
+        frame = (
             f'<iframe src="{escape(self.url)}" title="CircuitLens" width="100%" height="720" frameborder="0"></iframe>'
         )
+        return frame + SAME_SITE
 
 
 def view(
@@ -134,15 +155,28 @@ def start(
     """
     if not circuits:
         raise ViewerError("There is no circuit to show: give at least one.")
-    from circuitlens.viewer.app import create_app
+    from circuitlens.viewer.environment import without_variables
     from circuitlens.viewer.session import Session
 
-    session = Session(circuits, paths, adapters)
-    return Viewer(create_app(session).server, port, session.close)
+    with without_variables():
+        from circuitlens.viewer.app import create_app
+        from circuitlens.viewer.guard import Guard
+
+        session = Session(circuits, paths, adapters)
+        app = create_app(session)
+    return Viewer(Guard(app.server, app.csp_hashes()), port, session.close)
 
 
 def open_page(url: str) -> None:
     """Open a page in the desktop's browser, and do nothing where there is no desktop."""
     # Without a display Python's webbrowser would start a text browser in the terminal.
-    if sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
-        webbrowser.open(url)
+    if not (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    # By way of a file that only this user can read: everyone can read what a program is started with.
+    folder = Path(tempfile.mkdtemp(prefix="circuitlens-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    page = folder / "page.html"
+    page.write_text(
+        f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}"><a href="{escape(url)}">The page</a>'
+    )
+    webbrowser.open(page.as_uri())

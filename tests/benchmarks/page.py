@@ -162,10 +162,10 @@ def slide(page: Page) -> tuple[float, float]:
     slider = page.get_by_role("slider", name="Edges shown")
     slider.press("End")
     whole = "document.getElementById('edges-shown').textContent.endsWith('100 %')"
-    page.wait_for_function(whole)
+    page.wait_for_function(f"() => {whole}")
     took = timed(page, lambda: slider.press("ArrowLeft"), f"!{whole}")
     slider.press("End")
-    page.wait_for_function(whole)
+    page.wait_for_function(f"() => {whole}")
     return script, took
 
 
@@ -176,7 +176,7 @@ def focus(page: Page, node: str) -> float:
     ready = f"circuitlens.cy('graph').nodes('.focused').some((one) => one.data('node') === {node!r})"
     took = timed(page, lambda: page.mouse.click(*at), ready)
     page.keyboard.press("Escape")
-    page.wait_for_function("circuitlens.cy('graph').nodes('.focused').empty()")
+    page.wait_for_function("() => circuitlens.cy('graph').nodes('.focused').empty()")
     return took
 
 
@@ -184,7 +184,7 @@ def switch_off(page: Page) -> float:
     """Seconds from a key to the measured change beside the predicted one."""
     took = timed(page, lambda: page.keyboard.press("o"), "document.querySelectorAll('#outcome dt').length === 5")
     page.keyboard.press("o")
-    page.wait_for_function("document.querySelectorAll('#outcome dt').length === 2")
+    page.wait_for_function("() => document.querySelectorAll('#outcome dt').length === 2")
     return took
 
 

@@ -47,7 +47,7 @@ def serving(*words: str) -> Iterator[tuple[str, list[str], subprocess.Popen[str]
         printed = []
         for line in process.stdout:
             printed.append(line)
-            if found := re.match(r"Viewing (http://127\.0\.0\.1:\d+/)", line):
+            if found := re.match(r"Viewing (http://127\.0\.0\.1:\d+/\?token=\S+)", line):
                 yield found[1], printed, process
                 break
         else:

@@ -56,7 +56,7 @@ def test_nothing_is_lost_on_reload_and_steps_can_be_undone(page: Page) -> None:
     page.mouse.click(*place(page, "hidden:0:3"))
     page.keyboard.press("o")
     expect(page.locator("#settings li")).to_have_count(1)
-    page.wait_for_function("location.hash.includes('settings')")
+    page.wait_for_function("() => location.hash.includes('settings')")
     page.reload()
     page.wait_for_selector("#graph[data-drawn]")
     expect(page.locator("#settings li")).to_have_count(1)

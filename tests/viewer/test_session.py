@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -196,3 +197,20 @@ def test_what_a_file_says_of_folders_is_not_done(cats: Circuit, tmp_path: Path) 
         assert f"was found with cache {str(folder)!r}, and a file does not choose what is loaded" in job.message
     assert not folder.exists()
     session.close()
+
+
+def test_what_the_terminal_warns_of_stands_with_the_job() -> None:
+    """An answer that is a token with a space and without: without it, it continues the prompt's last word."""
+    from tests.saelens import wrapped
+
+    session = Session([], adapters=[wrapped("residual")])
+    told = "The answer 'run' continues the prompt's last word; a new word is ' run'."
+    job = ended(session, session.find("gpt2", "The cats", "run", "runs"))
+    assert (job.state, job.warnings[0], job.is_listed) == ("done", told, True)
+    session.jobs.dismiss(job.id)
+    job = ended(session, job)
+    assert not job.is_listed
+    job = ended(session, session.find("gpt2", "The cats", " run", " runs"))
+    assert (job.state, job.warnings, job.is_listed) == ("done", (), False)
+    session.close()
+    assert logging.getLogger("circuitlens_saelens").handlers == []

@@ -93,6 +93,11 @@ const Actions = (() => {
     for (const [name, value] of Object.entries(fields)) window.dash_clientside.set_props(`new-${name}`, { value });
   }
 
+  /** Ends a job, or has it listed no more. @param {"cancel" | "dismiss"} how @param {string} job */
+  function end(how, job) {
+    Widgets.set("ending", { data: { job: Number(job), how, turn: performance.now() } });
+  }
+
   // Keys and buttons
 
   /** @type {Record<string, "up" | "down" | "left" | "right">} */
@@ -138,6 +143,8 @@ const Actions = (() => {
     off: (on) => intervene(on, 0),
     unset: (on) => intervene(on, undefined),
     example: (on) => example(JSON.parse(on)),
+    cancel: (on) => end("cancel", on),
+    dismiss: (on) => end("dismiss", on),
   };
 
   /** What the page's own plain buttons do, by their ids. @type {Record<string, () => void>} */
@@ -167,6 +174,7 @@ const Actions = (() => {
   }
 
   function listen() {
+    Asking.listen();
     document.addEventListener("keydown", onKey);
     document.addEventListener("click", onClick);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Widgets.publish());

@@ -2,6 +2,8 @@
 /* What Dash tells the page's script (`app.py` says of what): functions that return nothing. */
 (() => {
   let begun = false;
+  /** The jobs that this page began, and nobody else: only to their circuits it turns. @type {Set<number>} */
+  const mine = new Set();
   /** The number of a circuit that was found, to turn to when the server has told of it. @type {number | null} */
   let found = null;
 
@@ -45,9 +47,10 @@
     theme(scheme, sheets) {
       for (const id of ["graph", "graph2", "subgraph"]) Widgets.set(id, { stylesheet: sheets[scheme] });
     },
-    finished(job) {
-      if (job?.state !== "done" || job.result === null) return;
-      found = job.result;
+    work(jobs) { Jobs.render(jobs); },
+    begun(job) { if (job) mine.add(job); },
+    finished({ jobs, made }) {
+      for (const job of jobs.filter((/** @type {number} */ one) => mine.delete(one))) found = made[job] ?? found;
       turnToFound();
     },
   };

@@ -5,6 +5,15 @@ interface PageData {
   circuits: { corrupted: boolean; strongest: string | null; annotations: unknown }[];
 }
 
+interface Work {
+  id: number;
+  title: string;
+  stage: string;
+  share: number;
+  warnings: string[];
+  ended: boolean;
+}
+
 interface Facts {
   titles: string[];
   leftOut: string;
@@ -37,7 +46,7 @@ interface Marked {
   focus: string | null;
   pins: Set<string>;
   labels: Record<string, string>;
-  settings: Record<string, number | "corrupted">;
+  settings: Map<string, number | "corrupted">;
 }
 
 interface Window {

@@ -26,7 +26,7 @@ const Marks = (() => {
   /** @param {Marked} before @param {Marked} view */
   function changed(before, view) {
     /** @param {Marked} of */
-    const marks = ({ pins, labels, settings }) => JSON.stringify([[...pins], labels, settings]);
+    const marks = ({ pins, labels, settings }) => JSON.stringify([[...pins], labels, [...settings]]);
     return marks(before) !== marks(view);
   }
 
@@ -49,7 +49,7 @@ const Marks = (() => {
     /** @param {string} id */
     const at = (id) => cy.getElementById(`node ${id}`);
     for (const id of pins) at(id).addClass("pinned");
-    for (const id of Object.keys(settings)) at(id).addClass("intervened");
+    for (const id of settings.keys()) at(id).addClass("intervened");
     for (const [id, name] of Object.entries(labels)) at(id).data({ name });
   }
 

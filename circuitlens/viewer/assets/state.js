@@ -36,9 +36,24 @@ const State = (() => {
 
   /** @param {PageData} data */
   function take(data) {
-    given = data;
     const form = schema.properties.by.additionalProperties;
-    bases = given.circuits.map(({ annotations }) => Schema.fitted(annotations, form, {}, schema));
+    const fresh = data.circuits.map(({ annotations }) => Schema.fitted(annotations, form, {}, schema));
+    // What a reader can go back to stays as it was, whatever is in the file by now.
+    if (state && !same(fresh.slice(0, bases.length), bases)) {
+      state = whole(state);
+      past = past.map(whole);
+      future = future.map(whole);
+    }
+    given = data;
+    bases = fresh;
+  }
+
+  /** A state with the whole of what it says of each circuit that was changed in any step, by the files as they are now.
+   * @param {PageState} of @returns {PageState}
+   */
+  function whole(of) {
+    const changed = new Set([state, ...past, ...future].flatMap(({ by }) => Object.keys(by)));
+    return { ...of, by: Object.fromEntries([...changed].map((number) => [number, ownOf(Number(number), of)])) };
   }
 
   /** Begins with the state of the address. @param {PageData} data @param {Record<string, any>} pageSchema */
@@ -95,7 +110,7 @@ const State = (() => {
     const count = given.circuits.length;
     if (made.circuit >= count) made.circuit = 0;
     if (made.other >= count) made.other = null;
-    made.by = Object.fromEntries(Object.entries(made.by).filter(([number]) => bases[Number(number)]));
+    made.by = Object.fromEntries(Object.entries(made.by).filter(([number]) => Object.keys(bases).includes(number)));
     return made;
   }
 
@@ -119,21 +134,29 @@ const State = (() => {
     return Object.keys(short).length ? `#${encodeURIComponent(JSON.stringify(short))}` : "";
   }
 
+  /** A state as it can be compared: with every circuit. @param {PageState} of */
+  const known = (of) => ({ ...of, by: bases.map((_base, number) => ownOf(number, of)) });
+
   /** Writes the state into the address, and the steps where a reload finds them. */
   function remember() {
-    const here = location.pathname + location.search;
-    if (here + address() !== here + location.hash) history.replaceState(null, "", here + address());
+    // The token has done its work, except in a frame, whose page has no cookie when it is loaded again.
+    const here = location.pathname + (window.top === window ? "" : location.search) + address();
+    if (here !== location.pathname + location.search + location.hash) history.replaceState(null, "", here);
     try {
-      sessionStorage.setItem(STEPPED, JSON.stringify({ at: address(), past, future }));
+      const steps = { now: whole(state), past: past.map(whole), future: future.map(whole) };
+      sessionStorage.setItem(STEPPED, JSON.stringify(steps));
     } catch {} // then a reload forgets the steps
   }
 
-  /** After a reload of the same state its steps can still be undone. */
+  /** After a reload of the same state its steps can still be undone, also where the file was saved meanwhile. */
   function recall() {
     past = future = [];
     try {
       const stored = JSON.parse(sessionStorage.getItem(STEPPED) || "{}");
-      if (stored.at === address()) [past, future] = [stored.past.map(read), stored.future.map(read)];
+      const [before, after] = [stored.past.map(read), stored.future.map(read)];
+      // `at` is what pages wrote that did not know of `now`.
+      const here = stored.now ? same(known(read(stored.now)), known(state)) : stored.at === address();
+      if (here) [past, future] = [before, after];
     } catch {} // then there are none
   }
 

@@ -38,6 +38,14 @@ const Widgets = (() => {
     edges: () => State.own().edges ?? EDGES,
   };
 
+  /** The reader's label or note of a node, which may be called as what every object has ("constructor").
+   * @param {"labels" | "notes"} which @param {string | null} id
+   */
+  function own(which, id) {
+    const texts = State.own()[which];
+    return id !== null && Object.hasOwn(texts, id) ? texts[id] : "";
+  }
+
   /** Whether no node of the circuit has this id. @param {string | null} id */
   const foreign = (id) => !facts?.nodes.some((node) => node.value === id);
 
@@ -45,17 +53,17 @@ const Widgets = (() => {
   function name(target) {
     if (target.startsWith("group ")) return target.slice(6);
     const node = facts?.nodes.find((one) => one.value === target);
-    return State.own().labels[target] || (node ? node.label.split(" · ")[0] : target);
+    return own("labels", target) || (node ? node.label.split(" · ")[0] : target);
   }
 
   /** Interventions by node: a group's is that of each of its nodes. */
   function settings() {
     const { groups, settings } = State.own();
-    /** @type {Record<string, number | "corrupted">} */
-    const found = {};
+    /** @type {Map<string, number | "corrupted">} */
+    const found = new Map();
     for (const [target, setting] of settings) {
       const group = groups.find((one) => target === `group ${one.name}`);
-      for (const id of group ? group.nodes : [target]) found[id] = setting;
+      for (const id of group ? group.nodes : [target]) found.set(id, setting);
     }
     return found;
   }
@@ -66,7 +74,7 @@ const Widgets = (() => {
     const { view, other, as } = State.now();
     Object.assign(element("page").dataset, { view, compare: other === null ? "none" : as });
     tellServer(mine);
-    setWidgets(mine);
+    setWidgets(mine.focus);
     sliders();
     const pins = new Set(mine.groups.flatMap((group) => group.nodes).concat(mine.pins));
     Marks.apply({
@@ -88,19 +96,19 @@ const Widgets = (() => {
     set("theme", { data: State.theme() });
     set("kept", { data: { circuit, state: JSON.stringify(mine) } });
     const active = tab === "ask" || mine.settings.length > 0;
-    debounce("asked", 60, () => set("asked", { data: { circuit, settings: settings(), active } }));
+    Asking.ask(circuit, settings(), active);
   }
 
-  /** @param {CircuitState} mine */
-  function setWidgets({ focus, labels, notes }) {
+  /** @param {string | null} focus */
+  function setWidgets(focus) {
     const { circuit, other, as, view, tab, theme } = State.now();
     set("circuit", { value: String(circuit) });
     set("other", { value: other === null ? null : String(other) });
     set("as", { value: as });
     set("view", { value: view });
     set("tab", { value: tab });
-    set("label", { value: (focus && labels[focus]) || "" });
-    set("note", { value: (focus && notes[focus]) || "" });
+    set("label", { value: own("labels", focus) });
+    set("note", { value: own("notes", focus) });
     set("undo", { disabled: !State.steps().undo });
     set("redo", { disabled: !State.steps().redo });
     if (theme) set("provider", { forceColorScheme: theme });
@@ -113,7 +121,7 @@ const Widgets = (() => {
     for (const id of ["node-name", "node-tools", "own"]) element(id).hidden = !known;
     if (!known) { element("node-name").textContent = ""; return; }
     const off = settings.some(([target, setting]) => target === focus && setting === 0);
-    element("node-name").textContent = State.own().labels[focus] || Graphs.label(focus) || focus;
+    element("node-name").textContent = own("labels", focus) || Graphs.label(focus) || focus;
     element("pin").textContent = pins.includes(focus) ? "Unpin" : "Pin";
     element("pin").hidden = groups.some((group) => group.nodes.includes(focus));
     element("off").textContent = off ? "Switch on" : "Switch off";
@@ -171,12 +179,12 @@ const Widgets = (() => {
   /** The nodes that the search offers, with the reader's own labels. */
   function searchable() {
     if (!facts) return;
-    const { labels } = State.own();
-    const data = facts.nodes.map(({ value, label }) => ({
-      value, label: labels[value] ? `${labels[value]} · ${label}` : label,
-    }));
+    const data = facts.nodes.map(({ value, label }) => {
+      const mine = own("labels", value);
+      return { value, label: mine ? `${mine} · ${label}` : label };
+    });
     set("search", { data });
   }
 
-  return { element, set, note, publish, foreign, name, slid, takeFacts, searchable };
+  return { element, set, note, debounce, publish, foreign, name, slid, takeFacts, searchable };
 })();

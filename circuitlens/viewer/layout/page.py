@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -10,7 +10,7 @@ from dash import dcc, html
 
 from circuitlens.viewer import page_state
 from circuitlens.viewer.layout.form import form
-from circuitlens.viewer.layout.header import header, job
+from circuitlens.viewer.layout.header import header, jobs
 from circuitlens.viewer.layout.parts import aria
 from circuitlens.viewer.layout.side import side
 from circuitlens.viewer.layout.stage import stage
@@ -20,25 +20,37 @@ TOPICS = ("shown", "facts", "focused", "pinned", "asked", "reading", "theme", "k
 """Parts of the page's state, which the page's script hands to the callbacks that answer them."""
 
 
-def page(names: Sequence[str], given: Any, adapters: Sequence[str]) -> Any:
-    """The whole page; everything that depends on a circuit is filled in by callbacks."""
-    return dmc.MantineProvider(
-        html.Div(
-            [header(names), job(), html.Div([stage(), side()], id="body"), form(adapters), *_stores(given)], id="page"
-        ),
-        id="provider",
-        defaultColorScheme="auto",
-    )
+def page(names: Sequence[str], given: Any, adapters: Sequence[str], work: Mapping[str, Any]) -> Any:
+    """The whole page; everything that depends on a circuit is filled in by callbacks.
+
+    Args:
+        names: what the circuits are called.
+        given: what the page's script has to know of them.
+        adapters: the models that can be asked.
+        work: how the work in the background goes, as the page is told it whenever that changes.
+    """
+    parts = [
+        html.P(id="trouble", hidden=True, role="alert"),
+        header(names),
+        jobs(),
+        html.Div([stage(), side()], id="body"),
+        form(adapters),
+        *_stores(given, work),
+    ]
+    return dmc.MantineProvider(html.Div(parts, id="page"), id="provider", defaultColorScheme="auto")
 
 
-def _stores(given: Any) -> list[Any]:
+def _stores(given: Any, work: Mapping[str, Any]) -> list[Any]:
     """The page's state by topics, and what the page's script begins with."""
     return [
         dcc.Store(id="given", data=given),
+        dcc.Store(id="work", data=work["work"]),
+        dcc.Store(id="finished", data=work["finished"]),
+        dcc.Store(id="seen", data=work["seen"]),
         dcc.Store(id="schema", data=page_state.schema()),
         dcc.Store(id="sheets", data={scheme: stylesheet(scheme) for scheme in ("light", "dark")}),
-        *(dcc.Store(id=name) for name in (*TOPICS, "axes", "watched", "finished")),
-        dcc.Interval(id="tick", interval=300, disabled=True),
+        *(dcc.Store(id=name) for name in (*TOPICS, "axes", "begun", "ending")),
+        dcc.Interval(id="tick", interval=work["interval"]),
         dcc.Download(id="download"),
         html.Div(id="status", role="status", **aria(live="polite")),
     ]

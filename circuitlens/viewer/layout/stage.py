@@ -115,7 +115,7 @@ def _grid(name: str, columns: Sequence[dict[str, Any]]) -> Any:
         columnDefs=list(columns),
         rowData=[],
         defaultColDef={"sortable": True, "filter": True, "resizable": True},
-        getRowId="params.data.id",
+        getRowId="'row ' + params.data.id",
         dashGridOptions={
             "columnTypes": {
                 "number": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ def terms(rows: Sequence[tuple[str, str]]) -> Any:
 def message(text: str, kind: str = "red") -> Any:
     """A sentence that something could not be done."""
     return dmc.Alert(text, color=kind, variant="light", p="xs")
+
+
+def status(text: str, kind: str) -> Any:
+    """A sentence that is shown for a while, again also where it is the same as before."""
+    return html.Div(text, key=str(time.time()), className=kind)
 
 
 def focus_button(node: Node, text: str) -> Any:
