@@ -57,7 +57,9 @@ class Asker:
         def filled(wanted: Mapping[str, str]) -> Any:
             name = f"{wanted['id']}.{wanted['property']}"
             if wanted["id"].startswith("{"):
-                return [{**one, "property": wanted["property"]} for one in values.get("options", [])]
+                kind = json.loads(wanted["id"])["type"]
+                options = (one for one in values.get("options", []) if one["id"]["type"] == kind)
+                return [{**one, "property": wanted["property"]} for one in options]
             return {**wanted, **({"value": values[name]} if name in values else {})}
 
         parts = [

@@ -90,7 +90,8 @@ def _check_callback(app: Dash, body: Any) -> None:
         and all(one in names for one in changed)
     )
     # What a callback is asked by may be None, at first; what it only looks at is there by then.
-    if not right or any(isinstance(one, dict) and one["id"] in TOPICS and one.get("value") is None for one in state):
+    there = (*TOPICS, "given")
+    if not right or any(isinstance(one, dict) and one["id"] in there and one.get("value") is None for one in state):
         abort(400, UNKNOWN)
     try:
         for one in (*inputs, *state):

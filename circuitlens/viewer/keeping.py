@@ -7,7 +7,7 @@ from typing import Any
 
 from dash import Dash, Input, Output, State, ctx, dcc, no_update
 
-from circuitlens.errors import CircuitLensError
+from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.viewer.page_state import read_annotations
 from circuitlens.viewer.panels.circuit import page_data
 from circuitlens.viewer.panels.parts import status as _status
@@ -33,9 +33,11 @@ def _save(app: Dash, session: Session) -> None:
     def save(_clicks: int | None, kept: dict[str, Any], given: dict[str, Any]) -> Any:
         number = kept["circuit"]
         try:
+            before = session.circuit(number).evidence
+            if number >= len(given["circuits"]):
+                raise ViewerError("This page does not know the circuit yet: reload it.")
             # What this page began with: another one may have saved since.
             seen = read_annotations(json.dumps(given["circuits"][number]["annotations"] or {}))
-            before = session.circuit(number).evidence
             path = session.save(number, read_annotations(kept["state"]), seen)
             circuit = session.circuit(number)
         except CircuitLensError as error:

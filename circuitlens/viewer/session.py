@@ -1,14 +1,13 @@
 """What a page works on: the circuits that are open with their files, and the models that can be asked.
 
-A model is used by one thread at a time, and long work with it is done in the background. No torch is imported before a
-model is needed.
+Long work with a model is done in the background; its runs and those that the page asks for meanwhile go one after the
+other, as adapters see to. No torch is imported before a model is needed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
-
-PATIENCE = 5.0
-"""Seconds that a request of the page waits for a model that is at work."""
 
 
 class Session:
@@ -49,8 +45,7 @@ class Session:
         self._adapters = list(adapters)
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
-        self._model = threading.Lock()
-        self._at_work = ""
+        self._fits: dict[tuple[Adapter, int], bool] = {}
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -158,53 +153,39 @@ class Session:
         """What the model answers with nodes of a circuit set otherwise.
 
         Raises:
-            ViewerError: the model is not loaded, or at work.
+            ViewerError: the model is not loaded.
             CircuitLensError: what `circuitlens.intervene` raises.
         """
         from circuitlens.evaluation.intervention import intervene
 
-        adapter = self.adapter(number)
-        with self._using():
-            return intervene(adapter, self.circuit(number), settings)
+        return intervene(self.adapter(number), self.circuit(number), settings)
 
     def describe(self, number: int, node_id: str) -> Feature:
         """What a feature stands for, and where on the prompt it is active.
 
         Raises:
-            ViewerError: the model is not loaded, or at work.
+            ViewerError: the model is not loaded.
             CircuitLensError: what `circuitlens.describe` raises.
         """
         from circuitlens.evaluation.features import describe
 
-        adapter = self.adapter(number)
-        with self._using():
-            return describe(adapter, self.circuit(number), node_id)
-
-    @contextmanager
-    def _using(self, job: str = "") -> Iterator[None]:
-        """Have the model for oneself; a job waits as long as it takes, a request of the page does not."""
-        if not self._model.acquire(timeout=-1 if job else PATIENCE):
-            raise ViewerError(f"The model is at work ({self._at_work}): wait until it is done, or cancel that.")
-        self._at_work = job or "a question"
-        try:
-            yield
-        finally:
-            self._model.release()
+        return describe(self.adapter(number), self.circuit(number), node_id)
 
     def _fitting(self, number: int) -> Adapter | None:
-        circuit = self.circuit(number)
-        named = [adapter for adapter in self._adapters if adapter.name == circuit.adapter]
-        if not named:
-            return None
-        from circuitlens.evaluation.features import require_same_adapter
+        return next((adapter for adapter in self._adapters if self._fit(adapter, number)), None)
 
-        for adapter in named:
+    def _fit(self, adapter: Adapter, number: int) -> bool:
+        """Whether a circuit was found in a model, found out once: whatever uses the two together looks again."""
+        if (adapter, number) not in self._fits:
+            from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
             try:
-                require_same_adapter(adapter, circuit)
+                require_same_adapter(adapter, self.circuit(number))
             except CircuitLensError:
-                continue
-            return adapter
-        return None
+                self._fits[adapter, number] = False
+            else:
+                self._fits[adapter, number] = True
+        return self._fits[adapter, number]
 
     def _has_options(self, adapter: Adapter, options: Mapping[str, Any]) -> bool:
         """Whether a model is loaded as these options say; those that are not given may be any."""
@@ -265,16 +246,15 @@ class Session:
             loaded = next((one for one in named if self._has_options(one, given)), None)
             if loaded is None:
                 loaded = self._load(adapter, {**self.usual_options(adapter), **given}, progress)
-            with self._using(f"finding the circuit of {prompt!r}"):
-                found = find(
-                    loaded,
-                    prompt,
-                    answer,
-                    distractor or None,
-                    corrupted or None,
-                    method or None,  # pyright: ignore[reportArgumentType] # `find` says what is no method
-                    progress=progress,
-                )
+            found = find(
+                loaded,
+                prompt,
+                answer,
+                distractor or None,
+                corrupted or None,
+                method or None,  # pyright: ignore[reportArgumentType] # `find` says what is no method
+                progress=progress,
+            )
             return self.add(found)
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)
@@ -290,8 +270,7 @@ class Session:
             from circuitlens.evaluation.verification import verify
 
             circuit, adapter = self.circuit(number), self._load_for(number, options or {}, progress)
-            with self._using("measuring the evidence"):
-                evidence = verify(adapter, circuit, progress=progress).evidence
+            evidence = verify(adapter, circuit, progress=progress).evidence
             with self._lock:
                 # The circuit may have been annotated meanwhile.
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})

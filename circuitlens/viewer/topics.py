@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from circuitlens.circuit.annotations import Group
+from circuitlens.circuit.annotations import Annotations, Group
 from circuitlens.errors import ViewerError
 from circuitlens.viewer.page_state import Count, Factor, View, describe_fault
 
@@ -76,6 +76,18 @@ class Kept(Topic):
     state: str
 
 
+class Told(BaseModel):
+    """What the server told of an open circuit; the annotations that a page began with are looked at again."""
+
+    annotations: Annotations | None
+
+
+class Given(BaseModel):
+    """What the server told of the open circuits."""
+
+    circuits: list[Told]
+
+
 class Ending(BaseModel):
     """A job that a reader ends or dismisses; `turn` makes one press another than the one before."""
 
@@ -93,6 +105,7 @@ FORMS: dict[str, Any] = {
     "asked.data": Asked,
     "reading.data": Read | Unread,
     "kept.data": Kept,
+    "given.data": Given,
     "theme.data": Literal["light", "dark"],
     "ending.data": Ending,
     "new-circuit.opened": bool,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class ToyAdapter(Adapter):
 
     def __init__(self, trained: Trained, dtype: torch.dtype = torch.float32):
         self.model = trained.model.to(dtype)
+        self._lock = RLock()
         self.sae = trained.sae.to(dtype)
         self.measured = trained.measured
         super().__init__(
@@ -65,14 +67,15 @@ class ToyAdapter(Adapter):
 
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
         handles = []
-        try:
-            for name, hook in hooks.items():
-                module = self.model.get_submodule(name)
-                handles.append(module.register_forward_hook(lambda _module, _args, output, hook=hook: hook(output)))
-            return self.model(inputs.values)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._lock:  # hooks are the model's, and so every thread's
+            try:
+                for name, hook in hooks.items():
+                    module = self.model.get_submodule(name)
+                    handles.append(module.register_forward_hook(lambda _module, _args, output, hook=hook: hook(output)))
+                return self.model(inputs.values)
+            finally:
+                for handle in handles:
+                    handle.remove()
 
     def answer_index(self, answer: str, prompt: str) -> int:
         if answer not in OUTPUTS:

@@ -38,15 +38,18 @@ VALUES: dict[str, Any] = {
     "asked.data": {"circuit": 0, "settings": {"sae:0:4": 0.5}, "active": True, "key": "[0,{}]"},
     "reading.data": {"circuit": 0, "other": None, "view": "table", "labels": {"sae:0:4": "x"}, "notes": {}},
     "kept.data": {"circuit": 0, "state": json.dumps({"pins": ["sae:0:4"], "focus": None, "edges": 7})},
+    "given.data": {"names": [], "circuits": [{"corrupted": False, "strongest": None, "annotations": None}] * 2},
     "theme.data": "light",
     "ending.data": {"job": 1, "how": "cancel", "turn": 1.5},
     "new-circuit.opened": True,
     **{f"new-{name}.value": text for name, text in (("adapter", "toy"), ("prompt", "The cats"), ("answer", "run"))},
     **dict.fromkeys(("find.n_clicks", "load.n_clicks", "verify.n_clicks", "save.n_clicks", "export-json.n_clicks"), 1),
-    "options": [{"id": {"type": "option", "adapter": "toy", "name": "dtype"}, "value": "float32"}],
+    "options": [
+        {"id": {"type": kind, "adapter": "toy", "name": "dtype"}, "value": "float32"} for kind in ("option", "claim")
+    ],
 }
 # What a callback is asked by where it has several inputs, and nothing is done for the others.
-ASKED_BY = {"begun.data@": "load.n_clicks", "..download": "export-json.n_clicks", "..work": "ending.data"}
+ASKED_BY = {"..begun.data@": "load.n_clicks", "..download": "export-json.n_clicks", "..work": "ending.data"}
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +129,12 @@ def test_what_is_no_request_of_a_callback_is_refused(asker: Asker) -> None:
             {"circuit": True, "other": None, "as": "side"},
             "circuit: Input should be a valid int",
         ),
-        ("status", "kept.data", None, "no request of the page"),
-        ("status", "kept.data", {"circuit": 0, "state": {}}, "state: Input should be a valid string"),
+        ("..status", "kept.data", None, "no request of the page"),
+        ("..status", "kept.data", {"circuit": 0, "state": {}}, "state: Input should be a valid string"),
     ],
 )
 def test_a_topic_that_no_page_has_is_refused(asker: Asker, output: str, name: str, value: Any, fault: str) -> None:
-    assert fault in refused(asker, asker.body(output, {**VALUES, name: value}, name if output != "status" else ""))
+    assert fault in refused(asker, asker.body(output, {**VALUES, name: value}, name if output != "..status" else ""))
 
 
 def test_a_circuit_that_is_not_there_is_told_in_the_page(asker: Asker) -> None:

@@ -182,7 +182,11 @@ def test_another_user_of_the_machine_reads_and_writes_nothing(saved: tuple[serve
     """
     viewer, path = saved
     before = path.read_bytes()
-    values = {"kept.data": {"circuit": 0, "state": SAVED}, "shown.data": {"circuit": 0, "other": None, "as": "side"}}
+    values = {
+        "kept.data": {"circuit": 0, "state": SAVED},
+        "given.data": {"circuits": [{"annotations": None}]},
+        "shown.data": {"circuit": 0, "other": None, "as": "side"},
+    }
     base = viewer.url.split("/?")[0]
     json_headers = {"Content-Type": "application/json", "Origin": base}
     cookie = {"Cookie": f"circuitlens-{urlsplit(base).port}=guessed"}
@@ -200,7 +204,7 @@ def test_another_user_of_the_machine_reads_and_writes_nothing(saved: tuple[serve
     assert len(answers) == len(requests) > 60
     assert [answer for answer in answers if answer != [403, f"{NO_TOKEN}\n"]] == []
     assert path.read_bytes() == before
-    body = asker.body("status.children", values, "save.n_clicks")
+    body = asker.body("..status", values, "save.n_clicks")
     request = urllib.request.Request(at(viewer.url, "_dash-update-component"), json.dumps(body).encode(), json_headers)
     assert "Saved to cats.json." in urllib.request.urlopen(request).read().decode()
     assert circuitlens.open(path).annotations is not None

@@ -102,18 +102,13 @@ def sums_panel(parts: Sequence[Mapping[str, Any]]) -> list[Any]:
     return [html.H3("Edges between them"), html.Table(html.Tbody(rows))]
 
 
-def has_corrupted(circuit: Circuit) -> bool:
-    """Whether there is a corrupted prompt, whose values nodes can be set to."""
-    return all(pair.corrupted is not None for pair in circuit.questions)
-
-
 def page_data(circuits: Sequence[Circuit]) -> dict[str, Any]:
     """What the page's script has to know of the circuits that are open."""
     return {
         "names": names(circuits),
         "circuits": [
             {
-                "corrupted": has_corrupted(circuit),
+                "corrupted": circuit.has_corrupted,
                 "strongest": _strongest_feature(circuit),
                 "annotations": None if circuit.annotations is None else circuit.annotations.model_dump(mode="json"),
             }

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from dash import html
 
 from circuitlens.circuit import Circuit
-from circuitlens.viewer.panels.circuit import has_corrupted
 from circuitlens.viewer.panels.parts import terms
 from circuitlens.viewer.text import percent, signed, visible
 
@@ -55,7 +54,7 @@ def _idle(circuit: Circuit, labels: Sequence[str]) -> list[Any]:
     if not labels:
         return []
     told = f"{' and '.join(map(visible, labels))}: 0 on this prompt already, so a factor changes nothing."
-    if has_corrupted(circuit):
+    if circuit.has_corrupted:
         told += " Attribution says what the value of the corrupted prompt does instead: choose “As corrupted”."
     return [html.P(told, className="hint")]
 
