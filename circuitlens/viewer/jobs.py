@@ -1,6 +1,7 @@
 """Work in the background: job after job in one thread, each with its progress, and cancelled between its steps.
 
-The list of jobs is here and not in a page, so that every page of it shows the same ones.
+The list of jobs is here and not in a page, so that every page of it shows the same ones. The thread is a daemon, which
+an executor's is not: a process that is to end does not wait for what can't be cancelled, such as a download.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from circuitlens.errors import CircuitLensError
@@ -74,20 +75,24 @@ class Jobs:
     def __init__(self) -> None:
         self.revision = 0
         self._jobs: dict[int, Job] = {}
-        self._futures: dict[int, Future[None]] = {}
         self._cancelled: set[int] = set()
         self._lock = threading.RLock()
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="circuitlens-work")
+        self._waiting: SimpleQueue[tuple[int, Work] | None] = SimpleQueue()
+        self._worker = threading.Thread(target=self._work, name="circuitlens-work", daemon=True)
+        self._closed = False
 
     def start(self, title: str, work: Work) -> Job:
         """Have `work` done once the jobs before it have ended."""
         with self._lock:
             for old in [job.id for job in self._jobs.values() if job.has_ended][:-KEPT]:
-                del self._jobs[old], self._futures[old]
-            job = Job(max(self._jobs, default=0) + 1, title)
+                del self._jobs[old]
+            job = Job(max(self._jobs, default=0) + 1, title, state="cancelled" if self._closed else "waiting")
             self._jobs[job.id] = job
             self.revision += 1
-            self._futures[job.id] = self._executor.submit(self._run, job.id, work)
+            if not self._closed:
+                self._waiting.put((job.id, work))
+                if self._worker.ident is None:
+                    self._worker.start()
         return job
 
     def get(self, number: int) -> Job | None:
@@ -113,7 +118,7 @@ class Jobs:
             job = self._jobs.get(number)
             if job is None or job.has_ended:
                 return
-            if self._futures[number].cancel():
+            if job.state == "waiting":
                 self._change(number, state="cancelled")
             else:
                 self._cancelled.add(number)
@@ -124,7 +129,8 @@ class Jobs:
         with self._lock:
             for number in self._jobs:
                 self.cancel(number)
-        self._executor.shutdown(wait=False)
+            self._closed = True
+        self._waiting.put(None)
 
     def _change(self, number: int, **values: Any) -> None:
         with self._lock:
@@ -137,6 +143,16 @@ class Jobs:
             if warning not in warnings:
                 self._change(number, warnings=(*warnings, warning))
 
+    def _work(self) -> None:
+        while (waiting := self._waiting.get()) is not None:
+            number, work = waiting
+            with self._lock:
+                job = self._jobs.get(number)
+                if job is None or job.state != "waiting":  # cancelled meanwhile
+                    continue
+                self._change(number, state="running")
+            self._run(number, work)
+
     def _run(self, number: int, work: Work) -> None:
         def progress(stage: str, done: int, total: int) -> None:
             with self._lock:
@@ -145,7 +161,6 @@ class Jobs:
                 self._change(number, stage=stage, done=done, total=total)
 
         try:
-            self._change(number, state="running")
             with _listening(lambda warning: self._warn(number, warning)):
                 result = work(progress)
             self._change(number, state="done", result=result)

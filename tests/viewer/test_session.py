@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,6 +122,23 @@ def test_work_is_cancelled_at_once_or_after_its_stage(session: Session) -> None:
     let_go()
     assert ended(session, running).state == "cancelled"
     assert ended(session, session.load(0)).state == "done"  # the worker goes on
+
+
+def test_a_process_does_not_end_later_for_work_that_goes_on() -> None:
+    """Also after a page was closed, what can't be cancelled (a download) is left; what is begun then is no work."""
+    code = """
+import threading, time
+from circuitlens.viewer.jobs import Jobs
+jobs, begun = Jobs(), threading.Event()
+jobs.start("endless", lambda progress: (begun.set(), time.sleep(600))[0])
+assert begun.wait(60)
+jobs.close()
+late = jobs.start("late", lambda progress: None)
+jobs.cancel(late.id)
+print([job.state for job in jobs.all()])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "['running', 'cancelled']"
 
 
 def test_a_question_is_answered_between_the_runs_of_a_job(session: Session) -> None:
