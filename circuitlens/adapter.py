@@ -47,8 +47,8 @@ def agree(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> bool:
 class SparseCoder(ABC):
     """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
 
-    A coder treats every batch item and position by itself, in the dtype of the activation. `d_in` and `d_sae` are its
-    sizes.
+    A coder treats every batch item and position by itself, in the dtype of the activation. What it keeps from `encode`
+    for its `decode` it keeps by thread. `d_in` and `d_sae` are its sizes.
     """
 
     d_in: int

@@ -9,6 +9,7 @@ hook) to the next layer's attention. Coders define no fast rows, so the generic 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -31,14 +32,14 @@ class RandomSAE(SparseCoder):
         self.encoder, self.decoder = random(D, FEATURES), random(FEATURES, D)
         self.bias, self.decoder_bias = random(FEATURES) * 0.5, random(D)
         self.stateful = stateful
-        self._state: tuple[Tensor, Tensor] | None = None
+        self._local = threading.local()
 
     def encode(self, x: Tensor) -> Tensor:
         if not self.stateful:
             return torch.relu(x @ self.encoder + self.bias)
-        assert self._state is None, "encode and decode have to be paired"
+        assert getattr(self._local, "state", None) is None, "encode and decode have to be paired"
         mean, spread = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
-        self._state = mean, spread
+        self._local.state = mean, spread
         pre = torch.relu((x - mean) / spread @ self.encoder + self.bias)
         kept = pre.topk(8, dim=-1)
         return torch.zeros_like(pre).scatter(-1, kept.indices, kept.values)
@@ -46,8 +47,9 @@ class RandomSAE(SparseCoder):
     def decode(self, f: Tensor) -> Tensor:
         y = f @ self.decoder + self.decoder_bias
         if self.stateful:
-            assert self._state is not None, "decode has to follow encode"
-            (mean, spread), self._state = self._state, None
+            state, self._local.state = getattr(self._local, "state", None), None
+            assert state is not None, "decode has to follow encode"
+            mean, spread = state
             y = y * spread + mean
         return y
 

@@ -138,7 +138,8 @@ def _watch_work(app: Dash, session: Session) -> None:
         prevent_initial_call=True,
     )
     def watch(_ticks: int | None, _begun: object, ending: dict[str, Any] | None, seen: object, finished: object) -> Any:
-        if ctx.triggered_id == "ending" and ending:
+        # Also where the page asks in one request how the work goes and for its end.
+        if "ending.data" in ctx.triggered_prop_ids and ending:
             end = session.jobs.cancel if ending["how"] == "cancel" else session.jobs.dismiss
             end(ending["job"])
         now = state(session)

@@ -172,7 +172,10 @@ def test_texts_are_read_as_what_they_are() -> None:
 
 def test_verify_neither_makes_nor_downloads_what_a_file_names(here: Here, cats: Circuit, tmp_path: Path) -> None:
     path, victim = tmp_path / "c.json", tmp_path / "victim"
-    cats.model_copy(update={"options": {"cache": str(victim)}}).save(path)
+    named = cats.model_copy(update={"options": {"cache": str(victim)}})
+    named.save(path)
+    assert here("verify", str(path))[0] == 0  # by its fingerprint it is that of the toy which is here
+    named.model_copy(update={"fingerprint": None}).save(path)
     code, _, errors = here("verify", str(path))
     assert (code, victim.exists()) == (1, False)
     assert f"found with cache {str(victim)!r}, and a file does not choose what is loaded" in errors

@@ -196,7 +196,7 @@ def test_a_forged_digest_of_a_circuit_of_many(toy: ToyAdapter, common: Circuit, 
 
 
 def test_a_node_that_cannot_be_is_refused(toy: ToyAdapter, contrast: Circuit, tmp_path: Path) -> None:
-    for change in ({"index": 99}, {"index": -5}, {"hook": "nowhere"}):
+    for change in ({"index": 99}, {"index": 2**62}, {"hook": "nowhere"}):
         forged = edited(contrast, tmp_path / "c.json", lambda d, change=change: strongest(d).update(change), True)
         with pytest.raises(CircuitError, match=r"is no part of a site|which 'toy' has not"):
             verify(toy, forged)

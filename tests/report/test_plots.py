@@ -119,7 +119,7 @@ def test_core_and_the_levels_0_and_1_are_marked() -> None:
     assert len(bare.layout.shapes) == 2
 
 
-@pytest.mark.parametrize("wild", [-40.0, 40.0, 1e300])
+@pytest.mark.parametrize("wild", [-40.0, 40.0, 1e99])
 def test_a_wild_value_flattens_nothing(wild: float) -> None:
     figure = faithfulness_plot(evidence(curve("found on", point(1, wild), point(10, 1.0))))
     low, high = figure.layout.yaxis.range
