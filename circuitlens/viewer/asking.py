@@ -64,9 +64,10 @@ def _how_to_load(circuit: Circuit, can_load: bool) -> str:
 def _fields(circuit: Circuit) -> list[Any]:
     """A field for each option of a circuit's adapter, with what the file says that it was: a person decides."""
     declared = declared_options().get(circuit.adapter, ())
-    return [
+    fields = (
         option_field("claim", circuit.adapter, option, None, circuit.options.get(option.name)) for option in declared
-    ]
+    )
+    return [html.Div(field, className="claim") for field in fields]
 
 
 def _fill_form(app: Dash, session: Session) -> None:
