@@ -120,3 +120,20 @@ def test_a_value_that_an_option_can_not_have_is_refused(page: Page, loaded: list
     page.get_by_role("button", name="Find the circuit").click()
     expect(page.locator("#new-fault")).to_contain_text("layers: 'x' is not a whole number.")
     assert loaded == []
+
+
+def test_what_a_file_says_of_a_model_stands_beside_the_fields(browser: Browser, cats: Circuit, tmp_path: Path) -> None:
+    """It is a claim: where nothing is typed the default is loaded, and nothing that the file names is made."""
+    folder = tmp_path / "named"
+    viewer = server.start([cats.model_copy(update={"options": {"cache": str(folder)}})])
+    try:
+        with opened(browser, viewer.url) as page:
+            page.get_by_role("tab", name="Intervene").click()
+            expect(page.locator(".claim")).to_have_count(2)
+            expect(page.locator("#model-told")).to_contain_text(f"The file says '{folder}'")
+            page.get_by_role("button", name="Load the model").click()
+            expect(page.locator("#outcome")).to_contain_text("What the model answers")
+            expect(page.locator(".claim")).to_have_count(0)
+    finally:
+        viewer.close()
+    assert not folder.exists()
