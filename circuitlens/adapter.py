@@ -36,12 +36,13 @@ Option = str | int | float | bool | None
 
 
 def agree(x: Float[Tensor, "*shape"], y: Float[Tensor, "*shape"]) -> bool:
-    """Whether two runs gave the same numbers, but for rounding; never where a number is not finite.
+    """Whether two runs gave the same numbers, but for rounding; an infinite one has to be the same, and none is NaN.
 
     Models compute some things in float32 whatever their dtype, so float64 counts as that.
     """
     eps = max(torch.finfo(x.dtype).eps, torch.finfo(torch.float32).eps)
-    return bool((x - y).abs().max() <= eps**0.5 * y.abs().max())
+    apart = torch.where(x == y, torch.zeros_like(x), x - y).abs().max()  # outputs that can't be are -inf
+    return bool(apart <= eps**0.5 * y.abs().nan_to_num(posinf=0).max())
 
 
 class SparseCoder(ABC):

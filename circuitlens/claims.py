@@ -61,7 +61,9 @@ def unsaid(
     if not wrong:
         return None
     # With those that are wrong, all that nobody said: a name may stand for something else beside another option.
-    options = [(declared[name], claims[name]) for name in declared if name in claims and name not in given]
+    options = [
+        (declared[name], claims[name]) for name in declared if name in claims and (name in wrong or name not in given)
+    ]
     helpful = wrong <= {option.name for option, _ in options} and (
         loaded is None or wrong <= loaded.keys() | defaults.keys()
     )

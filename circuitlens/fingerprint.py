@@ -33,21 +33,25 @@ def fingerprint_of(run: Trace) -> Fingerprint:
 def difference(adapter: Adapter, circuit: Circuit) -> str:
     """What the adapter's model shows otherwise than the circuit's fingerprint says, or "" where nothing is.
 
+    Sites that the circuit was found without are not looked at: its nodes mean the same beside them.
+
     Raises:
         PromptError: the circuit's prompt can't be read.
     """
     known = circuit.fingerprint
     assert known is not None, "the circuit has a fingerprint"
-    hooks, there = [site.write for site in adapter.sites], [site.hook for site in known.sites]
-    if hooks != there:
-        return f"its sites are {', '.join(there)}, and this adapter's {', '.join(hooks)}"
+    names = {site.write: site.name for site in adapter.sites}
+    if missing := [site.hook for site in known.sites if site.hook not in names]:
+        return f"it has a site at {missing[0]}, and this adapter at {', '.join(names)}"
     with own_modes(gradients=False):
         batch = tokenize_pairs(adapter, circuit.questions[:1], lambda logits: logits[:, 0])
-        run = trace(adapter, batch.clean, batch.metric, graph=False)
+        only = [names[site.hook] for site in known.sites]
+        run = trace(adapter, batch.clean, batch.metric, graph=False, only=only)
     dtypes = {known.dtype, str(run.logits.dtype).removeprefix("torch.")}
     close = EXACT if dtypes <= {"float32", "float64"} else HALF
-    for seen, site in zip(run.sites, known.sites, strict=True):
-        if told := _differs(run, seen, site, close):
+    seen_at = {seen.site.write: seen for seen in run.sites}
+    for site in known.sites:
+        if told := _differs(run, seen_at[site.hook], site, close):
             return f"at {site.hook} {told}"
     return ""
 

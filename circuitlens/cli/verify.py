@@ -25,7 +25,7 @@ from circuitlens.cli.inputs import (
     same_file,
 )
 from circuitlens.cli.output import print_verdict, printable, write_evidence
-from circuitlens.errors import CircuitLensError
+from circuitlens.errors import CircuitError, CircuitLensError
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.literals import AblationKind
 
@@ -81,7 +81,7 @@ def verify(
         _check_plot(path)
     circuit = circuitlens.open(file)
     others = None if held_out is None else read_prompts(held_out)
-    _check_installed(circuit.adapter)
+    _check_loadable(circuit)
     adapter = _load_as_said(file, circuit, given_options(circuit.adapter))
     how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
@@ -97,21 +97,31 @@ def verify(
     exit_unless(require, circuit)
 
 
-def _check_installed(adapter: str) -> None:
-    if adapter not in installed_names():
+def _check_loadable(circuit: Circuit) -> None:
+    if "wrapped" in circuit.options:
         raise CircuitLensError(
-            f"The circuit was made with the adapter {adapter!r}, which is not installed. If it was made with "
+            "The circuit was made with circuitlens.wrap, whose model no command loads: call "
+            "circuitlens.verify(adapter, circuit) from Python."
+        )
+    if circuit.adapter not in installed_names():
+        raise CircuitLensError(
+            f"The circuit was made with the adapter {circuit.adapter!r}, which is not installed. If it was made with "
             "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
         )
 
 
 def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
     """The adapter with a person's own options, set against what the circuit's file says that it was."""
+    from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
     options = {**harmless(circuit.adapter, circuit.options), **given}
     _refuse(file, unsaid(circuit.adapter, circuit.options, options))
     adapter = load_adapter(circuit.adapter, options)
-    if circuit.fingerprint is None:  # else what the weights do is compared, and not what they are called
+    try:
+        require_same_adapter(adapter, circuit)
+    except CircuitError:
         _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
+        raise
     return adapter
 
 

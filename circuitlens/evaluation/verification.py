@@ -61,6 +61,7 @@ def verify(
         PromptError: the prompts can't be read, or the ablation needs corrupted prompts that are not there.
     """
     require_same_adapter(adapter, circuit)
+    _require_same_sites(adapter, circuit)
     wanted = _thresholds(thresholds or {})
     for name, count in (("draws", draws), ("top", top), ("prompts", prompts)):
         if count < 1:
@@ -90,6 +91,18 @@ def judge(checks: Sequence[Check]) -> tuple[Verdict, tuple[str, ...]]:
     if failed or weak or untested:
         return "weak", tuple(check.reason for check in [*failed, *weak, *untested])
     return "supported", tuple(check.reason for check in checks if check.name in ("faithfulness", "features", "random"))
+
+
+def _require_same_sites(adapter: Adapter, circuit: Circuit) -> None:
+    """Raise CircuitError where there are other nodes beside the circuit's than those it was chosen from."""
+    if circuit.fingerprint is None:
+        return
+    hooks, found = [site.write for site in adapter.sites], [site.hook for site in circuit.fingerprint.sites]
+    if hooks != found:
+        raise CircuitError(
+            f"The circuit was found with sites at {', '.join(found)}, and this adapter has them at {', '.join(hooks)}: "
+            "load the same SAEs, which the rest of the model is measured without."
+        )
 
 
 def _thresholds(given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:

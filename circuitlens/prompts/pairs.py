@@ -110,6 +110,9 @@ def read_pairs(path: str | os.PathLike[str], count: int | None = None) -> tuple[
         raise PromptError(f"The number of pairs to read is {count}: give 1 or more, or none to read them all.")
     name = os.fspath(path)
     lines = _lines(name)
+    if count is None and len(lines) > MAX_ROWS + 1:  # the last ends the last row
+        rows = len(lines) - 1
+        raise PromptError(f"{name!r} has {rows:,} rows, above the {MAX_ROWS:,} that are read: give a part of it.")
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
     for number, line in enumerate(lines, 1):
@@ -168,8 +171,6 @@ def _lines(name: str) -> list[str]:
             f"{name!r} is a JSON array and not JSON Lines: write one object a line, without brackets around them and "
             "commas between (jq -c '.[]' does it)."
         )
-    if (rows := text.count("\n")) > MAX_ROWS:
-        raise PromptError(f"{name!r} has {rows:,} rows, above the {MAX_ROWS:,} that are read: give a part of it.")
     return text.split("\n")  # and at no other line end: a JSON string may hold U+2028
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit import Annotations, Circuit, update_file
 from circuitlens.claims import Unsaid, harmless, unsaid
-from circuitlens.errors import CircuitLensError, ViewerError
+from circuitlens.errors import CircuitError, CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
@@ -176,25 +176,28 @@ class Session:
 
     def _fit(self, adapter: Adapter, number: int) -> bool:
         """Whether a circuit was found in a model, found out once: whatever uses the two together looks again."""
-        if (adapter, number) not in self._fits:
-            from circuitlens.evaluation.circuit_inputs import require_same_adapter
+        from circuitlens.evaluation.circuit_inputs import require_same_adapter
 
+        if (adapter, number) not in self._fits:
             try:
                 require_same_adapter(adapter, self.circuit(number))
-            except CircuitLensError:
-                self._fits[adapter, number] = False
-            else:
                 self._fits[adapter, number] = True
+            except CircuitError:
+                self._fits[adapter, number] = False
+            except CircuitLensError:  # a state of the model that may pass: it is in training mode, SAEs are attached
+                return False
         return self._fits[adapter, number]
 
     def _has_options(self, adapter: Adapter, options: Mapping[str, Any]) -> bool:
         """Whether a model is loaded as these options say; those that are not given may be any."""
         known = {**adapter.options, **self._loaded_with.get(adapter, {})}
-        return all(known.get(name) == value for name, value in options.items())
+        return all(_as_kept(known.get(name)) == _as_kept(value) for name, value in options.items())
 
     def _load(self, name: str, options: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
         progress(f"loading {name}", 0, 0)
-        adapter = load_adapter(name, **options)
+        return load_adapter(name, **options)
+
+    def _keep(self, adapter: Adapter, options: Mapping[str, Any]) -> Adapter:
         with self._lock:
             self._adapters.append(adapter)
             self._loaded_with[adapter] = options
@@ -204,13 +207,18 @@ class Session:
         """The model of a circuit with a person's own options, set against what the circuit's file says that it was."""
         if self.is_loaded(number):
             return self.adapter(number)
+        from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
         circuit = self.circuit(number)
         options = {**harmless(circuit.adapter, circuit.options), **given}
         _refuse(unsaid(circuit.adapter, circuit.options, options))
         adapter = self._load(circuit.adapter, options, progress)
-        if circuit.fingerprint is None:  # else what the weights do is compared, and not what they are called
+        try:
+            require_same_adapter(adapter, circuit)
+        except CircuitError:
             _refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
-        return self.adapter(number)  # it fits, or says that it does not
+            raise
+        return self._keep(adapter, options)
 
     # Work in the background
 
@@ -245,7 +253,8 @@ class Session:
             named = (one for one in self._adapters if one.name == adapter)
             loaded = next((one for one in named if self._has_options(one, given)), None)
             if loaded is None:
-                loaded = self._load(adapter, {**self.usual_options(adapter), **given}, progress)
+                options = {**self.usual_options(adapter), **given}
+                loaded = self._keep(self._load(adapter, options, progress), options)
             found = find(
                 loaded,
                 prompt,
@@ -276,6 +285,11 @@ class Session:
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
+
+
+def _as_kept(value: object) -> object:
+    """An option's value as an adapter keeps it: several are one text."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def _refuse(wrong: Unsaid | None) -> None:

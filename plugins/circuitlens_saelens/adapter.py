@@ -96,7 +96,7 @@ class SAELensAdapter(Adapter):
             sites,
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
-            options={**(options or {"model": model_name, "saes": described}), "prepend_bos": bos},
+            options={**(options or {"model": model_name, "wrapped": described}), "prepend_bos": bos},
             bos=bos,
         )
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Hook, Inputs, Site, agree
-from circuitlens.errors import AdapterError
+from circuitlens.errors import AdapterError, PromptError
 
 if TYPE_CHECKING:
     from circuitlens_saelens.model import HookedModel, Model
@@ -86,9 +87,13 @@ def frozen_fault(adapter: Adapter, inputs: Inputs, hooks: Sequence[str]) -> str:
 
 
 def padding_is_harmless(adapter: Adapter, prompt: str) -> bool:
-    """Whether a prompt gives beside a longer one what it gives alone."""
+    """Whether a prompt gives beside a longer one what it gives alone; where none is so short, they share no batch."""
     alone = _last(adapter, adapter.inputs([prompt]), {})
-    return agree(_last(adapter, adapter.inputs([prompt, " ".join([prompt] * 4)]), {})[:1], alone)
+    for times in (4, 2):
+        with suppress(PromptError):
+            both = adapter.inputs([prompt, " ".join([prompt] * times)])
+            return agree(_last(adapter, both, {})[:1], alone)
+    return False
 
 
 def after_heads(adapter: Adapter, inputs: Inputs, model: Model, site: Site) -> Tensor | None:

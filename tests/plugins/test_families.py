@@ -113,6 +113,21 @@ def test_the_same_weights_are_known_again(dtype: str) -> None:
     assert circuitlens.ablate(again, circuit, []).before == pytest.approx(circuit.metric.value, rel=0.05)
 
 
+def test_a_circuit_of_some_sites_is_asked_of_a_model_with_more() -> None:
+    """Its nodes mean the same there; evidence is measured against the sites that it was chosen from."""
+    model, first = tiny("llama"), sae("blocks.1.hook_resid_pre")
+    alone = circuitlens.wrap(model, [first])
+    both = circuitlens.wrap(model, [first, sae("blocks.1.hook_resid_post", seed=1)])
+    circuit = circuitlens.find(alone, **ASK)
+    node = next(node.id for node in circuit.nodes if node.kind == "feature")
+    expected = circuitlens.ablate(alone, circuit, [node]).after
+    assert circuitlens.ablate(both, circuit, [node]).after == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(CircuitError, match="load the same SAEs, which the rest of the model is measured without"):
+        circuitlens.verify(both, circuit)
+    with pytest.raises(CircuitError, match=r"it has a site at blocks\.1\.hook_resid_post"):
+        circuitlens.ablate(alone, circuitlens.find(both, **ASK), [])
+
+
 # Promoted outputs
 
 

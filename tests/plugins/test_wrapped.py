@@ -13,6 +13,7 @@ from sae_lens import SAETransformerBridge
 from torch import Tensor
 
 import circuitlens
+from circuitlens.adapter import agree
 from circuitlens.circuit import Circuit
 from circuitlens.errors import AdapterError, PromptError
 from tests.families import ASK, hooked, sae, tiny
@@ -185,3 +186,20 @@ def test_a_float64_model_whose_norms_are_of_float32_conserves(caplog: pytest.Log
     adapter = circuitlens.wrap(tiny("llama", dtype=torch.float64), [sae("blocks.1.hook_resid_pre", dtype="float64")])
     circuitlens.find(adapter, **ASK, method="gradient", max_nodes=None, max_edges=None)
     assert "not conserved" not in caplog.text
+
+
+def test_a_short_context_is_no_fault() -> None:
+    model = tiny("llama")
+    model.cfg.n_ctx = 4
+    adapter = circuitlens.wrap(model, [sae("blocks.1.hook_resid_pre")])
+    assert not adapter.pads  # no longer prompt can be read beside which it could be tried
+    assert found(adapter)
+
+
+def test_outputs_that_cannot_be_are_the_same_in_both_runs() -> None:
+    x = torch.tensor([1.0, -torch.inf, 3.0])
+    assert agree(x, x.clone())
+    assert not agree(x, torch.tensor([1.0, 2.0, 3.0]))
+    assert not agree(x, torch.tensor([1.0, -torch.inf, 3.1]))
+    assert not agree(x, torch.tensor([torch.nan, -torch.inf, 3.0]))
+    assert not agree(torch.tensor([torch.nan]), torch.tensor([torch.nan]))

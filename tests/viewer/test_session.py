@@ -14,7 +14,7 @@ import pytest
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Annotations, Circuit, Group
-from circuitlens.errors import CircuitError, ViewerError
+from circuitlens.errors import AdapterError, CircuitError, ViewerError
 from circuitlens.progress import ProgressCallback
 from circuitlens.viewer.jobs import Job
 from circuitlens.viewer.session import Session
@@ -215,6 +215,37 @@ def test_what_a_file_says_of_folders_is_not_done(cats: Circuit, tmp_path: Path) 
         assert f"was found with cache {str(folder)!r}, and a file does not choose what is loaded" in job.message
     assert ended(session, session.load(1)).state == "done"  # its fingerprint says that a person's own toy is the same
     assert not folder.exists()
+    session.close()
+
+
+def test_a_model_that_is_another_is_said_so_and_not_kept(cats: Circuit) -> None:
+    """Each press would keep one more model in memory; and the sentence says what differs."""
+    assert cats.fingerprint is not None
+    site = cats.fingerprint.sites[-1]
+    other = cats.fingerprint.model_copy(
+        update={"sites": (*cats.fingerprint.sites[:-1], site.model_copy(update={"size": 2 * site.size + 1}))}
+    )
+    session = Session([cats.model_copy(update={"fingerprint": other})])
+    for _ in range(2):
+        job = ended(session, session.load(0))
+        assert (job.state, "made with other weights than this adapter's: at hook_sae" in job.message) == (
+            "failed",
+            True,
+        )
+    assert session.examples() == []
+    session.close()
+
+
+def test_a_state_that_passes_is_not_remembered(cats: Circuit, toy: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = Session([cats], adapters=[toy])
+
+    def refuse(*_: object) -> None:
+        raise AdapterError("The model is in training mode.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy, "run", refuse)
+        assert not session.is_loaded(0)
+    assert session.is_loaded(0)
     session.close()
 
 
