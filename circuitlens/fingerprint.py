@@ -57,29 +57,29 @@ def difference(adapter: Adapter, circuit: Circuit) -> str:
 
 
 def _site(run: Trace, seen: SiteTrace) -> SiteFingerprint:
-    last = int(run.inputs.last[0])
-    here = (seen.features.example == 0) & (seen.features.pos == last)
-    index, value = seen.features.index[here], seen.features.value[here]
-    strongest = value.abs().argsort(descending=True, stable=True)[:FEATURES]
+    last, features = int(run.inputs.last[0]), _features(run, seen)
+    strongest = sorted(features.items(), key=lambda feature: -abs(feature[1]))[:FEATURES]
     return SiteFingerprint(
         hook=seen.site.write,
         size=seen.write[0, last].detach().norm().item(),
         error=seen.error[0, last].detach().norm().item(),
-        features=tuple(zip(index[strongest].tolist(), value[strongest].tolist(), strict=True)),
+        features=tuple(strongest),
     )
 
 
+def _features(run: Trace, seen: SiteTrace) -> dict[int, float]:
+    """The active features of a site at the last position of the first example, by index."""
+    active = seen.features
+    here = (active.example == 0) & (active.pos == int(run.inputs.last[0]))
+    return dict(zip(active.index[here].tolist(), active.value[here].tolist(), strict=True))
+
+
 def _differs(run: Trace, seen: SiteTrace, known: SiteFingerprint, close: float) -> str:
-    now = _site(run, seen)
+    now, values = _site(run, seen), _features(run, seen)
     for what, ours, theirs in (("activation", now.size, known.size), ("SAE's error", now.error, known.error)):
         if abs(ours - theirs) > close * known.size:
             return f"the {what} had norm {theirs:.4g} and has {ours:.4g}"
-    if not known.features:
-        return ""
-    last = int(run.inputs.last[0])
-    here = (seen.features.example == 0) & (seen.features.pos == last)
-    values = dict(zip(seen.features.index[here].tolist(), seen.features.value[here].tolist(), strict=True))
-    largest = max(abs(value) for _, value in known.features)
+    largest = max((abs(value) for _, value in known.features), default=0.0)
     off = [(i, value) for i, value in known.features if abs(values.get(i, 0.0) - value) > close * largest]
     if len(off) <= (FLIPPED * len(known.features) if close == HALF else 0):
         return ""

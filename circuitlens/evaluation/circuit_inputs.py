@@ -15,6 +15,7 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Inputs
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
+from circuitlens.claims import INDIFFERENT
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.fingerprint import difference
 from circuitlens.literals import MetricName
@@ -47,7 +48,7 @@ def _said_otherwise(adapter: Adapter, circuit: Circuit) -> str:
     """How the adapter's name or options differ from those that the circuit says, or ""."""
     if circuit.adapter != adapter.name:
         return f"The circuit was made with {circuit.adapter!r}, and this is {adapter.name!r}."
-    for name in circuit.options.keys() - {"device", "dtype", "layers"}:
+    for name in circuit.options.keys() - INDIFFERENT - {"layers"}:
         if (ours := adapter.options.get(name)) != circuit.options[name]:
             return (
                 f"The circuit was made with {name} {circuit.options[name]!r}, and this adapter has {ours!r}: "

@@ -10,7 +10,7 @@ from dash import Dash, Input, Output, State, ctx, dcc, no_update
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.viewer.page_state import read_annotations
 from circuitlens.viewer.panels.circuit import page_data
-from circuitlens.viewer.panels.parts import status as _status
+from circuitlens.viewer.panels.parts import status
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
 
@@ -41,10 +41,10 @@ def _save(app: Dash, session: Session) -> None:
             path = session.save(number, read_annotations(kept["state"]), seen)
             circuit = session.circuit(number)
         except CircuitLensError as error:
-            return _status(str(error), "fault"), no_update
+            return status(str(error), "fault"), no_update
         told = "" if circuit.evidence == before else " The evidence that was written into it meanwhile was kept."
         given["circuits"][number] = page_data([circuit])["circuits"][0]
-        return _status(f"Saved to {path.name}.{told}", "done"), given
+        return status(f"Saved to {path.name}.{told}", "done"), given
 
 
 def _export(app: Dash, session: Session) -> None:
@@ -60,7 +60,7 @@ def _export(app: Dash, session: Session) -> None:
             notes = read_annotations(kept["state"])
             circuit = session.circuit(kept["circuit"]).annotated(notes)
         except CircuitLensError as error:
-            return no_update, _status(str(error), "fault")
+            return no_update, status(str(error), "fault")
         path = session.path(kept["circuit"])
         stem = path.stem if path else "circuit"
         match ctx.triggered_id:

@@ -140,8 +140,8 @@ class HookedModel:
             self.require_ready()
             planned = self._planned(tokens, hooks)
             if mask[:, 0].all():
-                # What is padded on the right no earlier position sees. Masked, it would see nothing itself where the
-                # attention's window is shorter than the padding, and its NaNs would spread.
+                # What is padded on the right no earlier position sees. Masked, it might see nothing itself where the
+                # attention's window is shorter than the padding.
                 mask = torch.ones_like(mask)
             else:
                 # A query that sees no key has a score of -inf everywhere, and a softmax without a derivative.

@@ -184,3 +184,20 @@ def test_verify_neither_makes_nor_downloads_what_a_file_names(here: Here, cats: 
     code, _, errors = here("verify", str(path))
     assert code == 1
     assert errors.endswith("if you trust it, add --sae 'evil; rm -rf /' --model org/name\n")
+
+
+def test_verify_says_what_it_cannot_load_alike(here: Here, cats: Circuit, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    cats.model_copy(update={"adapter": "gpt2", "options": {"wrapped": "blocks.8.hook_resid_pre (standard, 24)"}}).save(
+        path
+    )
+    code, _, errors = here("verify", str(path))
+    assert (code, "made with circuitlens.wrap, whose model no command loads" in errors) == (1, True)
+    assert cats.fingerprint is not None
+    *below, site = cats.fingerprint.sites
+    sites = (*below, site.model_copy(update={"size": 2 * site.size + 1}))
+    other = cats.fingerprint.model_copy(update={"sites": sites})
+    cats.model_copy(update={"fingerprint": other}).save(path)
+    code, _, errors = here("verify", str(path))
+    assert (code, "made with other weights than this adapter's: at hook_sae" in errors) == (1, True)
+    assert circuitlens.open(path).evidence is None

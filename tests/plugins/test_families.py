@@ -63,13 +63,11 @@ def test_the_warning_of_a_frozen_run_is_left_to_its_reader() -> None:
 
 
 def test_another_metric_in_frozen_mode_is_refused() -> None:
-    """A norm whose held scale gives other numbers than the model's: here one with another epsilon."""
+    """A bridge that computes its norms otherwise from a held scale than the model does."""
     model = tiny("llama")
-    for norm in (module for module in model.modules() if type(module).__name__ == "LlamaRMSNorm"):
-        norm.variance_epsilon, norm.weight.data = 1e-6, norm.weight.data * 2
     for bridge in (module for module in model.modules() if type(module).__name__ == "RMSNormalizationBridge"):
-        monkey = bridge._apply_weight_and_bias
-        bridge._apply_weight_and_bias = lambda x, dtype, own=monkey: 1.5 * own(x, dtype)
+        right = bridge._apply_weight_and_bias
+        bridge._apply_weight_and_bias = lambda x, dtype, right=right: 1.5 * right(x, dtype)
     adapter = circuitlens.wrap(model, [sae("blocks.1.hook_resid_pre")])
     with pytest.raises(AdapterError, match=r"has no frozen mode: .* the model gives other logits"):
         circuitlens.find(adapter, **ASK, method="gradient", frozen=True)
@@ -186,7 +184,7 @@ def test_prompts_of_different_lengths_share_no_batch_where_padding_is_seen() -> 
 
 
 def test_padding_beyond_a_sliding_window_gives_numbers() -> None:
-    """The window is of 4 tokens and the padding of 12: a mask over it would leave rows that see nothing, and NaN."""
+    """The window is of 4 tokens and the padding of 12."""
     adapter = circuitlens.wrap(tiny("mistral"), [sae("blocks.1.hook_resid_pre")])
     assert adapter.pads
     long = "The cats near the dogs near the cats near the dogs near the cats"

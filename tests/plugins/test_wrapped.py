@@ -165,9 +165,16 @@ def test_an_sae_of_one_head_is_refused() -> None:
         circuitlens.wrap(tiny("llama"), [sae("blocks.1.attn.hook_z", d_in=8, hook_head_index=2)])
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 def test_an_sae_on_a_flattened_hook_reads_positions() -> None:
-    """OPT's MLP puts all positions of all prompts in one row."""
-    adapter = circuitlens.wrap(tiny("opt"), [sae("blocks.1.ln2.hook_in")])
+    """OPT puts all positions of all prompts in one row before its MLP."""
+    hook, model = "blocks.1.ln2.hook_normalized", tiny("opt")
+    shapes: list[torch.Size] = []
+    model.hook_dict[hook].add_hook(lambda x, hook: shapes.append(x.shape))
+    model("The cats")
+    model.reset_hooks()
+    assert len(shapes[0]) == 2
+    adapter = circuitlens.wrap(model, [sae(hook)])
     circuit = circuitlens.find(adapter, **ASK, method="gradient")
     assert {node.pos for node in circuit.nodes if node.kind == "error"} == {0, 1, 2}
 

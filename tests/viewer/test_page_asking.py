@@ -29,17 +29,10 @@ def contrast(toy: Adapter) -> Circuit:
 
 
 @pytest.fixture
-def url(cats: Circuit, contrast: Circuit) -> Iterator[str]:
-    # A model of its own: the tests ask theirs at the same time, and one model serves one thread.
-    viewer = server.start([cats, contrast], adapters=[circuitlens.load("toy")])
+def url(cats: Circuit, contrast: Circuit, toy: Adapter) -> Iterator[str]:
+    viewer = server.start([cats, contrast], adapters=[toy])
     yield viewer.url
     viewer.close()
-
-
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser, url) as page:
-        yield page
 
 
 def measured(page: Page, toy: Adapter, circuit: Circuit, settings: dict[str, float | str]) -> None:

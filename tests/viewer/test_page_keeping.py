@@ -27,12 +27,6 @@ def url(cats: Circuit, toy: Adapter) -> Iterator[str]:
     viewer.close()
 
 
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser, url) as page:
-        yield page
-
-
 def test_what_the_browser_has_stored_is_checked_like_an_address(browser: Browser, url: str, cats: Circuit) -> None:
     with opened(browser, url) as page:
         stored = {"at": "", "past": [{"by": {"0": {"pins": 3}}}, 7], "future": []}

@@ -30,12 +30,6 @@ def url(cat: Circuit, cats: Circuit, toy: Adapter) -> Iterator[str]:
     viewer.close()
 
 
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser, url) as page:
-        yield page
-
-
 def choose(page: Page, select: str, option: str | re.Pattern[str]) -> None:
     """Choose an option of one of the page's selects."""
     page.locator(f"#{select}").click()

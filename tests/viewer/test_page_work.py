@@ -44,12 +44,6 @@ def url(session: Session) -> Iterator[str]:
     viewer.close()
 
 
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    with opened(browser, url) as page:
-        yield page
-
-
 def tab(page: Page, url: str) -> Page:
     """Another tab of the same browser."""
     other = page.context.new_page()
