@@ -270,7 +270,8 @@ def test_steps_can_be_undone_after_saving_and_a_reload(browser: Browser, cats: C
 def test_steps_of_an_older_page_can_still_be_undone(page: Page) -> None:
     """What was stored before steps were stored whole, by the address."""
     steps = {"at": "", "past": [{"by": {"0": {"pins": ["sae:0:4"]}}}], "future": []}
-    page.evaluate("steps => sessionStorage.setItem('circuitlens-steps', steps)", json.dumps(steps))
+    # As the page finds it when it is loaded: what it stores of itself as it is left comes before.
+    page.add_init_script(f"sessionStorage.setItem('circuitlens-steps', {json.dumps(json.dumps(steps))})")
     page.reload()
     wait_drawn(page)
     page.get_by_role("button", name="Undo").click()
