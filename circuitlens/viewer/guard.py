@@ -53,14 +53,13 @@ class Guard:
         request = Request(environ)
         given = self._is_token(request.args.get("token"))
         refused = _foreign(request) or self._without_token(request, given) or _too_large(request)
-        headers = list(self._headers)
+        # Read here to the end: werkzeug's server does not close what it was sending when a browser leaves midway.
+        answer = refused or Response.from_app(self._page, environ, buffered=True)
+        answer.headers.extend(self._headers)
         if given and refused is None:
-            headers.append(("Set-Cookie", dump_cookie(_cookie(request), self.token, httponly=True, samesite="Strict")))
-
-        def start(status: str, own: list[tuple[str, str]], exc_info: object = None, /) -> object:
-            return start_response(status, [*own, *headers], exc_info)  # pyright: ignore[reportArgumentType]
-
-        return (refused or self._page)(environ, start)  # pyright: ignore[reportArgumentType]
+            cookie = dump_cookie(_cookie(request), self.token, httponly=True, samesite="Strict")
+            answer.headers.add("Set-Cookie", cookie)
+        return answer(environ, start_response)
 
     def _without_token(self, request: Request, given: bool) -> Response | None:
         # A page on another port of this machine is of the same site, so that a frame of it would have the cookie.

@@ -11,18 +11,23 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
-from werkzeug.test import Client
+from werkzeug.test import Client, create_environ
+from werkzeug.wsgi import ClosingIterator
 
 import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.viewer import server
-from circuitlens.viewer.guard import FOREIGN_HOST, FOREIGN_PAGE, MOST, NO_LENGTH, NO_TOKEN, TOO_LARGE
+from circuitlens.viewer.guard import FOREIGN_HOST, FOREIGN_PAGE, MOST, NO_LENGTH, NO_TOKEN, TOO_LARGE, Guard
 from circuitlens.viewer.session import Session
 from tests.pages import HERE, Asker, at
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 SAVED = json.dumps({"pins": ["sae:0:4"]})
 
@@ -65,6 +70,20 @@ def test_the_token_of_the_address_makes_a_cookie_of_this_port(cats: Circuit) -> 
     assert asker.get("/", **{"Sec-Fetch-Dest": "iframe", "Sec-Fetch-Mode": "navigate"}).status_code == 403
     elsewhere = asker.client.get("/", base_url="http://127.0.0.1:8051")
     assert elsewhere.status_code == 403
+
+
+def test_a_file_is_closed_when_the_browser_leaves_midway() -> None:
+    """Werkzeug's server closes an answer only if the connection can still be read: so it is read before it is sent."""
+    closed: list[bool] = []
+
+    def page(environ: WSGIEnvironment, start_response: StartResponse) -> ClosingIterator:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return ClosingIterator(iter([b"one", b"two"]), lambda: closed.append(True))
+
+    guard = Guard(page)
+    answer = guard(create_environ(f"/?token={guard.token}", "http://127.0.0.1:8050"), lambda *_: lambda _: None)
+    assert closed == [True]
+    assert b"".join(answer) == b"onetwo"
 
 
 def test_two_tokens_are_never_the_same(cats: Circuit) -> None:
