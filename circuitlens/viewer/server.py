@@ -30,13 +30,16 @@ HOST = "127.0.0.1"
 SILENCE = 60.0
 """Seconds after which a connection that says nothing is closed, so that nobody keeps the threads of all."""
 
-SAME_SITE = f"""<script>{{
-  const frame = document.currentScript.previousElementSibling;
-  if (location.hostname === "localhost") frame.src = frame.src.replace("{HOST}", "localhost");
-}}</script>"""
+SAME_SITE = f"""<script>
+  for (const frame of document.querySelectorAll("iframe[data-circuitlens]:not([src])")) {{
+    const page = frame.dataset.circuitlens;
+    frame.src = location.hostname === "localhost" ? page.replace("{HOST}", "localhost") : page;
+  }}
+</script>"""
 """Has a notebook show the page under the name of this machine that the notebook itself has.
 
-To a browser localhost and 127.0.0.1 are two sites, and a frame of another site gets no cookies.
+To a browser localhost and 127.0.0.1 are two sites, and a frame of another site gets no cookies. The frame gets its
+address here only: one that is sent on before its first page is there stays empty now and then.
 """
 
 
@@ -102,10 +105,10 @@ class Viewer:
         return f"Viewer({self.url!r})"
 
     def _repr_html_(self) -> str:
-        frame = (
-            f'<iframe src="{escape(self.url)}" title="CircuitLens" width="100%" height="720" frameborder="0"></iframe>'
+        return (
+            f'<iframe data-circuitlens="{escape(self.url)}" title="CircuitLens" width="100%" height="720"'
+            f' frameborder="0"></iframe>{SAME_SITE}'
         )
-        return frame + SAME_SITE
 
 
 def view(
