@@ -92,6 +92,7 @@ def test_a_circuit_is_there_in_every_tab_and_shown_where_it_was_asked_for(page: 
     other = tab(page, url)
     page.get_by_role("button", name="New circuit").click()
     page.locator("#examples button").first.click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("The cats")  # else the example may come after
     page.get_by_label("Prompt", exact=True).fill("The dogs")
     page.get_by_label("Corrupted prompt").fill("")
     page.get_by_role("button", name="Find the circuit").click()
