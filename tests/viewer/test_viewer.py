@@ -44,7 +44,9 @@ def test_it_serves_on_loopback_until_closed(cats: Circuit) -> None:
     assert viewer.url.startswith("http://127.0.0.1:")
     assert viewer._server.host == "127.0.0.1"
     assert get(viewer.url) == 200
-    assert f'="{viewer.url}"' in viewer._repr_html_()
+    frame = viewer._repr_html_().split(">")[0]
+    assert f'data-circuitlens="{viewer.url}"' in frame
+    assert " src=" not in frame  # it is given its address by the script, once
     viewer.close()
     with pytest.raises(urllib.error.URLError):
         get(viewer.url)
