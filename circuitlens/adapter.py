@@ -163,8 +163,11 @@ class Inputs:
 
     def repeated(self, times: int) -> Inputs:
         """The whole batch several times over."""
-        values = self.values.repeat(times, *[1] * (self.values.dim() - 1))
-        return Inputs(values, self.mask.repeat(times, 1), self.tokens * times)
+        return self.chosen(torch.arange(len(self.mask), device=self.mask.device).repeat(times))
+
+    def chosen(self, example: Int[Tensor, " row"]) -> Inputs:
+        """A batch of these examples, each as often as it is named."""
+        return Inputs(self.values[example], self.mask[example], tuple(self.tokens[n] for n in example.tolist()))
 
     def at_last(self, values: Float[Tensor, "batch pos output"]) -> Float[Tensor, "batch output"]:
         """The values at each example's last unpadded position."""

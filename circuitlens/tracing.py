@@ -15,7 +15,7 @@ Memory: one forward's graph, plus (example, pos, feature, value) a site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,20 +120,47 @@ def trace(
 
 
 def next_sites(traced: Trace) -> list[list[int]]:
-    """For each site the later ones that it reaches directly, with no other cut between."""
+    """For each site what it reaches directly, with no other cut between: later sites, and the metric (their number)."""
     after: list[list[int]] = [[] for _ in traced.sites]
-    for t, site in enumerate(traced.sites):
-        outputs = [x for x in (site.read, site.write) if x.requires_grad]
-        if not t or not outputs:
-            continue
-        leaves = [traced.sites[s].leaf for s in range(t)]
-        found = torch.autograd.grad(
-            outputs, leaves, [torch.zeros_like(x) for x in outputs], retain_graph=True, allow_unused=True
-        )
-        for s, gradient in enumerate(found):
-            if gradient is not None:
-                after[s].append(t)
+    number = {id(site.leaf): s for s, site in enumerate(traced.sites)}
+    outputs = [[site.read, site.write] for site in traced.sites]
+    for t, tensors in enumerate([*outputs, [traced.metric]]):
+        for s in _leaves_behind(tensors, number) - {t}:
+            after[s].append(t)
     return after
+
+
+def cut_sites(traced: Trace, starts: Collection[int]) -> list[bool]:
+    """Which sites every way from the sites `starts` to the metric passes."""
+    after, end = next_sites(traced), len(traced.sites)
+
+    def reaches(without: int) -> bool:
+        seen, waiting = {without}, [s for s in starts if s != without]
+        while waiting:
+            s = waiting.pop()
+            if s == end:
+                return True
+            waiting.extend(t for t in after[s] if t not in seen)
+            seen.update(after[s])
+        return False
+
+    return [not reaches(s) for s in range(end)]
+
+
+def _leaves_behind(outputs: Sequence[Tensor], number: Mapping[int, int]) -> set[int]:
+    """The numbers of the leaves that the graph of these tensors goes back to."""
+    found, seen = set[int](), set[object]()
+    waiting = [x.grad_fn for x in outputs if x.grad_fn is not None]
+    while waiting:
+        step = waiting.pop()
+        if step in seen:
+            continue
+        seen.add(step)
+        leaf = getattr(step, "variable", None)
+        if leaf is not None and id(leaf) in number:
+            found.add(number[id(leaf)])
+        waiting.extend(before for before, _ in step.next_functions if before is not None)
+    return found
 
 
 def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:

@@ -120,7 +120,7 @@ def integrated_edges(
     after = next_sites(clean)
     for s, line in enumerate(lines(runs)):
         # Only sites that the sources reach directly are targets; coding the others would be most of the work.
-        cuts = torch.tensor([s, *after[s], len(clean.sites)], device=nodes.site.device)
+        cuts = torch.tensor(sorted({s, *after[s], len(clean.sites)}), device=nodes.site.device)
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
         for shares in _shares(clean, steps) if len(rows) else ():
             times = len(shares)
@@ -187,7 +187,7 @@ def _with_sources(
     batch, s = len(nodes.logit_gradient), int(cuts[0])
     later = (there.site > 0).nonzero()[:, 0]
     shift = torch.arange(times, device=rows.device).repeat_interleave(len(rows)) * batch
-    names = ("site", "example", "pos", "index", "activation", "delta", "gradient")
+    names = ("site", "example", "pos", "index", "activation", "delta", "gradient", "attribution")
     columns = {
         name: torch.cat([getattr(nodes, name)[rows].repeat(times), getattr(there, name)[later]]) for name in names
     }

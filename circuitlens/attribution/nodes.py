@@ -48,7 +48,8 @@ def score_nodes(
     if logit_gradient is None:
         logit_gradient = torch.zeros_like(clean.logits)
     columns.append(_logit_nodes(clean, corrupted, logit_gradient))
-    joined = [torch.cat(column) for column in zip(*columns, strict=True)]
+    *joined, delta, gradient = (torch.cat(column) for column in zip(*columns, strict=True))
+    joined = [*joined, delta, gradient, delta * gradient]
     return NodeScores(*joined, totals=tuple(totals), units=tuple(units), logit_gradient=logit_gradient)
 
 

@@ -15,7 +15,7 @@ class NodeScores:
 
     `site` counts the trace's sites, and is their number at logit nodes. `delta` is `Δ`, `gradient` is `∂m/∂node`; of
     vectors both are taken along the vector, whose norm is the `activation` (of the rest of the logits: along their
-    gradient). `totals[s]` is `∂m/∂x` at site `s`, `logit_gradient` at the logits; `units[s]` are the unit vectors
+    gradient). `attribution` is in units of the metric; where the way is straight it is `delta * gradient`. `totals[s]` is `∂m/∂x` at site `s`, `logit_gradient` at the logits; `units[s]` are the unit vectors
     along which site `s`'s vector nodes change.
     """
 
@@ -26,14 +26,10 @@ class NodeScores:
     activation: Float[Tensor, " node"]
     delta: Float[Tensor, " node"]
     gradient: Float[Tensor, " node"]
+    attribution: Float[Tensor, " node"]
     totals: tuple[Float[Tensor, "batch pos ..."], ...]
     units: tuple[Float[Tensor, "batch pos ..."], ...]
     logit_gradient: Float[Tensor, "batch output"]
-
-    @property
-    def attribution(self) -> Float[Tensor, " node"]:
-        """`Δ · ∂m/∂node`, in units of the metric."""
-        return self.delta * self.gradient
 
     @property
     def is_logit(self) -> Bool[Tensor, " node"]:

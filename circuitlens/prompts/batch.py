@@ -36,11 +36,20 @@ class BatchMetric:
 
     def repeated(self, times: int) -> BatchMetric:
         """The metric of the batch repeated `times` times."""
+        return self.chosen(torch.arange(len(self.answers), device=self.answers.device).repeat(times))
+
+    def chosen(self, example: Int[Tensor, " row"]) -> BatchMetric:
+        """The metric of a batch of these examples, each as often as it is named."""
+        size = len(self.answers)
+        # The score is of whole batches, and may be the user's: each row is put at its example's place in one of them.
+        row = (example[:, None] == example).tril(-1).sum(1) * size + example
+        batches = int(row.max()) // size + 1
 
         def score(logits: Tensor) -> Tensor:
-            return torch.cat([self.score(batch) for batch in logits.chunk(times)])
+            whole = logits.new_zeros(batches * size, logits.shape[1]).index_copy(0, row, logits)
+            return torch.cat([self.score(batch) for batch in whole.split(size)])[row]
 
-        return BatchMetric(self.name, self.answers.repeat(times, 1), self.distractors.repeat(times, 1), score)
+        return BatchMetric(self.name, self.answers[example], self.distractors[example], score)
 
 
 @dataclass(frozen=True)
