@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from math import isfinite
 from typing import Any
 
 import torch
@@ -159,7 +160,7 @@ class Search:
                     attribution=(table.sums[inner, ATTRIBUTION] / count).abs().sum().item(),
                     edges=len(edges.keys),
                 ),
-                completeness_gaps={s.name: gap for s, gap in gaps} if METHODS[self.method].has_gaps else {},
+                completeness_gaps={s.name: gap for s, gap in gaps if isfinite(gap)} if METHODS[self.method].has_gaps else {},
                 conservation_residual=residual,
                 nodes=tuple(nodes.values()),
                 edges=_edges(kept, nodes, edges, self.max_edges, count),

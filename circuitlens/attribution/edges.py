@@ -16,10 +16,10 @@ Cost: `targets / rows` batched products of one segment each. Independent example
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuitlens.attribution.node_index import VECTOR
@@ -34,6 +34,9 @@ POSITIONS = 4096
 """Rows × examples × positions of a product, if more than one row: a long prompt takes fewer rows at a time instead of
 more memory."""
 
+STEEPEST = 4
+"""The largest secant of a feature: beyond it, what is read is not what moved it."""
+
 NOBODY, THE_REST = -1, -2
 """In a table of targets: a row that carries nothing for this example, and one that carries all targets left out."""
 
@@ -47,10 +50,12 @@ def score_edges(
     nodes: NodeScores,
     keep: Bool[Tensor, " node"] | None = None,
     on_site: Callable[[], None] = lambda: None,
+    moved: Sequence[Float[Tensor, "batch pos ..."]] | None = None,
 ) -> EdgeScores:
     """The direct effect of every node on every node of the next cuts; `nodes` are those scored on the same trace.
 
-    With `keep`, between the nodes it marks only. `on_site` is called after each site whose targets are done.
+    With `keep`, between the nodes it marks only. `on_site` is called after each site whose targets are done. With
+    `moved`, how far what each site reads went, a feature's derivative is its secant: `Δ` over what its row makes of it.
     """
     keep = torch.ones_like(nodes.site, dtype=torch.bool) if keep is None else keep
     sources = _Sources(clean, nodes, keep)
@@ -59,7 +64,9 @@ def score_edges(
     for s in range(1, len(clean.sites) + 1):
         chosen = (keep & (nodes.site == s)).nonzero()[:, 0]
         batches = (
-            _site_batches(clean, nodes, s, chosen) if s < len(clean.sites) else _logit_batches(clean, nodes, chosen)
+            _site_batches(clean, nodes, s, chosen, moved and moved[s])
+            if s < len(clean.sites)
+            else _logit_batches(clean, nodes, chosen)
         )
         for batch in batches:
             parts.extend(_pull(clean, sources, batch, s, rest))
@@ -71,13 +78,15 @@ def score_edges(
     return EdgeScores(source, target, weight, rest)
 
 
-def _site_batches(clean: Trace, nodes: NodeScores, s: int, chosen: Tensor) -> Iterator[Batch]:
+def _site_batches(
+    clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved: Tensor | None
+) -> Iterator[Batch]:
     """Targets at site `s`: live features and vectors among the chosen, and all that the others take, as one."""
     site, vector = clean.sites[s], nodes.index == VECTOR
     here = nodes.site == s
     live = here & ~vector & (nodes.activation != 0) & (nodes.gradient != 0)
     features, vectors = chosen[live[chosen]], chosen[vector[chosen]]
-    direct, remainder = _cotangents(site, nodes, live.nonzero()[:, 0], features, vectors)
+    direct, remainder = _cotangents(site, nodes, live.nonzero()[:, 0], features, vectors, moved)
     at_vectors = nodes.example[vectors], nodes.pos[vectors]
     total = nodes.totals[s]
     left: tuple[Tensor, Tensor] | None = None
@@ -138,7 +147,7 @@ def _packed(
 
 
 def _cotangents(
-    site: SiteTrace, nodes: NodeScores, live: Tensor, features: Tensor, vectors: Tensor
+    site: SiteTrace, nodes: NodeScores, live: Tensor, features: Tensor, vectors: Tensor, moved: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """`∂m/∂d · ∂d/∂x` of each target feature, and what a target vector's error gets at the same place: minus the sum
     over all live features of its position, targets or not.
@@ -153,11 +162,24 @@ def _cotangents(
     wanted = live[beside[nodes.example[live], nodes.pos[live]] | (slot[live] >= 0)]
     for some in wanted.split(FEATURES) if len(wanted) else ():
         places = nodes.example[some], nodes.pos[some]
-        rows = scaled(coder.encoder_rows(read[places], nodes.index[some]), nodes.gradient[some])
+        rows, slope = coder.encoder_rows(read[places], nodes.index[some]), nodes.gradient[some]
+        if moved is not None:
+            slope = slope * _secants(rows, moved[places], nodes.delta[some])
+        rows = scaled(rows, slope)
         remainder = added(remainder, places, -rows)
         mine = slot[some] >= 0
         direct[slot[some][mine]] = rows[mine]
     return direct, remainder
+
+
+def _secants(rows: Tensor, moved: Tensor, change: Tensor) -> Float[Tensor, " node"]:
+    """How far each feature went over what its row makes of what it read; 1 where it was active all the time.
+
+    A feature that others push out of a TopK can go far where its own row says nothing; then the error has it.
+    """
+    reach = (rows * moved).flatten(1).sum(1)
+    secant = change / torch.where(reach == 0, torch.ones_like(reach), reach)
+    return torch.where(reach == 0, torch.zeros_like(reach), secant.clamp(0, STEEPEST))
 
 
 class _Sources:

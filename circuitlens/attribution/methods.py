@@ -42,6 +42,9 @@ class MethodEntry:
 METHODS: Mapping[MethodName, MethodEntry] = {
     "gradient": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "zero", freezes=True),
     "contrastive": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "corrupted", freezes=True),
+    "path": MethodEntry(
+        "conductance on one way for all sites", "circuitlens.attribution.path:Path", "corrupted", has_gaps=True
+    ),
     "ig": MethodEntry(
         "gradients integrated on the way",
         "circuitlens.attribution.integrated:IntegratedGradients",
@@ -53,7 +56,7 @@ METHODS: Mapping[MethodName, MethodEntry] = {
     ),
 }
 
-DEFAULT: MethodName = "ig"
+DEFAULT: MethodName = "path"
 """The method where there are corrupted prompts and none is asked for: docs/evidence.md shows why."""
 
 

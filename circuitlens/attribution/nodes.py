@@ -68,7 +68,7 @@ def _site_nodes(
     clean: SiteTrace, corrupted: SiteTrace | None, traced: Trace, total: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """One site's nodes, sorted, as columns (example, pos, index, activation, delta, gradient); its vectors' units."""
-    example, pos, index, value, other = _union(clean, corrupted)
+    example, pos, index, value, other = features_of_either(clean, corrupted)
     gradient = torch.zeros_like(value)
     # All that the features' change does not write: with a stateful decode (a layer norm), its change as well.
     change = clean.error if corrupted is None else (clean.write - corrupted.write).detach()
@@ -81,7 +81,7 @@ def _site_nodes(
             if corrupted is not None:
                 change = added(change, places, scaled(rows, other[now] - value[now]))
     norm, size = (vector.flatten(2).norm(dim=2) for vector in (clean.error, change))
-    unit = change / size.clamp_min(torch.finfo(size.dtype).tiny).view(*size.shape, *[1] * (change.dim() - 2))
+    unit = change / shaped(size.clamp_min(torch.finfo(size.dtype).tiny), change)
     # Also where the vector is 0: it may still take a share of the gradient, and conservation needs it.
     at, p = traced.inputs.mask.nonzero(as_tuple=True)
     columns = (
@@ -96,7 +96,9 @@ def _site_nodes(
     return tuple(column[order] for column in columns), unit
 
 
-def _union(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def features_of_either(
+    clean: SiteTrace, corrupted: SiteTrace | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Example, pos, index, clean and corrupted value of the features active in either run, sorted."""
     ours = clean.features
     if corrupted is None or clean.site.coder is None:
@@ -143,9 +145,14 @@ def named_logits(clean: Trace) -> Bool[Tensor, "batch output"]:
     return named.index_put((example, index[example, column]), torch.ones_like(example, dtype=torch.bool))
 
 
+def shaped(values: Tensor, like: Tensor) -> Tensor:
+    """Values of the first dimensions of `like`, with as many dimensions as it has."""
+    return values.view(*values.shape, *[1] * (like.dim() - values.dim()))
+
+
 def scaled(rows: Tensor, factors: Tensor) -> Tensor:
     """Each row times its factor."""
-    return rows * factors.view(-1, *[1] * (rows.dim() - 1))
+    return rows * shaped(factors, rows)
 
 
 def added(total: Tensor, places: tuple[Tensor, Tensor], rows: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ class BatchSums:
     def of(index: NodeIndex, prompts: PromptSet, found: Attributions) -> BatchSums:
         """The sums of one batch; `prompts` are those of the batch."""
         nodes = found.nodes
-        changed = (nodes.delta != 0) | nodes.is_logit
+        changed = (nodes.delta != 0) | (nodes.attribution != 0) | nodes.is_logit
         # Of many prompts a row is a node that changes: no other has an attribution, and its activation does not count.
         # Of one prompt all stay, as edges may pass through a node in which two changes cancel.
         rows = torch.ones_like(changed) if prompts.by is None else changed

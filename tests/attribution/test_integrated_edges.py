@@ -121,7 +121,7 @@ def test_edges_against_the_slow_oracle_step_by_step(layout: Layout, contrastive:
                     continue  # a feature that is off in this run passes nothing on
                 columns = {
                     name: torch.cat([getattr(there, name), getattr(nodes, name)[[u]]])
-                    for name in (*names, "activation", "delta", "gradient")
+                    for name in (*names, "activation", "delta", "gradient", "attribution")
                 }
                 both = replace(there, **columns)
                 target = int(same.nonzero()[0, 0])

@@ -1,0 +1,246 @@
+"""One way from the corrupted to the clean run that all sites go along together, and the model at points of it.
+
+The way starts at the *roots*, the sites that no other reaches (the embeddings): they move on straight lines from their
+corrupted to their clean values, and everything after them is computed, so that each point is a run of the real model.
+A site does not go straight then. Over an interval of the way a node's part of the metric's change is, to second order,
+`∂m/∂node` at the interval's middle times how far the node itself moved in it: its *conductance* (Dhamdhere, Sundararajan
+and Yan 2019), here of features, errors and logits.
+
+Intervals are halved where they miss the metric's change most, until what every site misses in all is a small share of
+it: a model often decides in a small part of the way. The middle of an interval is then the end of two, so that no
+point is run twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from circuitlens.attribution.base import Runs
+from circuitlens.tracing import ActiveFeatures, Trace, cut_sites, next_sites, total_gradients, trace
+
+INTERVALS = 4
+"""Intervals of the way at first, for each example."""
+
+MOST = 64
+"""Intervals that an example may be given, beyond which what is missed stays missed, and is told."""
+
+TOLERANCE = 0.04
+"""The share of the metric's change that a site may miss before intervals are halved."""
+
+POSITIONS = 512
+"""Points × positions that run together: their graphs are all in memory."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The model at points of the way, a row each: `share[r]` of the way of `example[r]`, 0 corrupted and 1 clean.
+
+    `writes`, `reads`, `features` and `gradients` (`∂m/∂x`, 0 where they were not asked for) are a site's, `features`
+    with rows for examples.
+    """
+
+    example: Int[Tensor, " row"]
+    share: Float[Tensor, " row"]
+    metric: Float[Tensor, " row"]
+    logits: Float[Tensor, "row output"]
+    logit_gradient: Float[Tensor, "row output"]
+    writes: tuple[Float[Tensor, "row pos ..."], ...]
+    reads: tuple[Float[Tensor, "row pos ..."], ...]
+    features: tuple[ActiveFeatures, ...]
+    gradients: tuple[Float[Tensor, "row pos ..."], ...]
+
+    @staticmethod
+    def of(traced: Trace, example: Tensor, share: Tensor, *, gradients: bool) -> Points:
+        """The points that a run has at these shares of the way, one an example of the run."""
+        logits = traced.logits.detach()
+        if gradients:
+            totals = [total.detach() for total in total_gradients(traced)]
+            slope = torch.autograd.grad(traced.metric.sum(), traced.logits, retain_graph=True, allow_unused=True)[0]
+        else:
+            totals, slope = [torch.zeros_like(site.write.detach()) for site in traced.sites], None
+        writes = tuple(site.leaf.detach() for site in traced.sites)
+        return Points(
+            example,
+            share,
+            traced.metric.detach(),
+            logits,
+            torch.zeros_like(logits) if slope is None else slope,
+            writes,
+            tuple(
+                write if site.read is site.write else site.read.detach()
+                for site, write in zip(traced.sites, writes, strict=True)
+            ),
+            tuple(site.features for site in traced.sites),
+            tuple(totals),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Points]) -> Points:
+        """All rows of several, in turn."""
+        starts = torch.tensor([0, *(len(part.share) for part in parts)]).cumsum(0)[:-1].tolist()
+        columns: dict[str, object] = {}
+        for field in fields(Points):
+            values = [getattr(part, field.name) for part in parts]
+            if field.name == "features":
+                sites = zip(*values, strict=True)
+                columns["features"] = tuple(_joined(site, starts) for site in sites)
+            elif isinstance(values[0], tuple):
+                columns[field.name] = tuple(torch.cat(site) for site in zip(*values, strict=True))
+            else:
+                columns[field.name] = torch.cat(values)
+        return Points(**columns)  # pyright: ignore[reportArgumentType]
+
+    def chosen(self, rows: Int[Tensor, " row"]) -> Points:
+        """These rows, in this order."""
+        columns: dict[str, object] = {}
+        for field in fields(Points):
+            value = getattr(self, field.name)
+            if field.name == "features":
+                columns[field.name] = tuple(_chosen(site, rows) for site in value)
+            else:
+                columns[field.name] = tuple(x[rows] for x in value) if isinstance(value, tuple) else value[rows]
+        return Points(**columns)  # pyright: ignore[reportArgumentType]
+
+
+def entries_of(example: Int[Tensor, " active"], rows: Int[Tensor, " wanted"]) -> tuple[Tensor, Tensor]:
+    """The places in a sorted column that hold each of the wanted rows, and which wanted row each place is of."""
+    start, end = (torch.searchsorted(example, rows, right=right) for right in (False, True))
+    count = end - start
+    wanted = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
+    offset = torch.arange(len(wanted), device=rows.device) - (count.cumsum(0) - count)[wanted]
+    return start[wanted] + offset, wanted
+
+
+def _chosen(site: ActiveFeatures, rows: Tensor) -> ActiveFeatures:
+    at, row = entries_of(site.example, rows)
+    return ActiveFeatures(row, site.pos[at], site.index[at], site.value[at])
+
+
+def _joined(site: Sequence[ActiveFeatures], starts: Sequence[int]) -> ActiveFeatures:
+    shifted = [replace(each, example=each.example + start) for each, start in zip(site, starts, strict=True)]
+    return ActiveFeatures(*(torch.cat([getattr(f, c.name) for f in shifted]) for c in fields(ActiveFeatures)))
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Intervals of the way by the rows of their ends and middles in `Points`; together they cover every example's."""
+
+    left: Int[Tensor, " interval"]
+    middle: Int[Tensor, " interval"]
+    right: Int[Tensor, " interval"]
+
+
+class Way:
+    """The way of a batch of prompts; `Runs.baseline` is the corrupted run."""
+
+    def __init__(self, runs: Runs):
+        assert runs.baseline is not None, "the way leads from the corrupted run"
+        self.runs, self.clean, self.corrupted = runs, runs.clean, runs.baseline
+        reached = {t for after in next_sites(self.clean) for t in after}
+        roots = [s for s in range(len(self.clean.sites)) if s not in reached]
+        self.change = {
+            s: (self.clean.sites[s].write - self.corrupted.sites[s].write).detach() for s in roots
+        }
+        self.roots = [s for s in roots if self.change[s].any()]
+        """The roots that change: the others are where they are on the whole way."""
+        self.cuts = cut_sites(self.clean, self.roots)
+
+    def run(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Trace:
+        """The model at these points, with its graph."""
+        clean, replaced = self.clean, {}
+        for s in self.roots:
+            start = self.corrupted.sites[s].write.detach()[example]
+            step = share.view(-1, *[1] * (start.dim() - 1)) * self.change[s][example]
+            replaced[clean.sites[s].site.name] = start + step
+        inputs, metric = clean.inputs.chosen(example), clean.scored_by.chosen(example)
+        return trace(self.runs.adapter, inputs, metric, replaced=replaced)
+
+    def points(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Points:
+        """The model at these points, as many at a time as memory allows."""
+        size = max(1, POSITIONS // self.clean.inputs.mask.shape[1])
+        parts = zip(example.split(size), share.split(size), strict=True)
+        return Points.joined([Points.of(self.run(*part), *part, gradients=True) for part in parts])
+
+    def moved(self, points: Points, s: int, left: Tensor, right: Tensor) -> Float[Tensor, "interval pos ..."]:
+        """How far the activation of site `s` went between these rows."""
+        if s in self.roots:
+            step = points.share[right] - points.share[left]
+            change = self.change[s][points.example[left]]
+            return step.view(-1, *[1] * (change.dim() - 1)) * change
+        return points.writes[s][right] - points.writes[s][left]
+
+    def integrate(self) -> tuple[Points, Intervals, Float[Tensor, "batch site"]]:
+        """Points and intervals that miss little, and what each site misses of the metric's change (completeness gap).
+
+        A site that some ways to the metric pass by has no gap of its own: NaN.
+        """
+        points, intervals = self._first()
+        change = (self.clean.metric - self.corrupted.metric).detach()
+        while True:
+            misses = self._misses(points, intervals)
+            example = points.example[intervals.middle]
+            gaps = torch.zeros(len(change), misses.shape[1], dtype=misses.dtype, device=misses.device)
+            gaps = gaps.index_add(0, example, misses)
+            halved = self._halved(misses, gaps, change, example)
+            if not halved.any():
+                break
+            points, intervals = self._refined(points, intervals, halved)
+        told = gaps.new_full((len(change), len(self.clean.sites)), torch.nan)
+        cuts = [s for s, cut in enumerate(self.cuts) if cut]
+        told[:, cuts] = gaps[:, 1:]
+        return points, intervals, told
+
+    def _first(self) -> tuple[Points, Intervals]:
+        """Equal intervals: rows of the corrupted and the clean end, and then of the points between."""
+        size, like = len(self.clean.metric), self.clean.metric.detach()
+        every = torch.arange(size, device=like.device)
+        inner = torch.arange(1, 2 * INTERVALS, device=like.device)
+        share = (inner / (2 * INTERVALS)).to(like)
+        ends = [
+            Points.of(end, every, torch.full_like(like, at), gradients=False)
+            for end, at in ((self.corrupted, 0.0), (self.clean, 1.0))
+        ]
+        between = self.points(every.repeat_interleave(len(share)), share.repeat(size))
+        first = 2 * size + every[:, None] * len(share)  # the row before an example's points between
+        rows = torch.cat([every[:, None], first + inner - 1, size + every[:, None]], 1)
+        intervals = Intervals(*(rows[:, n : n + 2 * INTERVALS - 1 : 2].flatten() for n in range(3)))
+        return Points.joined([*ends, between]), intervals
+
+    def _misses(self, points: Points, intervals: Intervals) -> Float[Tensor, "interval cut"]:
+        """What the change over each interval comes to beyond the metric's: of the roots together, and of cut sites."""
+        left, right = intervals.left, intervals.right
+        change = points.metric[right] - points.metric[left]
+
+        def said(s: int) -> Tensor:
+            along = points.gradients[s][intervals.middle] * self.moved(points, s, left, right)
+            return along.flatten(1).sum(1)
+
+        roots = sum((said(s) for s in self.roots), torch.zeros_like(change))
+        cuts = [said(s) for s, cut in enumerate(self.cuts) if cut]
+        return torch.stack([roots, *cuts], 1) - change[:, None]
+
+    def _halved(self, misses: Tensor, gaps: Tensor, change: Tensor, example: Tensor) -> Bool[Tensor, " interval"]:
+        """Which intervals are to be halved: of an example that misses too much, those that miss most."""
+        size = change.abs().clamp_min(1e-6 * self.clean.metric.detach().abs())
+        count = torch.bincount(example, minlength=len(change))
+        unfinished = (gaps.abs() > TOLERANCE * size[:, None]).any(1) & (count < MOST)
+        worst = misses.abs().amax(1)
+        most = torch.zeros_like(change).scatter_reduce(0, example, worst, "amax")
+        return unfinished[example] & (worst >= most[example] / 2) & (worst > 0)
+
+    def _refined(self, points: Points, intervals: Intervals, halved: Tensor) -> tuple[Points, Intervals]:
+        """The same with some intervals halved at their middles."""
+        left, middle, right = (getattr(intervals, c.name)[halved] for c in fields(Intervals))
+        ends = torch.stack([left, middle]), torch.stack([middle, right])
+        share = (points.share[ends[0]] + points.share[ends[1]]).flatten() / 2
+        new = self.points(points.example[middle].repeat(2), share)
+        rows = len(points.share) + torch.arange(len(share), device=middle.device)
+        stay = [getattr(intervals, c.name)[~halved] for c in fields(Intervals)]
+        added = [ends[0].flatten(), rows, ends[1].flatten()]
+        joined = [torch.cat(both) for both in zip(stay, added, strict=True)]
+        return Points.joined([points, new]), Intervals(*joined)
