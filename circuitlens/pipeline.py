@@ -160,7 +160,9 @@ class Search:
                     attribution=(table.sums[inner, ATTRIBUTION] / count).abs().sum().item(),
                     edges=len(edges.keys),
                 ),
-                completeness_gaps={s.name: gap for s, gap in gaps if isfinite(gap)} if METHODS[self.method].has_gaps else {},
+                completeness_gaps={s.name: gap for s, gap in gaps if isfinite(gap)}
+                if METHODS[self.method].has_gaps
+                else {},
                 conservation_residual=residual,
                 nodes=tuple(nodes.values()),
                 edges=_edges(kept, nodes, edges, self.max_edges, count),

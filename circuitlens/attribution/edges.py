@@ -78,9 +78,7 @@ def score_edges(
     return EdgeScores(source, target, weight, rest)
 
 
-def _site_batches(
-    clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved: Tensor | None
-) -> Iterator[Batch]:
+def _site_batches(clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved: Tensor | None) -> Iterator[Batch]:
     """Targets at site `s`: live features and vectors among the chosen, and all that the others take, as one."""
     site, vector = clean.sites[s], nodes.index == VECTOR
     here = nodes.site == s

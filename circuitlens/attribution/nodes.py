@@ -96,9 +96,7 @@ def _site_nodes(
     return tuple(column[order] for column in columns), unit
 
 
-def features_of_either(
-    clean: SiteTrace, corrupted: SiteTrace | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def features_of_either(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Example, pos, index, clean and corrupted value of the features active in either run, sorted."""
     ours = clean.features
     if corrupted is None or clean.site.coder is None:

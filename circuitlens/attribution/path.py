@@ -1,10 +1,10 @@
 """Nodes and edges by conductance on one way from the corrupted to the clean run (`way`): the default method.
 
-A gradient at the clean run says what the next bit of a feature would do, which is nothing where the model has saturated;
-integrated gradients, site by site, cost as many times a gradient as there are sites. On one way for all sites each run
-serves every site, and a site's values are those that it takes together with all others. A node's attribution is its
-conductance: the sum over intervals of `∂m/∂node` at the middle times how far the node moved. At a site that every way
-to the metric passes they add up to the metric's change, but for a gap that is told.
+A gradient at the clean run says what the next bit of a feature would do, which is nothing where the model has
+saturated; integrated gradients, site by site, cost as many times a gradient as there are sites. On one way for all
+sites each run serves every site, and a site's values are those that it takes together with all others. A node's
+attribution is its conductance: the sum over intervals of `∂m/∂node` at the middle times how far the node moved. At a
+site that every way to the metric passes they add up to the metric's change, but for a gap that is told.
 
 Features that are active on the way alone are nodes too: what passes through them passes through no other.
 
@@ -47,7 +47,7 @@ class Path(AttributionMethod):
 
     def nodes(self, runs: Runs, progress: Progress) -> tuple[NodeScores, Gaps]:
         """Some forwards and backwards, whatever the number of sites."""
-        way = Way(runs)
+        way = Way(runs, lambda: progress.step("nodes", 0))
         points, intervals, gaps = way.integrate()
         scores = _scores(way, points, intervals)
         over = stretches(points, len(gaps))
@@ -196,7 +196,7 @@ def stretches(points: Points, examples: int) -> Intervals:
             at[n] = at[n].clamp(int(at[n - 1]) + 1, len(mine) - len(at) + n)
         rows.append(mine[at])
     ends = torch.stack(rows)
-    return Intervals(*(ends[:, n : n + 2 * STRETCHES - 1 : 2].T.reshape(-1) for n in range(3)))
+    return Intervals(*(ends[:, n : n + 2 * STRETCHES - 1 : 2].T.flatten().contiguous() for n in range(3)))
 
 
 def _edges(way: Way, nodes: WayScores, keep: Bool[Tensor, " node"], progress: Progress) -> EdgeScores:

@@ -15,8 +15,9 @@ class NodeScores:
 
     `site` counts the trace's sites, and is their number at logit nodes. `delta` is `Δ`, `gradient` is `∂m/∂node`; of
     vectors both are taken along the vector, whose norm is the `activation` (of the rest of the logits: along their
-    gradient). `attribution` is in units of the metric; where the way is straight it is `delta * gradient`. `totals[s]` is `∂m/∂x` at site `s`, `logit_gradient` at the logits; `units[s]` are the unit vectors
-    along which site `s`'s vector nodes change.
+    gradient). `attribution`, in units of the metric, is `Δ · gradient` where nodes go straight. `totals[s]` is `∂m/∂x`
+    at site `s`, `logit_gradient` at the logits; `units[s]` are the unit vectors along which site `s`'s vector nodes
+    change.
     """
 
     site: Int[Tensor, " node"]

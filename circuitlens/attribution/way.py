@@ -3,8 +3,8 @@
 The way starts at the *roots*, the sites that no other reaches (the embeddings): they move on straight lines from their
 corrupted to their clean values, and everything after them is computed, so that each point is a run of the real model.
 A site does not go straight then. Over an interval of the way a node's part of the metric's change is, to second order,
-`∂m/∂node` at the interval's middle times how far the node itself moved in it: its *conductance* (Dhamdhere, Sundararajan
-and Yan 2019), here of features, errors and logits.
+`∂m/∂node` at the interval's middle times how far the node itself moved in it: its *conductance* (Dhamdhere,
+Sundararajan and Yan 2019), here of features, errors and logits.
 
 Intervals are halved where they miss the metric's change most, until what every site misses in all is a small share of
 it: a model often decides in a small part of the way. The middle of an interval is then the end of two, so that no
@@ -13,14 +13,16 @@ point is run twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitlens.adapter import agree
 from circuitlens.attribution.base import Runs
+from circuitlens.errors import AdapterError
 from circuitlens.tracing import ActiveFeatures, Trace, cut_sites, next_sites, total_gradients, trace
 
 INTERVALS = 4
@@ -32,6 +34,9 @@ MOST = 64
 TOLERANCE = 0.04
 """The share of the metric's change that a site may miss before intervals are halved."""
 
+STILL = 0.02
+"""The share of the metric that its change counts as at least: of next to nothing, any share is too fine."""
+
 POSITIONS = 512
 """Points × positions that run together: their graphs are all in memory."""
 
@@ -41,7 +46,7 @@ class Points:
     """The model at points of the way, a row each: `share[r]` of the way of `example[r]`, 0 corrupted and 1 clean.
 
     `writes`, `reads`, `features` and `gradients` (`∂m/∂x`, 0 where they were not asked for) are a site's, `features`
-    with rows for examples.
+    with rows for examples; at the roots but for gradients they are those of the clean run, which its decoder goes by.
     """
 
     example: Int[Tensor, " row"]
@@ -63,7 +68,9 @@ class Points:
             slope = torch.autograd.grad(traced.metric.sum(), traced.logits, retain_graph=True, allow_unused=True)[0]
         else:
             totals, slope = [torch.zeros_like(site.write.detach()) for site in traced.sites], None
-        writes = tuple(site.leaf.detach() for site in traced.sites)
+        writes = tuple(site.write.detach() for site in traced.sites)
+        same = [site.read is site.write for site in traced.sites]
+        reads = tuple(w if s else site.read.detach() for w, s, site in zip(writes, same, traced.sites, strict=True))
         return Points(
             example,
             share,
@@ -71,10 +78,7 @@ class Points:
             logits,
             torch.zeros_like(logits) if slope is None else slope,
             writes,
-            tuple(
-                write if site.read is site.write else site.read.detach()
-                for site, write in zip(traced.sites, writes, strict=True)
-            ),
+            reads,
             tuple(site.features for site in traced.sites),
             tuple(totals),
         )
@@ -109,7 +113,7 @@ class Points:
 
 def entries_of(example: Int[Tensor, " active"], rows: Int[Tensor, " wanted"]) -> tuple[Tensor, Tensor]:
     """The places in a sorted column that hold each of the wanted rows, and which wanted row each place is of."""
-    start, end = (torch.searchsorted(example, rows, right=right) for right in (False, True))
+    start, end = (torch.searchsorted(example.contiguous(), rows.contiguous(), right=right) for right in (False, True))
     count = end - start
     wanted = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
     offset = torch.arange(len(wanted), device=rows.device) - (count.cumsum(0) - count)[wanted]
@@ -136,16 +140,15 @@ class Intervals:
 
 
 class Way:
-    """The way of a batch of prompts; `Runs.baseline` is the corrupted run."""
+    """The way of a batch of prompts; `Runs.baseline` is the corrupted run. `on_run` is called between runs."""
 
-    def __init__(self, runs: Runs):
+    def __init__(self, runs: Runs, on_run: Callable[[], object] = lambda: None):
         assert runs.baseline is not None, "the way leads from the corrupted run"
         self.runs, self.clean, self.corrupted = runs, runs.clean, runs.baseline
         reached = {t for after in next_sites(self.clean) for t in after}
         roots = [s for s in range(len(self.clean.sites)) if s not in reached]
-        self.change = {
-            s: (self.clean.sites[s].write - self.corrupted.sites[s].write).detach() for s in roots
-        }
+        self._on_run = on_run
+        self.change = {s: (self.clean.sites[s].write - self.corrupted.sites[s].write).detach() for s in roots}
         self.roots = [s for s in roots if self.change[s].any()]
         """The roots that change: the others are where they are on the whole way."""
         self.cuts = cut_sites(self.clean, self.roots)
@@ -164,7 +167,11 @@ class Way:
         """The model at these points, as many at a time as memory allows."""
         size = max(1, POSITIONS // self.clean.inputs.mask.shape[1])
         parts = zip(example.split(size), share.split(size), strict=True)
-        return Points.joined([Points.of(self.run(*part), *part, gradients=True) for part in parts])
+        found = []
+        for part in parts:
+            found.append(Points.of(self.run(*part), *part, gradients=True))
+            self._on_run()
+        return Points.joined(found)
 
     def moved(self, points: Points, s: int, left: Tensor, right: Tensor) -> Float[Tensor, "interval pos ..."]:
         """How far the activation of site `s` went between these rows."""
@@ -178,9 +185,13 @@ class Way:
         """Points and intervals that miss little, and what each site misses of the metric's change (completeness gap).
 
         A site that some ways to the metric pass by has no gap of its own: NaN.
+
+        Raises:
+            AdapterError: the sites that the way starts from do not carry all that the prompts differ in.
         """
-        points, intervals = self._first()
         change = (self.clean.metric - self.corrupted.metric).detach()
+        self._require_start()
+        points, intervals = self._first()
         while True:
             misses = self._misses(points, intervals)
             example = points.example[intervals.middle]
@@ -194,6 +205,20 @@ class Way:
         cuts = [s for s, cut in enumerate(self.cuts) if cut]
         told[:, cuts] = gaps[:, 1:]
         return points, intervals, told
+
+    def _require_start(self) -> None:
+        """Raise AdapterError where the way does not start at the corrupted run."""
+        with torch.no_grad():
+            replaced = {self.clean.sites[s].site.write: self.corrupted.sites[s].write.detach() for s in self.change}
+            hooks = {name: (lambda _, x=x: x.clone()) for name, x in replaced.items()}
+            start = self.clean.inputs.at_last(self.runs.adapter.run(self.clean.inputs, hooks))
+        if not agree(start, self.corrupted.logits.detach()):
+            names = ", ".join(self.clean.sites[s].site.name for s in self.change)
+            raise AdapterError(
+                f"The first sites of adapter {self.runs.adapter.name!r} ({names}) do not carry all that the prompts "
+                "differ in: set to the corrupted prompt's values they do not give its answer. Take method='ig', which "
+                "goes from site to site, or make the embeddings sites."
+            )
 
     def _first(self) -> tuple[Points, Intervals]:
         """Equal intervals: rows of the corrupted and the clean end, and then of the points between."""
@@ -226,7 +251,7 @@ class Way:
 
     def _halved(self, misses: Tensor, gaps: Tensor, change: Tensor, example: Tensor) -> Bool[Tensor, " interval"]:
         """Which intervals are to be halved: of an example that misses too much, those that miss most."""
-        size = change.abs().clamp_min(1e-6 * self.clean.metric.detach().abs())
+        size = change.abs().clamp_min(STILL * self.clean.metric.detach().abs())
         count = torch.bincount(example, minlength=len(change))
         unfinished = (gaps.abs() > TOLERANCE * size[:, None]).any(1) & (count < MOST)
         worst = misses.abs().amax(1)

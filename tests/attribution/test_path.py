@@ -1,0 +1,309 @@
+"""Conductance on one way for all sites: completeness, its parts one by one, edges that conserve (docs/laws.md)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+import circuitlens
+from circuitlens.adapter import Adapter
+from circuitlens.attribution.base import Runs
+from circuitlens.attribution.edges import STEEPEST, _secants
+from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.nodes import directions, score_nodes
+from circuitlens.attribution.path import Path, WayScores, stretches
+from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
+from circuitlens.attribution.way import TOLERANCE, Intervals, Points, Way
+from circuitlens.errors import AdapterError
+from circuitlens.progress import Progress
+from circuitlens.prompts.batch import tokenize
+from circuitlens.testing import example_batch
+from tests.helpers import close
+from tests.models import Line
+from tests.scores import TINY_PROMPTS, TWO_PROMPTS, assert_same_tables, matrix, tables, tiny_batch, traced
+from tests.tiny_transformer import Layout, TinyTransformer
+
+LAYOUTS = get_args(Layout)
+
+
+@cache
+def found(layout: Layout) -> tuple[Way, Points, Intervals, Tensor, WayScores]:
+    """The way of two ragged prompts, what was run of it, and the nodes."""
+    adapter = TinyTransformer(layout)
+    runs = Runs(adapter, *traced(adapter, tiny_batch(adapter, TWO_PROMPTS), True))
+    points, intervals, gaps = Way(runs).integrate()
+    nodes, told = Path().nodes(runs, Progress())
+    assert torch.equal(told.nan_to_num(), gaps.nan_to_num())
+    assert isinstance(nodes, WayScores)
+    return Way(runs), points, intervals, gaps, nodes
+
+
+def edges_of(way: Way, nodes: NodeScores, keep: Tensor | None = None) -> EdgeScores:
+    keep = torch.ones_like(nodes.site, dtype=torch.bool) if keep is None else keep
+    return Path().edges(way.runs, nodes, keep, Progress())
+
+
+def site_sums(nodes: NodeScores) -> Tensor:
+    """Summed attributions of each example and site, the logits last."""
+    sums = nodes.delta.new_zeros(len(nodes.logit_gradient), len(nodes.totals) + 1)
+    return sums.index_put((nodes.example, nodes.site), nodes.attribution, accumulate=True)
+
+
+# The way
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_intervals_cover_the_way_and_no_point_is_run_twice(layout: Layout) -> None:
+    _, points, intervals, _, _ = found(layout)
+    left, middle, right = (points.share[rows] for rows in (intervals.left, intervals.middle, intervals.right))
+    close(middle, (left + right) / 2)
+    for example in (0, 1):
+        mine = points.example[intervals.middle] == example
+        assert (points.example[intervals.left] == points.example[intervals.right]).all()
+        ends = torch.stack([left[mine], right[mine]], 1).sort(0).values
+        assert (ends[0, 0], ends[-1, 1]) == (0, 1)
+        assert torch.equal(ends[1:, 0], ends[:-1, 1])
+        shares = points.share[points.example == example]
+        assert len(shares.unique()) == len(shares)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_points_are_runs_of_the_model(layout: Layout) -> None:
+    """Between the ends the first sites are mixed, and all else is computed."""
+    way, points, _, _, _ = found(layout)
+    (row,) = ((points.example == 0) & (points.share == 0.25)).nonzero()[0].tolist()
+    adapter, inputs = way.runs.adapter, way.clean.inputs.chosen(torch.tensor([0]))
+    hooks: dict[str, Any] = {}
+    for s in way.roots:
+        ends = (trace.sites[s].write.detach()[[0]] for trace in (way.corrupted, way.clean))
+        start, end = ends
+        hooks[adapter.sites[s].write] = lambda _, x=start + 0.25 * (end - start): x
+    logits = adapter.run(inputs, hooks)[:, int(inputs.last[0])]
+    close(points.logits[[row]], logits.detach())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_gaps_are_small_and_are_what_the_nodes_miss(layout: Layout) -> None:
+    way, _, _, gaps, nodes = found(layout)
+    change = (way.clean.metric - way.corrupted.metric).detach()
+    assert change.abs().min() > 0.1
+    sums = site_sums(nodes)
+    cut = ~gaps[0].isnan()
+    close(sums[:, :-1][:, cut], change[:, None] + gaps[:, cut])
+    close(sums[:, -1], change)  # the metric is linear in the logits
+    assert (gaps[:, cut].abs() <= TOLERANCE * change.abs()[:, None]).all()
+    names = {way.runs.adapter.sites[s].name for s in cut.nonzero()[:, 0].tolist()}
+    assert {"resid0", "resid1", "resid2"} <= names
+    assert not names & {"attn0", "attn1", "attn2", "mlp0", "mlp1", "mlp2", "position"}
+
+
+def test_a_site_that_ways_lead_around_has_no_gap_in_the_file() -> None:
+    circuit = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e", "a b f")
+    assert circuit.method == "path"
+    assert circuit.completeness_gaps.keys() == {"embed", "resid0", "resid1", "resid2"}
+
+
+def test_where_the_decision_is_sudden_intervals_are_halved_there() -> None:
+    adapter = TinyTransformer("residual")
+    sudden = tokenize(
+        adapter, ["a b c"], ["d"], ["e"], ["a b f"], lambda logits: (30 * (logits[:, 4] - logits[:, 5])).tanh()
+    )
+    runs = Runs(adapter, *traced(adapter, sudden, True))
+    points, intervals, gaps = Way(runs).integrate()
+    lengths = points.share[intervals.right] - points.share[intervals.left]
+    assert lengths.min() <= 1 / 32
+    assert lengths.max() >= 1 / 8
+    change = (runs.clean.metric.detach() - points.metric[0]).abs()
+    assert change > 1
+    assert (gaps.abs() <= TOLERANCE * change).all()
+
+
+def test_a_linear_model_needs_no_halving() -> None:
+    line = Line()
+    batch = tokenize(line, ["1 5", "2 -3"], ["+", "-"], ["-", "+"], ["0 2", "2 1"])
+    runs = Runs(line, *traced(line, batch, True))
+    nodes, gaps = Path().nodes(runs, Progress())
+    assert gaps.nan_to_num().abs().max() < 1e-4  # single precision
+    plain = score_nodes(runs.clean, runs.baseline)
+    close(nodes.attribution, plain.attribution)
+
+
+def test_sites_that_do_not_carry_the_prompts_are_refused() -> None:
+    """Without embeddings among its sites, attention and MLP leave a way that no site is on."""
+    adapter = TinyTransformer("components")
+    adapter.sites = tuple(site for site in adapter.sites if site.name in ("attn0", "mlp1"))
+    with pytest.raises(AdapterError, match=r"first sites of adapter 'tiny' \(attn0\) do not carry .* method='ig'"):
+        circuitlens.find(adapter, "a b c", "d", "e", "a b f")
+    assert circuitlens.find(adapter, "a b c", "d", "e", "a b f", "ig").method == "ig"
+
+
+def test_a_prompt_that_does_not_change_has_no_effect() -> None:
+    adapter = TinyTransformer("components")
+    batch = tokenize(adapter, ["a b c", "a b"], ["d", "d"], ["e", "e"], ["a b f", "a b"])
+    runs = Runs(adapter, *traced(adapter, batch, True))
+    nodes, gaps = Path().nodes(runs, Progress())
+    inner = nodes.site < len(adapter.sites)
+    assert nodes.attribution[(nodes.example == 1) | (inner & (nodes.pos < 2))].abs().max() < 1e-12
+    assert gaps[1].nan_to_num().abs().max() < 1e-12
+    edges = Path().edges(runs, nodes, torch.ones_like(inner), Progress())
+    assert len(edges.weight)
+    assert conservation_residual(nodes, edges) < 1e-11
+
+
+# Nodes
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_conductance_one_by_one(layout: Layout) -> None:
+    """`Σ ∂m/∂node at the middle · (node at the right − node at the left)`, each by itself and by hand."""
+    way, points, intervals, _, nodes = found(layout)
+    chosen = (nodes.site < len(way.clean.sites)) & (nodes.attribution != 0)
+    strongest = nodes.attribution.abs().masked_fill(~chosen, 0).argsort(descending=True)[:25].tolist()
+    for n in [*strongest, *chosen.nonzero()[::9, 0].tolist()]:
+        s, b, p, i = (int(column[n]) for column in (nodes.site, nodes.example, nodes.pos, nodes.index))
+        coder, total = way.clean.sites[s].site.coder, 0.0
+        if s in way.roots and coder is not None:
+            continue  # a straight line: test_first_sites_go_straight
+        for left, middle, right in zip(*(rows.tolist() for rows in vars(intervals).values()), strict=True):
+            if points.example[middle] != b:
+                continue
+            at = points.reads[s][[middle], [p]]
+            before, after = (_parts(way, points, s, row, p) for row in (left, right))
+            whole = way.moved(points, s, torch.tensor([left]), torch.tensor([right]))[0, p]
+            rows = None
+            if coder is not None:
+                index = torch.arange(coder.d_sae)
+                rows = coder.decoder_rows(at.expand(coder.d_sae, *at.shape[1:]), index)
+            change = after - before
+            if i == VECTOR:
+                step = whole if rows is None else whole - change @ rows
+            else:
+                assert rows is not None
+                step = change[i] * rows[i]
+            total += (points.gradients[s][middle, p] * step).sum().item()
+        assert nodes.attribution[n].item() == pytest.approx(total, rel=1e-9, abs=1e-11)
+
+
+def _parts(way: Way, points: Points, s: int, row: int, p: int) -> Tensor:
+    """The features of one site, position and point, by encoding what was read there."""
+    coder = way.clean.sites[s].site.coder
+    if coder is None:
+        return torch.zeros(0)
+    f = coder.encode(points.reads[s][[row]])
+    coder.decode(f)
+    return f[0, p]
+
+
+def test_first_sites_go_straight() -> None:
+    """A decoder is affine, so features and error of a first site go straight: Δ times a mean gradient."""
+    way, points, intervals, _, nodes = found("residual")
+    assert way.roots == [0]
+    width = points.share[intervals.right] - points.share[intervals.left]
+    mean = torch.zeros_like(nodes.totals[0]).index_add(
+        0, points.example[intervals.middle], points.gradients[0][intervals.middle] * width[:, None, None]
+    )
+    rows = (nodes.site == 0).nonzero()[:, 0]
+    gradient = (directions(way.clean, nodes, 0, rows) * mean[nodes.example[rows], nodes.pos[rows]]).sum(1)
+    close(nodes.attribution[rows], nodes.delta[rows] * gradient)
+
+
+@pytest.mark.parametrize("layout", ["normalised", "components"])
+def test_features_that_are_active_on_the_way_alone_are_nodes(layout: Layout) -> None:
+    _, _, _, _, nodes = found(layout)
+    inner = nodes.index != VECTOR
+    alone = inner & (nodes.delta == 0) & (nodes.activation == 0) & (nodes.site < len(nodes.totals))
+    assert (nodes.attribution[alone] != 0).all()
+    assert alone.any()
+    order = torch.stack([nodes.site, nodes.example, nodes.pos, nodes.index], 1).tolist()
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_alone_and_in_a_batch(layout: Layout) -> None:
+    adapter = TinyTransformer(layout)
+    batch = tiny_batch(adapter)
+    runs = Runs(adapter, *traced(adapter, batch, True))
+    nodes, gaps = Path().nodes(runs, Progress())
+    together = tables(nodes, edges_of(Way(runs), nodes), batch.clean.first.tolist())
+    for n, prompt in enumerate(TINY_PROMPTS):
+        one = tiny_batch(adapter, [prompt])
+        runs = Runs(adapter, *traced(adapter, one, True))
+        nodes, gap = Path().nodes(runs, Progress())
+        (alone,) = tables(nodes, edges_of(Way(runs), nodes), [0])
+        assert_same_tables(together[n], alone)
+        close(gaps[n].nan_to_num(), gap[0].nan_to_num())
+
+
+# Edges
+
+
+def test_edges_conserve_in_every_layout(model: Adapter) -> None:
+    runs = Runs(model, *traced(model, example_batch(model), True))
+    nodes, _ = Path().nodes(runs, Progress())
+    bound = (1e-11 if nodes.delta.dtype == torch.float64 else 1e-5) * max(1.0, nodes.attribution.abs().max().item())
+    chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(1))
+    for keep in (nodes.is_logit | (chance < 0.3), nodes.is_logit | True):
+        edges = edges_of(Way(runs), nodes, keep)
+        assert conservation_residual(nodes, edges, keep) <= bound
+        assert keep[edges.source].all()
+        assert keep[edges.target].all()
+        assert (nodes.site[edges.target] > nodes.site[edges.source]).all()
+        assert torch.equal(nodes.example[edges.target], nodes.example[edges.source])
+        pairs = torch.stack([edges.source, edges.target])
+        assert pairs.unique(dim=1).shape == pairs.shape
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_edges_between_kept_nodes_are_those_of_all(layout: Layout) -> None:
+    """But for what finer intervals add, which is shared among the edges that are there."""
+    way, _, _, _, nodes = found(layout)
+    keep = nodes.is_logit | (torch.arange(len(nodes.site)) % 2 == 0)
+    some, every = edges_of(way, nodes, keep), edges_of(way, nodes)
+    ours, theirs = matrix(nodes, some)[keep][:, keep], matrix(nodes, every)[keep][:, keep]
+    assert ((ours != 0) == (theirs != 0)).all()
+    # A source's edges have one factor for the positive and one for the negative ones.
+    for mine, its in zip(ours, theirs, strict=True):
+        for sign in (1, -1):
+            ratio = (mine / its)[its * sign > 0]
+            if len(ratio):
+                close(ratio, ratio[:1].expand_as(ratio))
+
+
+def test_what_is_missing_is_shared_by_size() -> None:
+    edges = EdgeScores(
+        torch.tensor([0, 0, 1]), torch.tensor([2, 3, 3]), torch.tensor([3.0, -1.0, 2.0]), torch.tensor([0.0, 2, 0, 0])
+    )
+    shared = edges.shared(torch.tensor([2.0, -1.0, 0.5, 0.0]))
+    assert shared.weight.tolist() == [4.5, -0.5, 1.5]
+    assert shared.rest.tolist() == [0.0, 1.5, 0.5, 0.0]
+
+
+def test_secants_by_hand() -> None:
+    rows = torch.tensor([[1.0, 0], [1, 0], [0, 1], [1, 0], [1, 0]])
+    moved = torch.tensor([[2.0, 5], [2, 5], [3, 0], [2, 5], [2, 5]])
+    change = torch.tensor([2.0, 0.5, 4, 100, -3])
+    # Active throughout; switched on a quarter of the way; read nothing; pushed in, and out, by others.
+    assert _secants(rows, moved, change).tolist() == [1.0, 0.25, 0.0, STEEPEST, 0.0]
+
+
+def test_a_feature_that_is_switched_on_takes_its_share() -> None:
+    """At the clean run it is off, and gradients there give it no edge at all."""
+    way, _, _, _, nodes = found("residual")
+    weights = matrix(nodes, edges_of(way, nodes))
+    off = (nodes.index != VECTOR) & (nodes.site > 0) & (nodes.activation == 0) & ~nodes.is_logit
+    assert weights[:, off].abs().sum(0).max() > 0.05 * nodes.attribution.abs().max()
+
+
+def test_stretches_are_of_equal_parts_of_the_decision() -> None:
+    share = torch.linspace(0, 1, 17)
+    metric = torch.where(share < 0.5, torch.zeros(17), (share - 0.5) * 10)
+    none = torch.zeros(17, 1)
+    made = Points(torch.zeros(17, dtype=torch.long), share, metric, none, none, (), (), (), ())
+    over = stretches(made, 1)
+    assert share[over.left].tolist() == pytest.approx([0, 0.75], abs=0.07)
+    assert share[over.middle].tolist() == pytest.approx([0.625, 0.875], abs=0.07)
+    assert share[over.right].tolist() == pytest.approx([0.75, 1], abs=0.07)
