@@ -207,6 +207,23 @@ def run_patched(
     return inputs.at_last(adapter.run(inputs, {site.write: patch}))
 
 
+def run_held(
+    adapter: Adapter, inputs: Inputs, hold: Callable[[Site, Tensor, Tensor], Tensor]
+) -> Float[Tensor, "batch output"]:
+    """Run the model with every site's output held, and return the last logits.
+
+    `hold` is told each site and what flowed into its two hooks (read, write), and gives a tensor of the run's own to go
+    on with: what reaches a site, and the logits, is then what earlier sites do to it directly.
+    """
+    reads: dict[str, Tensor] = {}
+
+    def cut(site: Site, x: Tensor) -> Tensor:
+        return hold(site, x if site.read == site.write else reads[site.name], x)
+
+    with torch.no_grad():
+        return inputs.at_last(adapter.run(inputs, _hooks(adapter, cut, lambda s, x: reads.__setitem__(s.name, x))))
+
+
 def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:
     """Run the model spliced, `dec(f) + ε` in place of the activation, and return the last logits.
 
