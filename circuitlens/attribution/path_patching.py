@@ -21,7 +21,7 @@ Runs are batched as in `exact`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Site
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.exact import falls, in_runs
-from circuitlens.attribution.node_index import VECTOR
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.nodes import directions, named_logits, scaled, score_nodes
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
@@ -113,9 +113,23 @@ def _ends(runs: Runs, nodes: NodeScores) -> list[_End]:
     ends = [_End(runs.clean, nodes, 1)]
     if runs.baseline is not None:
         there = score_nodes(runs.baseline, runs.clean, nodes.totals, nodes.logit_gradient)
-        assert all(torch.equal(getattr(there, name), getattr(nodes, name)) for name in ("site", "pos", "index"))
-        ends.append(_End(runs.baseline, there, -1))
+        ends.append(_End(runs.baseline, _in_the_rows_of(nodes, there), -1))
     return ends
+
+
+def _in_the_rows_of(nodes: NodeScores, there: NodeScores) -> NodeScores:
+    """The corrupted run's scores in the rows of `nodes`, some of which may be of features that neither run has."""
+    positions, width = int(nodes.pos.max()) + 1, int(nodes.index.max()) + 1
+    number = NodeIndex(len(nodes.totals), positions * len(nodes.logit_gradient), width)
+    ours, theirs = (number.number(n.site, n.example * positions + n.pos, n.index) for n in (nodes, there))
+    at = torch.searchsorted(ours, theirs)
+    assert torch.equal(ours[at], theirs), "the nodes of both runs are among those that are scored"
+    columns = {
+        name: torch.zeros_like(nodes.delta).index_copy(0, at, getattr(there, name))
+        for name in ("activation", "delta", "gradient", "attribution")
+    }
+    same = {name: getattr(nodes, name) for name in ("site", "example", "pos", "index")}
+    return replace(there, **columns, **same)
 
 
 def _move_sources(
