@@ -3,9 +3,11 @@ with measured effects. Prints tables; never a test.
 
     python -m tests.benchmarks.evidence --model smollm2-135m --saes smollm2-135m-saes --data agreement.jsonl
 
-Circuits are found on `--pairs` pairs of the data. They are judged on as many pairs made by `circuitlens.prompts.tasks`
-from nouns that the data does not have. A circuit is the N strongest features and errors by |mean attribution| (in
-brackets: N features); everything else is set to the corrupted run.
+Circuits are found on `--pairs` pairs of the data. They are judged on `--held-out` pairs made by
+`circuitlens.prompts.tasks` from nouns that the data does not have, the same for every method. A circuit is the N
+strongest features and errors by |mean attribution|; everything else is set to the corrupted run. Intervals (95 %) are
+of resampled nouns, since prompts of one noun are no independent evidence. Easy nouns are the half on which the two
+prompts of a pair differ most in the metric.
 """
 
 from __future__ import annotations
@@ -30,14 +32,12 @@ from circuitlens.prompts.pairs import Pair, read_pairs
 from circuitlens.prompts.tasks import agreement
 from circuitlens.prompts.words import PEOPLE, plural_of
 
-METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "ig", "exact")
-REFERENCE = {  # engine.md, "Figures to beat": ig, errors kept and removed
-    "simple": {3: (0.57, 0.57), 10: (0.73, 0.69), 20: (0.83, 0.77), 50: (0.94, 0.86)},
-    "nounpp": {3: (0.50, None), 10: (0.67, None), 20: (0.74, None), 50: (0.89, None)},
-}
+METHODS: tuple[MethodName, ...] = ("path", "ig", "exact", "contrastive", "gradient")
+BASE: MethodName = "ig"  # what the others are compared with, noun by noun
 COUNTS = [3, 10, 20, 50]
 TOP = 100
 DRAWS = 20
+RESAMPLED = 2000
 
 
 def main() -> None:
@@ -46,7 +46,8 @@ def main() -> None:
         parser.add_argument(name, required=True)
     parser.add_argument("--kinds", nargs="+", default=["simple", "nounpp"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--pairs", type=int, default=60)
+    parser.add_argument("--pairs", type=int, default=60, help="to find circuits on")
+    parser.add_argument("--held-out", type=int, default=120, help="to judge them on")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     adapter = circuitlens.load("gpt2", model=args.model, saes=[args.saes])
@@ -57,14 +58,14 @@ def main() -> None:
     for kind in args.kinds:
         found_on = [pair for pair, row in zip(every, rows, strict=True) if row["kind"] == kind][: args.pairs]
         nouns = [noun for noun in PEOPLE if noun not in known and plural_of(noun) not in known]
-        held_out = agreement(kind, nouns, args.pairs, seed=1)
+        held_out = agreement(kind, nouns, args.held_out, seed=1)
         out(f"\n## {kind}: {len(found_on)} pairs to find, {len(held_out)} of {len(nouns)} unseen nouns to judge\n")
-        results[kind] = judge(adapter, found_on, held_out, args.methods, REFERENCE.get(kind, {}))
+        results[kind] = judge(adapter, found_on, held_out, args.methods)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1))
 
 
-def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[MethodName], reference) -> dict:
+def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[MethodName]) -> dict:
     circuits: dict[str, Circuit] = {}
     seconds = {}
     for method in methods:
@@ -83,29 +84,30 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
         f"metric {runs.full_model.mean():+.2f}, corrupted {runs.empty_circuit.mean():+.2f}, "
         f"{len(aligned)} usable pairs, {len(universe)} active nodes\n"
     )
-    out("| method | seconds | nodes | errors kept | errors removed | random (95 %) | reference |")
-    out("|---|---|---|---|---|---|---|")
+    nouns = [noun_of(pair) for pair in aligned.pairs]
+    easy = easier_half(nouns, (runs.full_model - runs.empty_circuit).numpy())
+    out(f"{len(set(nouns))} nouns, of which easy: {', '.join(sorted({n for n, e in zip(nouns, easy) if e}))}\n")
+    out("| method | seconds | nodes | errors kept | easy | hard | less ig | errors removed | random (95 %) |")
+    out("|---|---|---|---|---|---|---|---|---|")
     results = {}
+    scores = {m: [runs(some, False).numpy() for some in sub_circuits(runs, ranked[m], COUNTS)] for m in methods}
+    whole, none = runs.full_model.numpy(), runs.empty_circuit.numpy()
     for method in methods:
-        keep, without = sub_circuits(runs, ranked[method], COUNTS)
-        kept, removed = runs.faithfulness(runs(keep, False)), runs.faithfulness(runs(without, False))
-        features = [node for node in ranked[method] if node.kind != "error"]
-        only = runs.faithfulness(runs(sub_circuits(runs, features, COUNTS)[0], False))
-        signed = sorted(ranked[method], key=lambda node: -node.attribution)
-        by_sign = runs.faithfulness(runs(sub_circuits(runs, signed, COUNTS)[0], False))
-        results[f"{method} by signed mean"] = by_sign
+        keep, _ = sub_circuits(runs, ranked[method], COUNTS)
         for n, count in enumerate(COUNTS):
+            kept, removed = (ByNoun.of(nouns, values[n], whole, none) for values in scores[method])
+            base = ByNoun.of(nouns, scores[BASE][0][n], whole, none) if BASE in scores else kept
+            halves = [
+                ByNoun.of([n for n, e in zip(nouns, easy) if e == half], *(x[easy == half] for x in (v, whole, none)))
+                for v in (scores[method][0][n],)
+                for half in (True, False)
+            ]
             drawn = random_circuits(runs.nodes, keep[n], DRAWS, torch.Generator().manual_seed(0))
             random = interval(runs.faithfulness(runs(drawn, False)))
-            beat = reference.get(count)
-            out(
-                f"| {method} | {seconds[method]:.0f} | {count} | {kept[n]:.2f} | {removed[n]:.2f} ({only[n]:.2f}) "
-                f"| {random.mean:.2f} ({random.low:.2f} to {random.high:.2f}) | {beat or ''} |"
-            )
-            results[f"{method} {count}"] = [kept[n], removed[n], only[n], random.mean, random.low, random.high]
-    for method in methods:
-        figures = ", ".join(f"{n}: {f:.2f}" for n, f in zip(COUNTS, results[f"{method} by signed mean"], strict=True))
-        out(f"\n{method}, the N most positive mean attributions: {figures}")
+            cells = [str(kept), *(f"{half.mean:.2f}" for half in halves), kept.less(base), str(removed)]
+            cells.append(f"{random.mean:.2f} ({random.low:.2f} to {random.high:.2f})")
+            out(f"| {method} | {seconds[method]:.0f} | {count} | {' | '.join(cells)} |")
+            results[f"{method} {count}"] = cells
     if "exact" in circuits:
         out(f"\n| method | Spearman with exact, its top {TOP} | same sign | top {TOP} by exact |\n|---|---|---|---|")
         real = {node.id: node.attribution for node in ranked["exact"]}
@@ -120,6 +122,43 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
             out(f"| {method} | {cells[0][0]:.2f} | {cells[0][1]:.0%} | {cells[1][0]:.2f} ({cells[1][1]:.0%}) |")
             results[f"{method} spearman"] = [float(v) for cell in cells for v in cell]
     return results
+
+
+class ByNoun:
+    """Faithfulness over prompts, with an interval of resampled nouns."""
+
+    def __init__(self, mean: float, draws: np.ndarray):
+        self.mean, self.draws = mean, draws
+
+    @staticmethod
+    def of(nouns: list[str], metric: np.ndarray, whole: np.ndarray, none: np.ndarray) -> ByNoun:
+        """The same nouns are drawn for every circuit, so that differences are of the same prompts."""
+        names = sorted(set(nouns))
+        place = np.array([names.index(noun) for noun in nouns])
+        above, all_of = (np.bincount(place, x - none, len(names)) for x in (metric, whole))
+        drawn = np.random.default_rng(0).integers(len(names), size=(RESAMPLED, len(names)))
+        return ByNoun(above.sum() / all_of.sum(), above[drawn].sum(1) / all_of[drawn].sum(1))
+
+    def less(self, other: ByNoun) -> str:
+        """The difference to another circuit's."""
+        return str(ByNoun(self.mean - other.mean, self.draws - other.draws))
+
+    def __str__(self) -> str:
+        low, high = np.quantile(self.draws, [0.025, 0.975])
+        return f"{self.mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def noun_of(pair: Pair) -> str:
+    """The subject, in the singular."""
+    word = pair.prompt.split()[1]
+    return next((noun for noun in PEOPLE if word == plural_of(noun)), word)
+
+
+def easier_half(nouns: list[str], contrast: np.ndarray) -> np.ndarray:
+    """Which prompts have a noun of the half whose mean contrast is larger."""
+    means = {noun: contrast[[n == noun for n in nouns]].mean() for noun in set(nouns)}
+    middle = np.median(list(means.values()))
+    return np.array([means[noun] > middle for noun in nouns])
 
 
 def effects(adapter, circuit: Circuit, pairs: list[Pair], nodes: list[Node]) -> dict[str, float]:
