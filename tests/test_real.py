@@ -118,7 +118,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 def test_the_evidence_of_one_prompt(adapter: Adapter) -> None:
     """Three features carry the contrast, and that of other nouns; with a decoder of the wrong order nothing does."""
     circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat", max_edges=0)
-    assert circuit.method == "ig"
+    assert circuit.method == "path"
     evidence = circuitlens.verify(adapter, circuit, top=40, draws=5, prompts=8).evidence
     assert evidence is not None
     assert evidence.verdict == "supported", evidence.reasons

@@ -8,10 +8,10 @@ site that every way to the metric passes they add up to the metric's change, but
 
 Features that are active on the way alone are nodes too: what passes through them passes through no other.
 
-Edges are direct effects in runs at a few middles, over longer intervals. A target's derivative there is its secant, how
-far the feature went over how far what it reads would have taken it, so that a feature that is switched on in between is
-a target as well; what features do not take goes to their error. What finer intervals add to a node's attribution is
-shared among its edges by size, so that they sum to it.
+Edges are direct effects in the run at the middle of the decision, over the whole way. A target's derivative there is
+its secant, how far the feature went over how far what it reads would have taken it, so that a feature that is switched
+on in between is a target as well; what features do not take goes to their error. A node's edges are scaled by what its
+attribution is to what it is by this run alone; what that leaves over goes to the rest.
 """
 
 from __future__ import annotations
@@ -30,8 +30,14 @@ from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.attribution.way import Intervals, Points, Way, entries_of
 from circuitlens.progress import Progress
 
-STRETCHES = 2
-"""Intervals over which edges are taken, each of an equal part of the decision."""
+ROUNDING = 100
+"""Units of rounding, of the example's largest attribution, below which what does not change has none."""
+
+LARGEST_FACTOR = 2
+"""By how much a node's edges are scaled at most, up or down, to sum to its attribution."""
+
+STRETCHES = 1
+"""Intervals over which edges are taken; two cost twice as much, and order the strongest edges hardly better."""
 
 
 @dataclass(frozen=True)
@@ -168,20 +174,24 @@ def _merged(
     start = len(known)
     attribution = part.new_zeros(len(key)).index_add(0, place[start:], part)
     there = torch.zeros_like(key, dtype=torch.bool).index_fill(0, place[:start], True)
-    there |= (attribution != 0) & (number.parts(key)[2] != VECTOR)
     column = dict[str, Tensor]()
     column["site"], block, column["index"] = number.parts(key)
     column["example"], column["pos"] = block // positions, block % positions
     for name in ("activation", "delta", "gradient"):
         column[name] = part.new_zeros(len(key)).index_copy(0, place[:start], getattr(base, name))
+    # Where nothing changes, runs of other batches still differ by rounding.
+    largest = part.new_zeros(size).scatter_reduce(0, column["example"], attribution.abs(), "amax")
+    rounding = ROUNDING * torch.finfo(part.dtype).eps * largest[column["example"]]
+    attribution = attribution.masked_fill((column["delta"] == 0) & (attribution.abs() <= rounding), 0)
+    there |= (attribution != 0) & (column["index"] != VECTOR)
     return replace(base, **{name: values[there] for name, values in column.items()}, attribution=attribution[there])
 
 
 # Edges
 
 
-def stretches(points: Points, examples: int) -> Intervals:
-    """For each example, `STRETCHES` intervals between points over which the metric goes equally far, up and down."""
+def stretches(points: Points, examples: int, count: int = STRETCHES) -> Intervals:
+    """For each example, `count` intervals between points over which the metric goes equally far, up and down."""
     rows = []
     for example in range(examples):
         mine = (points.example == example).nonzero()[:, 0]
@@ -189,14 +199,14 @@ def stretches(points: Points, examples: int) -> Intervals:
         gone = points.metric[mine].diff().abs().cumsum(0)
         gone = torch.cat([gone.new_zeros(1), gone]) / gone[-1].clamp_min(torch.finfo(gone.dtype).tiny)
         gone = gone + 1e-3 * points.share[mine]  # where the metric stands still, equal shares of the way
-        goals = gone[-1] * torch.arange(2 * STRETCHES + 1, device=gone.device) / (2 * STRETCHES)
+        goals = gone[-1] * torch.arange(2 * count + 1, device=gone.device) / (2 * count)
         at = (gone[:, None] - goals).abs().argmin(0)
         # Each point once, in their order: an interval has a middle of its own.
         for n in range(1, len(at)):
             at[n] = at[n].clamp(int(at[n - 1]) + 1, len(mine) - len(at) + n)
         rows.append(mine[at])
     ends = torch.stack(rows)
-    return Intervals(*(ends[:, n : n + 2 * STRETCHES - 1 : 2].T.flatten().contiguous() for n in range(3)))
+    return Intervals(*(ends[:, n : n + 2 * count - 1 : 2].T.flatten().contiguous() for n in range(3)))
 
 
 def _edges(way: Way, nodes: WayScores, keep: Bool[Tensor, " node"], progress: Progress) -> EdgeScores:
@@ -216,8 +226,11 @@ def _edges(way: Way, nodes: WayScores, keep: Bool[Tensor, " node"], progress: Pr
     count = len(nodes.site)
     key, place = (row_of[found.source[here]] * count + row_of[found.target[here]]).unique(return_inverse=True)
     weight = nodes.delta.new_zeros(len(key)).index_add(0, place, found.weight[here])
-    missing = (nodes.attribution - coarse).masked_fill(~keep | nodes.is_logit, 0)
-    return EdgeScores(key // count, key % count, weight, rest).shared(missing)
+    factor = nodes.attribution / torch.where(coarse == 0, nodes.attribution, coarse)
+    factor = factor.nan_to_num(1.0).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    missing = (nodes.attribution - factor * coarse).masked_fill(~keep | nodes.is_logit, 0)
+    source = key // count
+    return EdgeScores(source, key % count, factor[source] * weight, factor * rest + missing)
 
 
 def _in_run(way: Way, nodes: WayScores) -> tuple[NodeScores, Int[Tensor, " row"]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -49,13 +49,6 @@ class EdgeScores:
     target: Int[Tensor, " edge"]
     weight: Float[Tensor, " edge"]
     rest: Float[Tensor, " node"]
-
-    def shared(self, missing: Float[Tensor, " node"]) -> EdgeScores:
-        """The same with what each node is `missing` shared among its edges, and the rest, by their size."""
-        size = self.rest.abs().index_add(0, self.source, self.weight.abs())
-        factor = missing / size.clamp_min(torch.finfo(size.dtype).tiny)
-        rest = self.rest + torch.where(size > 0, factor * self.rest.abs(), missing)
-        return replace(self, weight=self.weight + (factor[self.source] * self.weight.abs()), rest=rest)
 
 
 def conservation_residual(nodes: NodeScores, edges: EdgeScores, keep: Bool[Tensor, " node"] | None = None) -> float:

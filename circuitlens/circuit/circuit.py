@@ -64,16 +64,17 @@ class Circuit(Document):
     metric: MetricRecord
     fingerprint: Fingerprint | None = Field(default=None, description="of the weights it was found in")
     method: MethodName = Field(
-        description="gradient: change from zero; contrastive: change from the corrupted prompt; ig: integrated "
-        "gradients; exact: measured effect of each node (edges as in ig); the last two from the corrupted prompt where "
-        "there is one, else from zero"
+        description="gradient: change from zero; contrastive: change from the corrupted prompt; path: conductance on "
+        "one way from the corrupted prompt; ig: integrated gradients; exact: measured effect of each node (edges as in "
+        "ig); the last two from the corrupted prompt where there is one, else from zero"
     )
     frozen: bool = Field(default=False, description="attention patterns and layer-norm scales were held constant")
     found: FullGraphSize | None = Field(default=None, description="null where it is not known")
     completeness_gaps: dict[Name, Number] = Field(
         default={},
         max_length=MAX_KEYS,
-        description="ig and exact: what a site's integrated gradients miss of the metric's change, by site",
+        description="path, ig and exact: what a site's nodes miss of the metric's change, by site (of path: of sites "
+        "that all ways to the metric pass)",
     )
     conservation_residual: Size
     # As many as a file can hold.

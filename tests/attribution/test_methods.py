@@ -25,14 +25,14 @@ ASKED = ("a b c", "d", "e", "a b f")
 def test_a_circuit_says_its_method(method: MethodName) -> None:
     circuit = circuitlens.find(TinyTransformer("components"), *ASKED, method)
     assert circuit.method == method
-    assert bool(circuit.completeness_gaps) == (method in ("ig", "exact"))
+    assert bool(circuit.completeness_gaps) == (method in ("path", "ig", "exact"))
     assert circuit.from_corrupted == (method != "gradient")
     assert circuit.conservation_residual < 1e-11
 
 
 @pytest.mark.parametrize(
     ("corrupted", "frozen", "expected"),
-    [("a b f", False, "ig"), (None, False, "gradient"), ("a b f", True, "contrastive"), (None, True, "gradient")],
+    [("a b f", False, "path"), (None, False, "gradient"), ("a b f", True, "contrastive"), (None, True, "gradient")],
 )
 def test_the_default_method(corrupted: str | None, frozen: bool, expected: str) -> None:
     circuit = circuitlens.find(Freezable("residual"), "a b c", "d", "e", corrupted, frozen=frozen)
@@ -55,7 +55,7 @@ def test_measuring_methods_go_from_zero_where_nothing_is_corrupted(method: Metho
             assert sum(nodes) == pytest.approx(change + circuit.completeness_gaps[site.name], abs=1e-9)
 
 
-@pytest.mark.parametrize("method", ["ig", "exact"])
+@pytest.mark.parametrize("method", ["path", "ig", "exact"])
 def test_frozen_mode_is_refused_by_what_measures(method: MethodName) -> None:
     with pytest.raises(PromptError, match=f"The method '{method}' measures the model as it is") as error:
         circuitlens.find(Freezable("residual"), *ASKED, method, frozen=True)
@@ -63,7 +63,7 @@ def test_frozen_mode_is_refused_by_what_measures(method: MethodName) -> None:
 
 
 def test_methods_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(PromptError, match="no method 'magic': choose one of gradient, contrastive, ig, exact"):
+    with pytest.raises(PromptError, match="no method 'magic': choose one of gradient, contrastive, path, ig, exact"):
         choose_method("magic", corrupted=True)
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt: give one"):
         circuitlens.find(TinyTransformer(), "a b c", "d", "e", method="contrastive")

@@ -259,27 +259,33 @@ def test_edges_conserve_in_every_layout(model: Adapter) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_edges_between_kept_nodes_are_those_of_all(layout: Layout) -> None:
-    """But for what finer intervals add, which is shared among the edges that are there."""
     way, _, _, _, nodes = found(layout)
     keep = nodes.is_logit | (torch.arange(len(nodes.site)) % 2 == 0)
-    some, every = edges_of(way, nodes, keep), edges_of(way, nodes)
-    ours, theirs = matrix(nodes, some)[keep][:, keep], matrix(nodes, every)[keep][:, keep]
-    assert ((ours != 0) == (theirs != 0)).all()
-    # A source's edges have one factor for the positive and one for the negative ones.
-    for mine, its in zip(ours, theirs, strict=True):
-        for sign in (1, -1):
-            ratio = (mine / its)[its * sign > 0]
-            if len(ratio):
-                close(ratio, ratio[:1].expand_as(ratio))
+    ours, theirs = (matrix(nodes, edges_of(way, nodes, chosen)) for chosen in (keep, None))
+    close(ours[keep][:, keep], theirs[keep][:, keep])
+    assert (ours[~keep] == 0).all()
+    assert (ours[:, ~keep] == 0).all()
 
 
-def test_what_is_missing_is_shared_by_size() -> None:
-    edges = EdgeScores(
-        torch.tensor([0, 0, 1]), torch.tensor([2, 3, 3]), torch.tensor([3.0, -1.0, 2.0]), torch.tensor([0.0, 2, 0, 0])
-    )
-    shared = edges.shared(torch.tensor([2.0, -1.0, 0.5, 0.0]))
-    assert shared.weight.tolist() == [4.5, -0.5, 1.5]
-    assert shared.rest.tolist() == [0.0, 1.5, 0.5, 0.0]
+def test_edges_are_scaled_to_the_finer_integral(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a bound they sum to the attribution by themselves; with one, nothing is more than doubled."""
+    way, _, _, _, nodes = found("residual")
+    bounded = edges_of(way, nodes)
+    monkeypatch.setattr("circuitlens.attribution.path.LARGEST_FACTOR", 1e9)
+    free = edges_of(way, nodes)
+    monkeypatch.setattr("circuitlens.attribution.path.LARGEST_FACTOR", 1)
+    plain = edges_of(way, nodes)
+    at = bounded.source * len(nodes.site) + bounded.target
+    for other in (free, plain):
+        assert torch.equal(other.source * len(nodes.site) + other.target, at)
+    factor = bounded.weight / plain.weight
+    assert 0.5 <= factor.min() < 0.9
+    assert 1.1 < factor.max() <= 2
+    inner = nodes.attribution.abs() > 1e-3
+    inner &= ~nodes.is_logit & (nodes.delta != 0)
+    sums = matrix(nodes, free).sum(1)
+    same_sign = matrix(nodes, plain).sum(1) * nodes.attribution > 0
+    close(sums[inner & same_sign], nodes.attribution[inner & same_sign])
 
 
 def test_secants_by_hand() -> None:
@@ -303,7 +309,7 @@ def test_stretches_are_of_equal_parts_of_the_decision() -> None:
     metric = torch.where(share < 0.5, torch.zeros(17), (share - 0.5) * 10)
     none = torch.zeros(17, 1)
     made = Points(torch.zeros(17, dtype=torch.long), share, metric, none, none, (), (), (), ())
-    over = stretches(made, 1)
+    over = stretches(made, 1, 2)
     assert share[over.left].tolist() == pytest.approx([0, 0.75], abs=0.07)
     assert share[over.middle].tolist() == pytest.approx([0.625, 0.875], abs=0.07)
     assert share[over.right].tolist() == pytest.approx([0.75, 1], abs=0.07)

@@ -86,7 +86,9 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
     )
     nouns = [noun_of(pair) for pair in aligned.pairs]
     easy = easier_half(nouns, (runs.full_model - runs.empty_circuit).numpy())
-    out(f"{len(set(nouns))} nouns, of which easy: {', '.join(sorted({n for n, e in zip(nouns, easy) if e}))}\n")
+    out(
+        f"{len(set(nouns))} nouns, of which easy: {', '.join(sorted({n for n, e in zip(nouns, easy, strict=False) if e}))}\n"
+    )
     out("| method | seconds | nodes | errors kept | easy | hard | less ig | errors removed | random (95 %) |")
     out("|---|---|---|---|---|---|---|---|---|")
     results = {}
@@ -98,7 +100,10 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
             kept, removed = (ByNoun.of(nouns, values[n], whole, none) for values in scores[method])
             base = ByNoun.of(nouns, scores[BASE][0][n], whole, none) if BASE in scores else kept
             halves = [
-                ByNoun.of([n for n, e in zip(nouns, easy) if e == half], *(x[easy == half] for x in (v, whole, none)))
+                ByNoun.of(
+                    [n for n, e in zip(nouns, easy, strict=True) if e == half],
+                    *(x[easy == half] for x in (v, whole, none)),
+                )
                 for v in (scores[method][0][n],)
                 for half in (True, False)
             ]

@@ -26,7 +26,7 @@ def test_it_is_a_circuit_like_any_other(tmp_path: Path, toy64: Adapter) -> None:
     circuit = aggregate(toy64, pairs)
     assert circuit.prompt == f"30 prompts such as {pairs[0].prompt!r}"
     assert circuit.pairs == circuit.questions == tuple(pairs)
-    assert (circuit.by, circuit.method, circuit.from_corrupted) == ("position", "ig", True)
+    assert (circuit.by, circuit.method, circuit.from_corrupted) == ("position", "path", True)
     assert circuit.answer().label == ANSWER
     assert {n.label for n in circuit.nodes if n.kind == "logit"} == {ANSWER, DISTRACTOR}
     path = circuit.strongest_path()
@@ -60,9 +60,9 @@ def test_it_is_a_circuit_like_any_other(tmp_path: Path, toy64: Adapter) -> None:
 
 def test_the_strongest_means_are_kept() -> None:
     adapter = TinyTransformer("components")
-    every = aggregate(adapter, PAIRS, "ig", max_nodes=None, max_edges=None)
+    every = aggregate(adapter, PAIRS, max_nodes=None, max_edges=None)
     some = aggregate(adapter, PAIRS, max_nodes=7, max_edges=20)
-    assert some.method == "ig"  # with corrupted prompts
+    assert some.method == "path"  # with corrupted prompts
     order = sorted((n for n in every.nodes if n.kind != "logit"), key=lambda n: -abs(n.attribution))
     assert {n.id for n in some.nodes if n.kind != "logit"} == {n.id for n in order[:7]}
     assert [n.id for n in some.nodes] == [n.id for n in every.nodes if n.id in {m.id for m in some.nodes}]

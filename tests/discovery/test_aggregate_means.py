@@ -62,7 +62,7 @@ def test_means_and_standard_errors_are_those_of_single_prompts(layout: Layout, m
     assert circuit.metric.corrupted_value == pytest.approx(np.mean([c.metric.corrupted_value or 0 for c in singles]))
     for site, gap in circuit.completeness_gaps.items():
         assert gap == pytest.approx(np.mean([c.completeness_gaps[site] for c in singles]), abs=1e-9)
-    assert bool(circuit.completeness_gaps) == (method in ("ig", "exact"))
+    assert bool(circuit.completeness_gaps) == (method in ("path", "ig", "exact"))
     # What most prompts do not have counts as 0 there.
     rare = [n.id for n in circuit.nodes if sum(n.id in each[0] for each in scores) == 1]
     assert len(rare) > 5
@@ -130,7 +130,7 @@ def test_a_single_prompt_has_no_standard_error() -> None:
     assert circuit.tokens == ("a", "b", "c")
     assert {n.standard_error for n in circuit.nodes} == {e.standard_error for e in circuit.edges} == {None}
     assert circuitlens.ablate(adapter, circuit, [circuit.nodes[0].id]).before == pytest.approx(circuit.metric.value)
-    attributions, _, edges = of_one_prompt(adapter, one, "ig", lambda pos: pos)
+    attributions, _, edges = of_one_prompt(adapter, one, "path", lambda pos: pos)
     for node in circuit.nodes:
         assert node.attribution == pytest.approx(attributions[node.id], abs=1e-12)
     for edge in circuit.edges:

@@ -36,7 +36,7 @@ def test_the_toy_circuits(cat: Circuit, cats: Circuit) -> None:
 
 def test_a_contrastive_circuit_has_both_inputs(toy: Adapter) -> None:
     both = circuitlens.find(toy, "The cats", "run", "runs", "The cat")
-    assert both.method == "ig"
+    assert both.method == "path"
     assert [n.label for n in both.nodes if n.kind == "input"] == ["singular", "plural"]
     assert both.metric.corrupted_value is not None
     assert both.metric.corrupted_value < 0 < both.metric.value
@@ -60,7 +60,7 @@ def test_the_answer_alone(toy: Adapter) -> None:
 def test_methods_that_do_not_fit_are_refused(toy: Adapter) -> None:
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt"):
         circuitlens.find(toy, "The cats", "run", "runs", method="contrastive")
-    with pytest.raises(PromptError, match="no method 'lime': choose one of gradient, contrastive, ig, exact"):
+    with pytest.raises(PromptError, match="no method 'lime': choose one of gradient, contrastive, path, ig, exact"):
         inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="lime")
 
 
