@@ -47,13 +47,15 @@ def score_edges(
     nodes: NodeScores,
     keep: Bool[Tensor, " node"] | None = None,
     on_site: Callable[[], None] = lambda: None,
+    directed_by: Trace | None = None,
 ) -> EdgeScores:
     """The direct effect of every node on every node of the next cuts; `nodes` are those scored on the same trace.
 
-    With `keep`, between the nodes it marks only. `on_site` is called after each site whose targets are done.
+    With `keep`, between the nodes it marks only. `on_site` is called after each site whose targets are done. What one
+    unit of a source writes is that of the trace `directed_by`, where it is another one.
     """
     keep = torch.ones_like(nodes.site, dtype=torch.bool) if keep is None else keep
-    sources = _Sources(clean, nodes, keep)
+    sources = _Sources(directed_by or clean, nodes, keep)
     rest = torch.zeros_like(nodes.delta)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for s in range(1, len(clean.sites) + 1):
