@@ -85,8 +85,8 @@ def trace(
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. `rules` change no
-    value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that is
-    `replaced` the model goes on with that value, and the site's own trace says what was there before.
+    value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that
+    is `replaced` the model goes on with that value, and the site's own trace says what was there before.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.

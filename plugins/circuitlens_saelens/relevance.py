@@ -43,11 +43,7 @@ def find_rules(adapter: Adapter, model: HookedModel, inputs: Inputs, holdable: S
     mlps = [mlp for mlp in mlps if any(name.startswith(f"{mlp}.") for name in model.names)]
     held = _held(adapter, inputs, holdable)
     activations = _elementwise(adapter, inputs, [at for mlp in mlps if (at := _activation(model, mlp))])
-    replaced = [*held, *(at.post for at in activations)]
-    for name in _with_effect(adapter, inputs, replaced):
-        if not name.endswith("hook_scale"):  # of those a bridge would compute its norms in another way ever after
-            model.keep_results_of(name)
-    left = _with_effect(adapter, inputs, replaced)
+    left = _with_effect(adapter, inputs, [*held, *(at.post for at in activations)])
     held = [name for name in held if name not in left]
     activations = [at for at in activations if at.post not in left]
     if not held and not activations:
