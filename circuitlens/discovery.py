@@ -50,8 +50,9 @@ def find(
         distractor: the output or outputs it is set against.
         corrupted: a prompt that differs in what matters, token by token as long as `prompt`.
         method: "gradient" scores the change from zero and "contrastive" that from the corrupted prompt, both by the
-            gradient at the prompt; "ig" integrates the gradient on the way between the two; "exact" sets each of the
-            kept nodes back for real. By default "ig" where there is a corrupted prompt ("contrastive" if frozen), else
+            gradient at the prompt; "relp" scores the latter by rules of relevance in the place of derivatives that
+            mislead; "ig" integrates the gradient on the way between the two; "exact" sets each of the kept nodes back
+            for real. By default "ig" where there is a corrupted prompt ("contrastive" if frozen), else
             "gradient".
         metric: what is explained, by name (`circuitlens.prompts.metrics` lists them) or a function of the logits at the
             last position, `[batch, output]` to `[batch]`; by default the logit difference where there is a distractor,

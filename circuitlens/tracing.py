@@ -241,9 +241,9 @@ def _by_rules(rules: RelevanceRules, hooks: Mapping[str, Hook]) -> dict[str, Hoo
     of it, so that it cuts both.
     """
     seen: dict[str, Tensor] = {}
-    placed = [(name, torch.Tensor.detach) for name in rules.held]
+    placed: list[tuple[str, Hook]] = [(name, torch.Tensor.detach) for name in rules.held]
     placed += [(at.post, partial(_secant, at, seen)) for at in rules.activations]
-    placed += hooks.items()
+    placed += list(hooks.items())
     for at in rules.activations:
         factors = [name for name in (at.pre, at.linear) if name is not None]
         placed += [(name, lambda x, name=name: seen.__setitem__(name, x)) for name in factors]

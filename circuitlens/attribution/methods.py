@@ -45,7 +45,7 @@ METHODS: Mapping[MethodName, MethodEntry] = {
     "gradient": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "zero", freezes=True),
     "contrastive": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "corrupted", freezes=True),
     "relp": MethodEntry(
-        "change, by rules of relevance,",
+        "change by rules of relevance",
         "circuitlens.attribution.relevance:RelevancePropagation",
         "corrupted",
         rules=True,

@@ -38,9 +38,10 @@ class RelevancePropagation(AttributionMethod):
 
     def nodes(self, runs: Runs, progress: Progress) -> tuple[NodeScores, None]:
         """A backward of each run."""
-        ends = _ends(runs)
-        totals = [sum(each) / 2 for each in zip(*map(total_gradients, ends), strict=True)]
-        scores = score_nodes(*ends, totals, sum(map(gradient_at_logits, ends)) / 2)
+        clean, corrupted = _ends(runs)
+        totals = [(a + b) / 2 for a, b in zip(total_gradients(clean), total_gradients(corrupted), strict=True)]
+        at_logits = (gradient_at_logits(clean) + gradient_at_logits(corrupted)) / 2
+        scores = score_nodes(clean, corrupted, totals, at_logits)
         progress.step("nodes")
         return scores, None
 

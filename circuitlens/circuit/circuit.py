@@ -64,9 +64,9 @@ class Circuit(Document):
     metric: MetricRecord
     fingerprint: Fingerprint | None = Field(default=None, description="of the weights it was found in")
     method: MethodName = Field(
-        description="gradient: change from zero; contrastive: change from the corrupted prompt; ig: integrated "
-        "gradients; exact: measured effect of each node (edges as in ig); the last two from the corrupted prompt where "
-        "there is one, else from zero"
+        description="gradient: change from zero; contrastive: change from the corrupted prompt; relp: the same by "
+        "rules of relevance; ig: integrated gradients; exact: measured effect of each node (edges as in ig); the last "
+        "two from the corrupted prompt where there is one, else from zero"
     )
     frozen: bool = Field(default=False, description="attention patterns and layer-norm scales were held constant")
     found: FullGraphSize | None = Field(default=None, description="null where it is not known")

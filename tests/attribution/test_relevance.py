@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from typing import Any, get_args
 
 import pytest
@@ -125,7 +124,7 @@ class Linear(Freezable):
     """The model with its attention patterns, norm scales and the slopes of its activation functions for constants."""
 
     def __init__(self, model: Freezable, inputs: Inputs) -> None:
-        self.__dict__.update(copy(model).__dict__)
+        vars(self).update(vars(model))
         values: dict[str, Tensor] = {}
         names = [*model.frozen, *(f"{n}.{name}" for n in range(LAYERS) for name in ("pre", "post"))]
         model.run(inputs, {name: lambda x, name=name: values.update({name: x}) for name in names})
@@ -157,7 +156,7 @@ def test_scores_are_the_mean_of_those_of_two_linear_models(layout: Layout) -> No
         close(total, (clean + corrupted) / 2)
     if layout == "residual":  # no coder keeps a state, so that the changes of both runs are the same
         halves = [trace(model, end.clean, end.metric) for model, end in ends]
-        scores = [score_nodes(*halves), score_nodes(*reversed(halves))]
+        scores = [score_nodes(halves[0], halves[1]), score_nodes(halves[1], halves[0])]
         each = [matrix(nodes, score_edges(half, nodes)) for half, nodes in zip(halves, scores, strict=True)]
         close(matrix(found.nodes, edges), (each[0] - each[1]) / 2)
 
