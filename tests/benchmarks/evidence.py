@@ -30,7 +30,7 @@ from circuitlens.prompts.pairs import Pair, read_pairs
 from circuitlens.prompts.tasks import agreement
 from circuitlens.prompts.words import PEOPLE, plural_of
 
-METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "ig", "exact")
+METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "relp", "ig", "exact")
 REFERENCE = {  # engine.md, "Figures to beat": ig, errors kept and removed
     "simple": {3: (0.57, 0.57), 10: (0.73, 0.69), 20: (0.83, 0.77), 50: (0.94, 0.86)},
     "nounpp": {3: (0.50, None), 10: (0.67, None), 20: (0.74, None), 50: (0.89, None)},
