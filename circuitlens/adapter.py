@@ -184,6 +184,29 @@ class Example:
     corrupted: str
 
 
+@dataclass(frozen=True)
+class ActivationFunction:
+    """Where a model applies an activation function to each number by itself.
+
+    What hook `post` sees is `act` of what hook `pre` sees, with `act(0) = 0`, times what hook `linear` sees where the
+    function is gated.
+    """
+
+    pre: str
+    post: str
+    linear: str | None = None
+
+
+@dataclass(frozen=True)
+class RelevanceRules:
+    """Where a relevance run (`relp`) puts rules in the place of derivatives: at `held` hooks, whose values count as
+    constants (attention patterns, norm scales), and at activation functions.
+    """
+
+    held: tuple[str, ...]
+    activations: tuple[ActivationFunction, ...]
+
+
 class Adapter(ABC):
     """A model with its sites; subclasses say how to load it, feed it, run it and name its parts.
 
@@ -278,6 +301,16 @@ class Adapter(ABC):
     @abstractmethod
     def label(self, site: Site, index: int) -> str:
         """The short name of feature `index` of `site`, as people read it (`F2`)."""
+
+    def relevance(self) -> RelevanceRules:
+        """Where the method `relp` puts rules in the place of derivatives; none unless an adapter says so.
+
+        Raises:
+            AdapterError: nowhere, so that there is no such method; the message says why.
+        """
+        raise AdapterError(
+            f"Adapter {self.name!r} names no rules of relevance, so it has no 'relp': use 'contrastive'."
+        )
 
     def url(self, site: Site, index: int) -> str | None:
         """The address of a page about feature `index` of `site`, if there is one."""

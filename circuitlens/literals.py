@@ -10,7 +10,7 @@ SiteKind = Literal["input", "embedding", "neuron", "feature"]
 NodeKind = Literal["input", "embedding", "neuron", "feature", "error", "logit"]
 """What a node of a circuit is: one of the above, what a coder's features leave over, or an output."""
 
-MethodName = Literal["gradient", "contrastive", "path", "ig", "exact"]
+MethodName = Literal["gradient", "contrastive", "relp", "path", "ig", "exact"]
 """Attribution methods; `attribution.methods` has one entry for each."""
 
 MetricName = Literal["logit_difference", "logit", "log_probability", "probability_difference", "kl_divergence"]

@@ -28,7 +28,7 @@ from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import NodeScores, conservation_residual
 from circuitlens.discovery import find
-from circuitlens.errors import PromptError
+from circuitlens.errors import AdapterError, PromptError
 from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.tracing import run_spliced, total_gradients, trace
@@ -165,6 +165,14 @@ def attribution_is_conserved(adapter: Adapter) -> None:
         assert residual <= 1e-4 * largest, f"residual {residual:.1e} with attributions up to {largest:.1e}"
 
 
+def rules_of_relevance_change_no_value(adapter: Adapter) -> None:
+    """A run by the adapter's rules of relevance, if it names any, gives the model's own logits."""
+    with suppress(AdapterError):
+        rules, asked = adapter.relevance(), example_batch(adapter)
+        plain = asked.clean.at_last(adapter.run(asked.clean, {}))
+        _close(trace(adapter, asked.clean, asked.metric, rules=rules).logits.detach(), plain)
+
+
 def a_batch_scores_as_its_prompts_alone(adapter: Adapter) -> None:
     """The same attributions in one batch and one by one."""
     together = _nodes_of(example_batch(adapter), adapter)
@@ -243,6 +251,7 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
     splice_is_a_no_op,
     gradient_is_the_models,
     attribution_is_conserved,
+    rules_of_relevance_change_no_value,
     a_batch_scores_as_its_prompts_alone,
     padding_changes_nothing,
     threads_do_not_mix,

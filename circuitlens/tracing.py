@@ -17,12 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Hook, Inputs, Site
+from circuitlens.adapter import ActivationFunction, Adapter, Hook, Inputs, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.prompts.batch import BatchMetric
 
@@ -77,12 +78,14 @@ def trace(
     *,
     graph: bool = True,
     frozen: bool = False,
+    rules: RelevanceRules | None = None,
     replaced: Mapping[str, Tensor] | None = None,
     only: Collection[str] | None = None,
 ) -> Trace:
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
-    `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. After a site that
+    `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. `rules` change no
+    value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that
     is `replaced` the model goes on with that value, and the site's own trace says what was there before.
 
     Raises:
@@ -111,6 +114,8 @@ def trace(
         if not adapter.frozen:
             raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
+    if rules is not None and graph:
+        hooks = _by_rules(rules, hooks)
     with torch.set_grad_enabled(graph):
         every = adapter.run(inputs, hooks)
         if len(done) < len(sites):
@@ -273,6 +278,46 @@ def _hooks(
         return hook
 
     return {name: at(name) for name in [*writers, *readers]}
+
+
+def _by_rules(rules: RelevanceRules, hooks: Mapping[str, Hook]) -> dict[str, Hook]:
+    """The sites' hooks with those of the rules: a cut comes after what takes a value's place, and before what is seen
+    of it, so that it cuts both.
+    """
+    seen: dict[str, Tensor] = {}
+    placed: list[tuple[str, Hook]] = [(name, torch.Tensor.detach) for name in rules.held]
+    placed += [(at.post, partial(_secant, at, seen)) for at in rules.activations]
+    placed += list(hooks.items())
+    for at in rules.activations:
+        factors = [name for name in (at.pre, at.linear) if name is not None]
+        placed += [(name, lambda x, name=name: seen.__setitem__(name, x)) for name in factors]
+    joined: dict[str, list[Hook]] = {}
+    for name, hook in placed:
+        joined.setdefault(name, []).append(hook)
+    return {name: partial(_in_turn, each) for name, each in joined.items()}
+
+
+def _secant(at: ActivationFunction, seen: dict[str, Tensor], x: Tensor) -> Tensor:
+    """`x` itself, with the derivative `x / factor` in each of its factors, halved where there are two; 0 where a factor
+    is 0.
+    """
+    held, factors = x.detach(), [seen.pop(name) for name in (at.pre, at.linear) if name is not None]
+    moved = torch.zeros_like(held)
+    for factor in factors:
+        value = factor.detach()
+        slope = (held / value).masked_fill(value == 0, 0) / len(factors)
+        moved = moved + slope * (factor - value)  # exactly 0
+    return held + moved
+
+
+def _in_turn(hooks: Sequence[Hook], x: Tensor) -> Tensor | None:
+    """What the hooks make of `x`, one after the other; None where they leave it."""
+    changed = None
+    for hook in hooks:
+        y = hook(x)
+        if y is not None:
+            x = changed = y
+    return changed
 
 
 def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs) -> tuple[ActiveFeatures, Tensor]:

@@ -64,12 +64,12 @@ def tiny(family: str, boot: Any = TransformerBridge, dtype: torch.dtype = torch.
         return boot.boot_transformers(folder, device="cpu", dtype=dtype)
 
 
-def hooked() -> Any:
-    """A new HookedTransformer."""
+def hooked(**config: Any) -> Any:
+    """A new HookedTransformer, whose biases are 0."""
     tokenizer = _tokenizer()
     sizes: dict[str, Any] = {"n_layers": LAYERS, "d_model": D, "n_ctx": 64, "d_head": 8, "n_heads": 4, "d_mlp": 48}
-    config = HookedTransformerConfig(**sizes, act_fn="relu", d_vocab=len(tokenizer))
-    return HookedTransformer(config, tokenizer=tokenizer)
+    made = HookedTransformerConfig(**{**sizes, "act_fn": "relu", **config}, d_vocab=len(tokenizer))
+    return HookedTransformer(made, tokenizer=tokenizer)
 
 
 def sae(hook: str, seed: int = 0, d_in: int = D, dtype: str = "float32", **metadata: Any) -> SAE[Any]:

@@ -150,6 +150,9 @@ class Freezable(TinyTransformer):
             h = normed(f"{n}.scale1", x)
             scores = ((h @ q) @ (h @ k).transpose(1, 2)).masked_fill(~seen, -1e9)
             x = x + at(f"{n}.attn_out", at(f"{n}.pattern", scores.softmax(-1)) @ (h @ v) @ o)
-            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", normed(f"{n}.scale2", x)) @ up) @ down)
+            x = x + at(
+                f"{n}.mlp_out",
+                at(f"{n}.post", gelu(at(f"{n}.pre", at(f"{n}.ln2", normed(f"{n}.scale2", x)) @ up))) @ down,
+            )
             x = at(f"{n}.resid", x)
         return normed("scale", x) @ self.head

@@ -52,7 +52,7 @@ def test_find_tells_each_stage(toy: Adapter, method: MethodName) -> None:
     # Two runs; nodes at once or of each of three sites; perhaps patching; edges into two sites and the logits.
     names = list(dict.fromkeys(name for name, _, _ in told))
     assert names == ["clean run", "corrupted run", "nodes", *(["patching"] if method == "exact" else []), "edges"]
-    assert told[-1][1] == {"gradient": 6, "contrastive": 6, "path": 6, "ig": 8, "exact": 9}[method]
+    assert told[-1][1] == {"gradient": 6, "contrastive": 6, "relp": 9, "path": 6, "ig": 8, "exact": 9}[method]
     assert circuit == work(None)
 
 

@@ -57,6 +57,18 @@ def test_agreement_circuits_of_twenty_nouns(adapter: Adapter, noun: str) -> None
         assert sum(logits) == pytest.approx(change, rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
+def test_by_rules_of_relevance_all_of_the_metric_flows_back_to_the_embedding(adapter: Adapter) -> None:
+    """The model has no biases. Its early gradients are of the wrong size or sign; what the rules say is not."""
+    batch = tokenize(adapter, ["The poets"], [" are"], [" is"])
+    traced, plain = (trace(adapter, batch.clean, batch.metric, rules=rules) for rules in (adapter.relevance(), None))
+    assert_close(traced.logits, plain.logits, rtol=1e-3, atol=1e-3)
+    relevance, gradient = ((total_gradients(t)[0] * t.sites[0].leaf).sum() for t in (traced, plain))
+    assert traced.sites[0].site.coder is None
+    assert_close(relevance, traced.metric[0], rtol=1e-3, atol=1e-3)
+    assert abs(gradient - plain.metric) > 1
+
+
 def test_a_whole_cut_set_to_its_corrupted_values_gives_the_corrupted_answer(adapter: Adapter) -> None:
     circuit = circuitlens.find(adapter, "The cats", **PLURAL, corrupted="The cat", max_nodes=None)
     for site in adapter.sites[1:]:

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import gelu, layer_norm
 
-from circuitlens.adapter import Adapter, Example, Hook, Inputs, Site, SparseCoder
+from circuitlens.adapter import (
+    ActivationFunction,
+    Adapter,
+    Example,
+    Hook,
+    Inputs,
+    RelevanceRules,
+    Site,
+    SparseCoder,
+)
 from circuitlens.errors import AdapterError, PromptError
 
 D, LAYERS, FEATURES = 12, 3, 30
@@ -126,11 +135,18 @@ class TinyTransformer(Adapter):
             scores = (h @ q) @ (h @ k).transpose(1, 2) / D**0.5
             weights = scores.masked_fill(~seen, -1e9).softmax(-1)
             x = x + at(f"{n}.attn_out", weights @ (h @ v) @ o)
-            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", layer_norm(x, [D])) @ up) @ down)
+            x = x + at(
+                f"{n}.mlp_out", at(f"{n}.post", gelu(at(f"{n}.pre", at(f"{n}.ln2", layer_norm(x, [D])) @ up))) @ down
+            )
             x = at(f"{n}.resid", x)
         if unused:
             raise AdapterError(f"there are no hooks {sorted(unused)}")
         return layer_norm(x, [D]) @ self.head
+
+    def relevance(self) -> RelevanceRules:
+        return RelevanceRules(
+            tuple(self.frozen), tuple(ActivationFunction(f"{n}.pre", f"{n}.post") for n in range(LAYERS))
+        )
 
     def answer_index(self, answer: str, prompt: str) -> int:
         if answer not in VOCABULARY[1:]:

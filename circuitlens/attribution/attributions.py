@@ -57,11 +57,12 @@ def attribute_nodes(
         PromptError: the metric has no gradient.
     """
     progress = progress or Progress()
-    clean = trace(adapter, batch.clean, batch.metric, frozen=frozen)
+    rules = adapter.relevance() if METHODS[method].rules else None
+    clean = trace(adapter, batch.clean, batch.metric, frozen=frozen, rules=rules)
     progress.step("clean run")
     corrupted = None
     if batch.corrupted is not None:
-        corrupted = trace(adapter, batch.corrupted, batch.metric, graph=False)
+        corrupted = trace(adapter, batch.corrupted, batch.metric, graph=rules is not None, rules=rules)
     progress.step("corrupted run")
     _check_metric(batch.metric.name, clean, corrupted)
     _check_run(adapter, clean)

@@ -51,14 +51,16 @@ def score_edges(
     keep: Bool[Tensor, " node"] | None = None,
     on_site: Callable[[], None] = lambda: None,
     moved: Sequence[Float[Tensor, "batch pos ..."]] | None = None,
+    directed_by: Trace | None = None,
 ) -> EdgeScores:
     """The direct effect of every node on every node of the next cuts; `nodes` are those scored on the same trace.
 
     With `keep`, between the nodes it marks only. `on_site` is called after each site whose targets are done. With
     `moved`, how far what each site reads went, a feature's derivative is its secant: `Δ` over what its row makes of it.
+    What one unit of a source writes is that of the trace `directed_by`, where it is another one.
     """
     keep = torch.ones_like(nodes.site, dtype=torch.bool) if keep is None else keep
-    sources = _Sources(clean, nodes, keep)
+    sources = _Sources(directed_by or clean, nodes, keep)
     rest = torch.zeros_like(nodes.delta)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for s in range(1, len(clean.sites) + 1):

@@ -29,6 +29,7 @@ class MethodEntry:
         freezes: whether it goes with frozen mode, which holds parts of the model.
         has_gaps: whether it tells how much its nodes miss of the metric's change.
         measures: whether it sets the kept nodes to their baseline for real.
+        rules: whether its runs have the adapter's rules of relevance in the place of derivatives.
     """
 
     summary: str
@@ -37,11 +38,18 @@ class MethodEntry:
     freezes: bool = False
     has_gaps: bool = False
     measures: bool = False
+    rules: bool = False
 
 
 METHODS: Mapping[MethodName, MethodEntry] = {
     "gradient": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "zero", freezes=True),
     "contrastive": MethodEntry("change", "circuitlens.attribution.gradient:Gradient", "corrupted", freezes=True),
+    "relp": MethodEntry(
+        "change by rules of relevance",
+        "circuitlens.attribution.relevance:RelevancePropagation",
+        "corrupted",
+        rules=True,
+    ),
     "path": MethodEntry(
         "conductance on one way for all sites", "circuitlens.attribution.path:Path", "corrupted", has_gaps=True
     ),
@@ -61,7 +69,7 @@ DEFAULT: MethodName = "path"
 
 
 def choose_method(method: str | None, corrupted: bool, frozen: bool = False) -> MethodName:
-    """The method to use, by default `ig` where there are corrupted prompts, else `gradient`.
+    """The method to use, by default `path` where there are corrupted prompts, else `gradient`.
 
     Raises:
         PromptError: there is no such method, or it does not go with what is given.

@@ -42,15 +42,19 @@ def score_nodes(
         columns.append((torch.full_like(table[0], s), *table))
         units.append(unit)
     if logit_gradient is None:
-        logit_gradient = torch.autograd.grad(
-            clean.metric, clean.logits, torch.ones_like(clean.metric), retain_graph=True, allow_unused=True
-        )[0]
-    if logit_gradient is None:
-        logit_gradient = torch.zeros_like(clean.logits)
+        logit_gradient = gradient_at_logits(clean)
     columns.append(_logit_nodes(clean, corrupted, logit_gradient))
     *joined, delta, gradient = (torch.cat(column) for column in zip(*columns, strict=True))
     joined = [*joined, delta, gradient, delta * gradient]
     return NodeScores(*joined, totals=tuple(totals), units=tuple(units), logit_gradient=logit_gradient)
+
+
+def gradient_at_logits(traced: Trace) -> Float[Tensor, "batch output"]:
+    """`∂m/∂logits`, each example's own metric. The graph is kept."""
+    (found,) = torch.autograd.grad(
+        traced.metric, traced.logits, torch.ones_like(traced.metric), retain_graph=True, allow_unused=True
+    )
+    return torch.zeros_like(traced.logits) if found is None else found
 
 
 def directions(clean: Trace, nodes: NodeScores, s: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "row ..."]:

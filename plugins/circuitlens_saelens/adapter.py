@@ -13,12 +13,13 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, Site
+from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
 from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, prove_cuts
+from circuitlens_saelens.relevance import find_rules
 from circuitlens_saelens.text import Text
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ class SAELensAdapter(Adapter):
             options={**(options or {"model": model_name, "wrapped": described}), "prepend_bos": bos},
             bos=bos,
         )
+        self._holdable = self.frozen
+        self._rules: RelevanceRules | None = None
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
             prove_cuts(self, model, short)
@@ -144,6 +147,13 @@ class SAELensAdapter(Adapter):
     def url(self, site: Site, index: int) -> str | None:
         page = self._saes[site.write].cfg.metadata.neuronpedia_id
         return f"https://www.neuronpedia.org/{page}/{index}" if page else None
+
+    def relevance(self) -> RelevanceRules:
+        """Found and proved at first use, by a few short runs; what keeps its own derivative is a warning."""
+        if self._rules is None:
+            with own_modes(gradients=True):
+                self._rules = find_rules(self, self._model, self.inputs([EXAMPLES[0].prompt]), self._holdable)
+        return self._rules
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.

@@ -11,7 +11,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site
+from circuitlens.adapter import (
+    ActivationFunction,
+    Adapter,
+    Example,
+    Hook,
+    IdentityCoder,
+    Inputs,
+    RelevanceRules,
+    Site,
+)
 from circuitlens.errors import AdapterError, PromptError
 from circuitlens_toy.grammar import evidence
 from circuitlens_toy.options import DTYPES
@@ -84,6 +93,10 @@ class ToyAdapter(Adapter):
 
     def output_label(self, index: int) -> str:
         return OUTPUTS[index]
+
+    def relevance(self) -> RelevanceRules:
+        """The network is linear but for its ReLU, whose rule is its derivative."""
+        return RelevanceRules((), (ActivationFunction("hidden", "relu"),))
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         return None if site.kind == "input" else self.model.output.weight @ direction

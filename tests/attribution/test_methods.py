@@ -63,7 +63,9 @@ def test_frozen_mode_is_refused_by_what_measures(method: MethodName) -> None:
 
 
 def test_methods_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(PromptError, match="no method 'magic': choose one of gradient, contrastive, path, ig, exact"):
+    with pytest.raises(
+        PromptError, match="no method 'magic': choose one of gradient, contrastive, relp, path, ig, exact"
+    ):
         choose_method("magic", corrupted=True)
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt: give one"):
         circuitlens.find(TinyTransformer(), "a b c", "d", "e", method="contrastive")

@@ -32,7 +32,7 @@ from circuitlens.prompts.pairs import Pair, read_pairs
 from circuitlens.prompts.tasks import agreement
 from circuitlens.prompts.words import PEOPLE, plural_of
 
-METHODS: tuple[MethodName, ...] = ("path", "ig", "exact", "contrastive", "gradient")
+METHODS: tuple[MethodName, ...] = ("path", "relp", "ig", "exact", "contrastive", "gradient")
 BASE: MethodName = "ig"  # what the others are compared with, noun by noun
 COUNTS = [3, 10, 20, 50]
 TOP = 100
@@ -87,7 +87,8 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
     nouns = [noun_of(pair) for pair in aligned.pairs]
     easy = easier_half(nouns, (runs.full_model - runs.empty_circuit).numpy())
     out(
-        f"{len(set(nouns))} nouns, of which easy: {', '.join(sorted({n for n, e in zip(nouns, easy, strict=False) if e}))}\n"
+    names = ", ".join(sorted({noun for noun, one in zip(nouns, easy, strict=True) if one}))
+    out(f"{len(set(nouns))} nouns, of which easy: {names}\n")
     )
     out("| method | seconds | nodes | errors kept | easy | hard | less ig | errors removed | random (95 %) |")
     out("|---|---|---|---|---|---|---|---|---|")

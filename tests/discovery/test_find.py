@@ -60,7 +60,9 @@ def test_the_answer_alone(toy: Adapter) -> None:
 def test_methods_that_do_not_fit_are_refused(toy: Adapter) -> None:
     with pytest.raises(PromptError, match="'contrastive' compares with a corrupted prompt"):
         circuitlens.find(toy, "The cats", "run", "runs", method="contrastive")
-    with pytest.raises(PromptError, match="no method 'lime': choose one of gradient, contrastive, path, ig, exact"):
+    with pytest.raises(
+        PromptError, match="no method 'lime': choose one of gradient, contrastive, relp, path, ig, exact"
+    ):
         inspect.unwrap(circuitlens.find)(toy, "The cats", "run", method="lime")
 
 

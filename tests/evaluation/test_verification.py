@@ -22,7 +22,7 @@ from circuitlens.literals import CheckStatus, MethodName
 from tests.evidence import CAT, CATS, TEST, TRAIN, check, edited, evidence_of, failing
 from tests.tiny_transformer import TinyTransformer
 
-METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "ig", "exact")
+METHODS: tuple[MethodName, ...] = ("gradient", "contrastive", "relp", "ig", "exact")
 NAMES = [definition.name for definition in CHECKS]
 
 # What is a circuit
