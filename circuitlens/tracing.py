@@ -11,12 +11,15 @@ tensor that flowed into the site keeps its graph back to the earlier leaves. The
 
 Coders run on detached activations and leave behind active features only: nothing dense in `d_sae` survives a hook.
 Memory: one forward's graph, plus (example, pos, feature, value) a site.
+
+A run of prompts that were `seen` before, or of repetitions of them, starts as late as the adapter can: what comes before
+the first site that it is about is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -61,13 +64,18 @@ class SiteTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One cut run: its sites in forward order, the logits at each example's last position, and their metric."""
+    """One cut run: its sites in forward order, the logits at each example's last position, and their metric.
+
+    `streams` are the values, by their hooks, from which other runs of these inputs may start; none of a run in which
+    something was replaced.
+    """
 
     inputs: Inputs
     sites: tuple[SiteTrace, ...]
     logits: Float[Tensor, "batch output"]
     scored_by: BatchMetric
     metric: Float[Tensor, " batch"]
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def trace(
@@ -79,11 +87,15 @@ def trace(
     frozen: bool = False,
     replaced: Mapping[str, Tensor] | None = None,
     only: Collection[str] | None = None,
+    coded: Collection[str] | None = None,
+    seen: Trace | None = None,
 ) -> Trace:
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. After a site that
-    is `replaced` the model goes on with that value, and the site's own trace says what was there before.
+    is `replaced` the model goes on with that value, and the site's own trace says what was there before. Features are
+    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts, or of those
+    that they repeat, with nothing replaced.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
@@ -93,30 +105,31 @@ def trace(
     done: list[SiteTrace] = []
     sites = [site for site in adapter.sites if only is None or site.name in only]
 
-    def cut(site: Site, x: Tensor) -> Tensor | None:
-        if site not in sites:
-            return None
+    def cut(site: Site, x: Tensor) -> Tensor:
         write = x
         read = reads.get(site.name) if site.read != site.write else write
         if len(done) == len(sites) or sites[len(done)] is not site or read is None:
             raise AdapterError(_order_message(adapter, site))
-        features, error = _encode(site, read.detach(), write.detach(), inputs)
+        features, error = _encode(site, read.detach(), write.detach(), inputs, coded is None or site.name in coded)
         # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
         leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
         return leaf.clone()
 
-    hooks = _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x))
+    hooks = _hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
+    start = None if frozen else _start(adapter, inputs, hooks, seen)
+    streams: dict[str, Tensor] = {}
+    if not replaced and start is None:
+        hooks = _recording(hooks, _entries(adapter, sites), streams)
     if frozen:
         if not adapter.frozen:
             raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
     with torch.set_grad_enabled(graph):
-        every = adapter.run(inputs, hooks)
+        logits = adapter.last_logits(inputs, hooks, start)
         if len(done) < len(sites):
             raise AdapterError(_order_message(adapter, sites[len(done)]))
-        logits = inputs.at_last(every)
-        return Trace(inputs, tuple(done), logits, metric, metric(logits))
+        return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
 
 
 def next_sites(traced: Trace) -> list[list[int]]:
@@ -174,48 +187,57 @@ def unreached(site: Site) -> AdapterError:
 
 
 def run_patched(
-    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor]
+    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor], *, seen: Trace | None = None
 ) -> Float[Tensor, "batch output"]:
-    """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph."""
-    return inputs.at_last(adapter.run(inputs, {site.write: patch}))
+    """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph.
+
+    `seen` is an earlier run of these prompts, or of those that they repeat, with nothing replaced.
+    """
+    hooks: dict[str, Hook] = {site.write: patch}
+    return adapter.last_logits(inputs, hooks, _start(adapter, inputs, hooks, seen))
 
 
-def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:
+def run_spliced(
+    adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit], *, seen: Trace | None = None
+) -> Float[Tensor, "batch output"]:
     """Run the model spliced, `dec(f) + ε` in place of the activation, and return the last logits.
 
     `edits` maps the names of the sites to splice to changes of `(f, ε)`: this is how an intervention is done for real.
     Features downstream are those of the changed stream. Where nothing is edited a splice is no change, and left out.
+    `seen` is an earlier run of these prompts, or of those that they repeat, with nothing replaced.
     """
     reads: dict[str, Tensor] = {}
 
-    def splice(site: Site, x: Tensor) -> Tensor | None:
-        if site.name not in edits:
-            return None
+    def splice(site: Site, x: Tensor) -> Tensor:
         coder = site.coder
         if coder is None:
             return edits[site.name](None, x, torch.zeros_like)[1]  # nothing is coded, so nothing decodes
         read = x if site.read == site.write else reads[site.name]
 
         def decode(f: Tensor) -> Tensor:
-            coder.encode(read)  # what a coder keeps from encode is used up by one decode
+            if coder.stateful:
+                coder.encode(read)  # what a coder keeps from encode is used up by one decode
             return coder.decode(f)
 
-        features = coder.encode(read)
-        features, error = edits[site.name](features, x - coder.decode(features), decode)
+        plain = coder.encode(read)
+        reconstruction = coder.decode(plain)
+        features, error = edits[site.name](plain, x - reconstruction, decode)
         assert features is not None, "an edit keeps the features of a site with a coder"
-        return decode(features) + error
+        return (reconstruction if features is plain else decode(features)) + error
 
+    sites = [site for site in adapter.sites if site.name in edits]
+    hooks = _hooks(sites, splice, lambda site, x: reads.__setitem__(site.name, x))
     with torch.no_grad():
-        return inputs.at_last(adapter.run(inputs, _hooks(adapter, splice, lambda s, x: reads.__setitem__(s.name, x))))
+        return adapter.last_logits(inputs, hooks, _start(adapter, inputs, hooks, seen))
 
 
 def _hooks(
-    adapter: Adapter, write: Callable[[Site, Tensor], Tensor | None], read: Callable[[Site, Tensor], None]
+    sites: Sequence[Site], write: Callable[[Site, Tensor], Tensor], read: Callable[[Site, Tensor], None]
 ) -> dict[str, Hook]:
     """One hook a name; a site that reads what another writes sees it after the write."""
-    writers = {site.write: site for site in adapter.sites}
+    writers = {site.write: site for site in sites}
     readers: dict[str, list[Site]] = {}
-    for site in adapter.sites:
+    for site in sites:
         if site.read != site.write:
             readers.setdefault(site.read, []).append(site)
 
@@ -231,9 +253,38 @@ def _hooks(
     return {name: at(name) for name in [*writers, *readers]}
 
 
-def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs) -> tuple[ActiveFeatures, Tensor]:
-    """The active features at unpadded positions, and ε."""
-    if site.coder is None:
+def _entries(adapter: Adapter, sites: Sequence[Site]) -> set[str]:
+    """Where runs that are about one of the sites, or about several, may start."""
+    return {entry for site in sites if (entry := adapter.entry([site.read, site.write])) is not None}
+
+
+def _recording(hooks: Mapping[str, Hook], names: Collection[str], seen: dict[str, Tensor]) -> dict[str, Hook]:
+    """The hooks, and before them others that note what flows into those of these names."""
+
+    def at(name: str) -> Hook:
+        def hook(x: Tensor) -> Tensor | None:
+            seen[name] = x.detach().clone()  # a copy, as of a leaf
+            return hooks[name](x) if name in hooks else None
+
+        return hook
+
+    return {**hooks, **{name: at(name) for name in names}}
+
+
+def _start(
+    adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
+) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
+    """Where a run with these hooks may start, and what was seen there; None where that is not known."""
+    entry = None if seen is None else adapter.entry(hooks)
+    if seen is None or entry is None or entry not in seen.streams:
+        return None
+    value = seen.streams[entry]
+    return entry, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
+
+
+def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs, coded: bool) -> tuple[ActiveFeatures, Tensor]:
+    """The active features at unpadded positions, and ε: none of them, and all of `write`, where nothing is coded."""
+    if site.coder is None or not coded:
         none = torch.zeros(0, dtype=torch.long, device=write.device)
         return ActiveFeatures(none, none, none, write.new_zeros(0)), write
     with torch.no_grad():

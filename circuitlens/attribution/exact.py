@@ -80,5 +80,6 @@ def _effects(
     moved = scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
     with torch.no_grad():
         inputs, patch = clean.inputs.repeated(times), lambda x: x.index_put(at, x[at] - moved)
-        after = clean.scored_by.repeated(times)(run_patched(runs.adapter, inputs, clean.sites[s].site, patch))
+        logits = run_patched(runs.adapter, inputs, clean.sites[s].site, patch, seen=clean)
+        after = clean.scored_by.repeated(times)(logits)
     return clean.metric.detach()[nodes.example[chosen]] - after[row]

@@ -69,7 +69,7 @@ class HookedModel:
                 "transformers.PreTrainedTokenizerFast(tokenizer_object=…)."
             )
         with _locks_lock:
-            self._lock = _locks.setdefault(model, threading.RLock())
+            self.lock = _locks.setdefault(model, threading.RLock())
         self._bridge = isinstance(model, TransformerBridge)
         self._paths = _paths(model)
         self._kept: set[str] = set()
@@ -136,7 +136,7 @@ class HookedModel:
         Raises:
             AdapterError: the model is not ready (`require_ready`).
         """
-        with self._lock:
+        with self.lock:
             self.require_ready()
             planned = self._planned(tokens, hooks)
             if mask[:, 0].all():
