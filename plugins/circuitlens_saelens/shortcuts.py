@@ -21,11 +21,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from circuitlens.adapter import Hook, Inputs, agree
 from circuitlens_saelens.model import HookedModel
 
 log = logging.getLogger(__name__)
+
+LIBRARIES = ("transformers.", "transformer_lens.model_bridge.")
+"""Whose modules have hooks of their own, which note outputs that nobody asks for here."""
 
 FAULTS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 BEGINNING, INSIDE, END = range(3)
@@ -114,15 +118,17 @@ def find_entry(model: HookedModel, hooks: Collection[str]) -> str | None:
 
 
 def has_own_hooks(model: HookedModel) -> bool:
-    """Whether there are hooks on the model, or forwards put into its blocks, that are not the bridge's own."""
-    blocks = getattr(model.model, "blocks", ())
-    bridges = {handle.id for block in blocks for handle in getattr(block, "_capture_hook_handles", ())}
-    return any("forward" in vars(block) for block in blocks) or any(
-        key not in bridges
+    """Whether there are hooks on the model, or forwards put into its blocks, that are not its libraries' own."""
+    return any("forward" in vars(block) for block in _blocks(model)) or any(
+        isinstance(module, HookPoint) or not str(getattr(hook, "__module__", "")).startswith(LIBRARIES)
         for module in model.model.modules()
         for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for key in hooks
+        for hook in hooks.values()
     )
+
+
+def _blocks(model: HookedModel) -> list[torch.nn.Module]:
+    return list(getattr(model.model, "blocks", ()))
 
 
 def _named(model: HookedModel, layer: int, end: str) -> str | None:
@@ -173,7 +179,7 @@ def _started(model: HookedModel, start: Start, forms: list[int | None]) -> Itera
     """Have the blocks before a stream answer with it; at a block's end its hook is called with it."""
     name, value = start
     layer, part = _place(model, name)
-    skipped = list(model.model.blocks)[: layer + (part == END)]
+    skipped = _blocks(model)[: layer + (part == END)]
 
     def answer(n: int) -> Any:
         def forward(*_: Any, **__: Any) -> Any:
@@ -199,7 +205,7 @@ def _started(model: HookedModel, start: Start, forms: list[int | None]) -> Itera
 @contextmanager
 def _observed_forms(model: HookedModel) -> Iterator[list[int | None]]:
     """Of each block's output in the runs meanwhile: the length of a tuple, None of a tensor."""
-    blocks = getattr(model.model, "blocks", ())
+    blocks = _blocks(model)
     forms: list[int | None] = [None] * len(blocks)
 
     def note(n: int) -> Any:
