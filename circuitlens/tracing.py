@@ -66,8 +66,8 @@ class SiteTrace:
 class Trace:
     """One cut run: its sites in forward order, the logits at each example's last position, and their metric.
 
-    `streams` are the values, by their hooks, from which other runs of these inputs may start; none of a run in which
-    something was replaced.
+    `streams` are the values, by their hooks and in their order, from which other runs of these inputs may start; none of
+    a run in which something was replaced.
     """
 
     inputs: Inputs
@@ -117,10 +117,10 @@ def trace(
         return leaf.clone()
 
     hooks = _hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
-    start = None if frozen else _start(adapter, inputs, hooks, seen)
+    start = None if frozen else find_start(adapter, inputs, hooks, seen)
     streams: dict[str, Tensor] = {}
     if not replaced and start is None:
-        hooks = _recording(hooks, _entries(adapter, sites), streams)
+        hooks = _recording(hooks, sites, _entries(adapter, sites), streams)
     if frozen:
         if not adapter.frozen:
             raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
@@ -194,7 +194,7 @@ def run_patched(
     `seen` is an earlier run of these prompts, or of those that they repeat, with nothing replaced.
     """
     hooks: dict[str, Hook] = {site.write: patch}
-    return adapter.last_logits(inputs, hooks, _start(adapter, inputs, hooks, seen))
+    return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
 
 
 def run_spliced(
@@ -228,7 +228,7 @@ def run_spliced(
     sites = [site for site in adapter.sites if site.name in edits]
     hooks = _hooks(sites, splice, lambda site, x: reads.__setitem__(site.name, x))
     with torch.no_grad():
-        return adapter.last_logits(inputs, hooks, _start(adapter, inputs, hooks, seen))
+        return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
 
 
 def _hooks(
@@ -258,12 +258,15 @@ def _entries(adapter: Adapter, sites: Sequence[Site]) -> set[str]:
     return {entry for site in sites if (entry := adapter.entry([site.read, site.write])) is not None}
 
 
-def _recording(hooks: Mapping[str, Hook], names: Collection[str], seen: dict[str, Tensor]) -> dict[str, Hook]:
-    """The hooks, and before them others that note what flows into those of these names."""
+def _recording(
+    hooks: Mapping[str, Hook], sites: Sequence[Site], names: Collection[str], seen: dict[str, Tensor]
+) -> dict[str, Hook]:
+    """The hooks, which cut the model at `sites`, and before them others that note what flows into those of these names."""
+    cut = {site.write for site in sites}
 
     def at(name: str) -> Hook:
         def hook(x: Tensor) -> Tensor | None:
-            seen[name] = x.detach().clone()  # a copy, as of a leaf
+            seen[name] = x.detach() if name in cut else x.detach().clone()  # after a cut the model has a copy
             return hooks[name](x) if name in hooks else None
 
         return hook
@@ -271,15 +274,14 @@ def _recording(hooks: Mapping[str, Hook], names: Collection[str], seen: dict[str
     return {**hooks, **{name: at(name) for name in names}}
 
 
-def _start(
+def find_start(
     adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
 ) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
-    """Where a run with these hooks may start, and what was seen there; None where that is not known."""
-    entry = None if seen is None else adapter.entry(hooks)
-    if seen is None or entry is None or entry not in seen.streams:
-        return None
-    value = seen.streams[entry]
-    return entry, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
+    """The last stream that was seen from which a run still reaches these hooks, and its value; None if there is none."""
+    for name, value in reversed(() if seen is None else seen.streams.items()):
+        if adapter.entry([name, *hooks]) == name:
+            return name, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
+    return None
 
 
 def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs, coded: bool) -> tuple[ActiveFeatures, Tensor]:

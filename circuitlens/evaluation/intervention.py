@@ -225,7 +225,7 @@ def _run(
         edits[name] = _edit(seen, other.get(name), where, settings, own)
         if not circuit.pairs and name in other:
             values |= _feature_values(seen, other[name], where)
-    logits = run_spliced(adapter, batch.clean, edits) if edits else clean.logits
+    logits = run_spliced(adapter, batch.clean, edits, seen=clean) if edits else clean.logits
     probabilities = torch.stack([each.cpu().double().softmax(1).sum(0) for each in (clean.logits, logits)])
     named = torch.cat([batch.metric.answers.flatten(), batch.metric.distractors.flatten()]).cpu()
     marks = torch.zeros(logits.shape[1], dtype=torch.bool).index_fill(0, named[named >= 0], True)

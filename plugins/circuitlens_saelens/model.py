@@ -126,6 +126,10 @@ class HookedModel:
             raise AdapterError(f"At the model's hook {name!r} there is a {type(found).__name__}: take it away first.")
         return found
 
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two names are one hook's; False where there is no such hook."""
+        return name in self._paths and self._paths[name] == self._paths.get(other)
+
     def keep_results_of(self, name: str) -> None:
         """From now on have the forward go on with what this hook returns, also if it equals what it was given."""
         self._kept.add(self._paths[name])

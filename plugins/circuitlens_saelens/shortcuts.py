@@ -109,12 +109,14 @@ def find_entry(model: HookedModel, hooks: Collection[str]) -> str | None:
     """The last stream from which a run still reaches all `hooks`: at a block's end, or its beginning; None for the
     first block's beginning, and for hooks outside of blocks.
     """
-    (layer, part), hook = min((_place(model, hook), hook) for hook in hooks)
+    hook = min(hooks, key=lambda name: _place(model, name))
+    layer, part = _place(model, hook)
     if part == END:
         return hook
     if not 0 < layer < model.cfg.n_layers:
         return None
-    return hook if part == BEGINNING else _named(model, layer, "pre")
+    name = f"blocks.{layer}.hook_resid_pre"
+    return hook if part == BEGINNING else name if model.is_same(name, name) else None
 
 
 def has_own_hooks(model: HookedModel) -> bool:
@@ -131,11 +133,6 @@ def _blocks(model: HookedModel) -> list[torch.nn.Module]:
     return list(getattr(model.model, "blocks", ()))
 
 
-def _named(model: HookedModel, layer: int, end: str) -> str | None:
-    name = f"blocks.{layer}.hook_resid_{end}"
-    return name if name in model.names else None
-
-
 def _place(model: HookedModel, hook: str) -> tuple[int, int]:
     """Where in the forward a hook is: its block (−1 before all, their number after), and where in the block."""
     found = re.match(r"blocks\.(\d+)\.", hook)
@@ -143,8 +140,7 @@ def _place(model: HookedModel, hook: str) -> tuple[int, int]:
         return (-1 if "embed" in hook and not hook.startswith("unembed") else model.cfg.n_layers), INSIDE
     layer = int(found[1])
     for part, end in ((BEGINNING, "pre"), (END, "post")):
-        name = _named(model, layer, end)
-        if name is not None and model.hook_point(name) is model.hook_point(hook):
+        if model.is_same(hook, f"blocks.{layer}.hook_resid_{end}"):
             return layer, part
     return layer, INSIDE
 
