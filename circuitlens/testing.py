@@ -129,17 +129,23 @@ def late_runs_are_whole_runs(adapter: Adapter) -> None:
 
 
 def coders_keep_their_sizes(adapter: Adapter) -> None:
-    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself."""
+    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself; one that is not stateful
+    decodes alike whatever it encoded last.
+    """
     asked = example_batch(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
         f = coder.encode(s.read)
         assert f.shape == (*s.read.shape[:2], coder.d_sae), f"{s.site.name}: features {tuple(f.shape)}"
-        assert coder.decode(f).shape == s.write.shape, f"{s.site.name}: the reconstruction has another shape"
+        y = coder.decode(f)
+        assert y.shape == s.write.shape, f"{s.site.name}: the reconstruction has another shape"
         alone = coder.encode(s.read[:1, :1])
         coder.decode(alone)
         _close(alone, f[:1, :1])
+        if not coder.stateful:
+            coder.encode(2 * s.read)
+            _close(coder.decode(f), y)
 
 
 def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
