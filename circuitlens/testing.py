@@ -129,8 +129,8 @@ def late_runs_are_whole_runs(adapter: Adapter) -> None:
 
 
 def coders_keep_their_sizes(adapter: Adapter) -> None:
-    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself; one that is not stateful
-    decodes alike whatever it encoded last.
+    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself; one that is not
+    stateful decodes alike whatever it encoded last.
     """
     asked = example_batch(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:

@@ -12,8 +12,8 @@ tensor that flowed into the site keeps its graph back to the earlier leaves. The
 Coders run on detached activations and leave behind active features only: nothing dense in `d_sae` survives a hook.
 Memory: one forward's graph, plus (example, pos, feature, value) a site.
 
-A run of prompts that were `seen` before, or of repetitions of them, starts as late as the adapter can: what comes before
-the first site that it is about is known.
+A run of prompts that were `seen` before, or of repetitions of them, starts as late as the adapter can: what comes
+before the first site that it is about is known.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class SiteTrace:
 class Trace:
     """One cut run: its sites in forward order, the logits at each example's last position, and their metric.
 
-    `streams` are the values, by their hooks and in their order, from which other runs of these inputs may start; none of
-    a run in which something was replaced.
+    `streams` are the values, by their hooks and in the order of the forward, from which other runs of these inputs may
+    start; none of a run in which something was replaced.
     """
 
     inputs: Inputs
@@ -261,7 +261,7 @@ def _entries(adapter: Adapter, sites: Sequence[Site]) -> set[str]:
 def _recording(
     hooks: Mapping[str, Hook], sites: Sequence[Site], names: Collection[str], seen: dict[str, Tensor]
 ) -> dict[str, Hook]:
-    """The hooks, which cut the model at `sites`, and before them others that note what flows into those of these names."""
+    """The hooks, which cut the model at `sites`, and before them others that note what flows in at these names."""
     cut = {site.write for site in sites}
 
     def at(name: str) -> Hook:
@@ -277,9 +277,11 @@ def _recording(
 def find_start(
     adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
 ) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
-    """The last stream that was seen from which a run still reaches these hooks, and its value; None if there is none."""
-    for name, value in reversed(() if seen is None else seen.streams.items()):
+    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one."""
+    streams = {} if seen is None else seen.streams
+    for name in reversed(list(streams)):
         if adapter.entry([name, *hooks]) == name:
+            value = streams[name]
             return name, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
     return None
 

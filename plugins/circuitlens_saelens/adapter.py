@@ -18,7 +18,7 @@ from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
-from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, prove_cuts
+from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, plain_logits, prove_cuts
 from circuitlens_saelens.shortcuts import Shortcuts, Start, find_entry
 from circuitlens_saelens.text import Text
 
@@ -104,9 +104,10 @@ class SAELensAdapter(Adapter):
         self._shortcuts = Shortcuts(model, entries, short, self.inputs([EXAMPLES[1].prompt]))
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
-            prove_cuts(self, model, short)
-            self.pads = padding_is_harmless(self, EXAMPLES[0].prompt)
-            if self.frozen and (fault := frozen_fault(self, short, self.frozen)):
+            plain = plain_logits(self, short)
+            prove_cuts(self, model, short, plain)
+            self.pads = padding_is_harmless(self, EXAMPLES[0].prompt, plain)
+            if self.frozen and (fault := frozen_fault(self, short, self.frozen, plain)):
                 self.frozen, self.not_frozen = (), fault
 
     @classmethod

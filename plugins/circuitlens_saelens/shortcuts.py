@@ -90,7 +90,9 @@ class Shortcuts:
         try:
             self._unembeds_last = agree(self._run(short, hooks, None, last_only=True), whole)
         except FAULTS as error:
-            log.info("All positions are unembedded: with the last one alone %s says %s.", self._model.cfg.model_name, error)
+            log.info(
+                "All positions are unembedded: with the last one alone %s says %s.", self._model.cfg.model_name, error
+            )
         streams = dict(seen)
         self._run(other, hooks, None, last_only=False)
         for n, name in enumerate(self._entries):
@@ -137,7 +139,7 @@ def _place(model: HookedModel, hook: str) -> tuple[int, int]:
     """Where in the forward a hook is: its block (−1 before all, their number after), and where in the block."""
     found = re.match(r"blocks\.(\d+)\.", hook)
     if not found:
-        return (-1 if "embed" in hook and not hook.startswith("unembed") else model.cfg.n_layers), INSIDE
+        return (-1 if "embed" in hook and "unembed" not in hook else model.cfg.n_layers), INSIDE
     layer = int(found[1])
     for part, end in ((BEGINNING, "pre"), (END, "post")):
         if model.is_same(hook, f"blocks.{layer}.hook_resid_{end}"):
@@ -147,10 +149,8 @@ def _place(model: HookedModel, hook: str) -> tuple[int, int]:
 
 def _at_unembedding(model: HookedModel, hooks: Iterable[str]) -> bool:
     """Whether a hook, ours or the user's, would see the unembedding of all positions."""
-    points = set(model.model.unembed.modules())
-    return any(point._forward_hooks or point._forward_pre_hooks for point in points) or any(
-        model.hook_point(hook) in points for hook in hooks
-    )
+    modules = model.model.unembed.modules()
+    return any("unembed" in hook for hook in hooks) or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
 
 
 @contextmanager
