@@ -10,7 +10,7 @@ A third-party adapter is a subclass of `Adapter` named in its distribution's ent
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,11 +49,13 @@ class SparseCoder(ABC):
     """Reads an activation into features and writes features back: `f = encode(x)`, `x̂ = decode(f)`.
 
     A coder treats every batch item and position by itself, in the dtype of the activation. What it keeps from `encode`
-    for its `decode` it keeps by thread. `d_in` and `d_sae` are its sizes.
+    for its `decode` it keeps by thread; one that keeps nothing says so (`stateful`), which saves encoding again before
+    every decode. `d_in` and `d_sae` are its sizes.
     """
 
     d_in: int
     d_sae: int
+    stateful: bool = True
 
     @abstractmethod
     def encode(self, x: Float[Tensor, "batch pos *d_in"]) -> Float[Tensor, "batch pos d_sae"]:
@@ -104,6 +106,8 @@ class SparseCoder(ABC):
 
 class IdentityCoder(SparseCoder):
     """Makes plain neurons nodes: every neuron is its own feature and nothing is left over."""
+
+    stateful = False
 
     def __init__(self, d_in: int):
         self.d_in = self.d_sae = d_in
@@ -285,6 +289,22 @@ class Adapter(ABC):
         No hook stays behind, also after an error, and no `requires_grad` or `grad` changes. Several threads may call it
         at once: what they share is locked here.
         """
+
+    def last_logits(
+        self, inputs: Inputs, hooks: Mapping[str, Hook], start: tuple[str, Tensor] | None = None
+    ) -> Float[Tensor, "batch output"]:
+        """The logits of such a run at each example's last unpadded position.
+
+        `start` is a hook that `entry` named and what it sees in a run of these inputs: nothing before it has to be
+        computed, and none of `hooks` lies there. This default runs everything, and unembeds every position.
+        """
+        return inputs.at_last(self.run(inputs, hooks))
+
+    def entry(self, hooks: Collection[str]) -> str | None:
+        """The hook from whose value a run may start and still reach all of `hooks`; None where it has to start at the
+        beginning, as this default says.
+        """
+        return None
 
     @abstractmethod
     def answer_index(self, answer: str, prompt: str) -> int:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Inputs, SparseCoder
 from circuitlens.literals import PositionGrouping
-from circuitlens.tracing import Decode, Edit, SiteTrace
+from circuitlens.runs import Decode, Edit
+from circuitlens.tracing import SiteTrace
 
 ELEMENTS = 2**24
 """Features (active or not) that runs which share a batch hold at a site; more runs go one batch after the other."""
@@ -29,7 +30,8 @@ ELEMENTS = 2**24
 class SiteValues:
     """What a site's features and error can be set to.
 
-    `features` is None without a coder. Either `error` is given, or it is what the features leave of `whole`.
+    `features` is None without a coder. Where `error` is not given it is what the features, decoded in the run in which
+    it is set, leave of `whole`; a coder that keeps nothing from one call for the next decodes them alike in every run.
     """
 
     features: Float[Tensor, "batch pos d_sae"] | None
@@ -39,7 +41,9 @@ class SiteValues:
     @staticmethod
     def of(seen: SiteTrace) -> SiteValues:
         """The values in a run."""
-        return SiteValues(dense_features(seen), seen.write.detach())
+        coder = seen.site.coder
+        error = seen.error if coder is not None and not coder.stateful else None
+        return SiteValues(dense_features(seen), seen.write.detach(), error)
 
     def repeated(self, times: int) -> SiteValues:
         """The values of the whole batch several times over."""

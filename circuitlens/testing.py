@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from circuitlens.adapter import Adapter, Inputs, SparseCoder
+from circuitlens.adapter import Adapter, Hook, Inputs, SparseCoder
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import NodeScores, conservation_residual
@@ -31,7 +31,8 @@ from circuitlens.discovery import find
 from circuitlens.errors import AdapterError, PromptError
 from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import PromptBatch, tokenize
-from circuitlens.tracing import run_spliced, total_gradients, trace
+from circuitlens.runs import run_spliced
+from circuitlens.tracing import find_start, total_gradients, trace
 
 
 def inputs_are_a_batch_with_tokens(adapter: Adapter) -> None:
@@ -112,18 +113,40 @@ def runs_leave_no_trace(adapter: Adapter) -> None:
     assert len(calls) == 1, "a hook of an earlier run fired again"
 
 
+def late_runs_are_whole_runs(adapter: Adapter) -> None:
+    """The last logits alone, and those of runs that start late, are those of whole runs, with the same gradients."""
+    asked = example_batch(adapter)
+    clean = trace(adapter, asked.clean, asked.metric, graph=False, coded=())
+    _close(adapter.last_logits(asked.clean, {}), asked.clean.at_last(adapter.run(asked.clean, {})))
+    twice = asked.clean.repeated(2)
+    for n, seen in enumerate(clean.sites):
+        point = (0.5 * seen.write.repeat(2, *[1] * (seen.write.dim() - 1)) + 1).requires_grad_()
+        later: dict[str, Hook] = {site.write: lambda x: 1.1 * x for site in adapter.sites[n + 1 :]}
+        hooks: dict[str, Hook] = {seen.site.write: lambda _, point=point: point.clone(), **later}
+        whole = twice.at_last(adapter.run(twice, hooks))
+        late = adapter.last_logits(twice, hooks, find_start(adapter, twice, hooks, clean))
+        _close(late, whole)
+        _close(*(torch.autograd.grad(logits.square().sum(), point)[0] for logits in (late, whole)))
+
+
 def coders_keep_their_sizes(adapter: Adapter) -> None:
-    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself."""
+    """A coder maps `d_in` to `d_sae` and back to the write site's shape, each position by itself; one that is not
+    stateful decodes alike whatever it encoded last.
+    """
     asked = example_batch(adapter)
     for s in trace(adapter, asked.clean, asked.metric, graph=False).sites:
         if (coder := s.site.coder) is None:
             continue
         f = coder.encode(s.read)
         assert f.shape == (*s.read.shape[:2], coder.d_sae), f"{s.site.name}: features {tuple(f.shape)}"
-        assert coder.decode(f).shape == s.write.shape, f"{s.site.name}: the reconstruction has another shape"
+        y = coder.decode(f)
+        assert y.shape == s.write.shape, f"{s.site.name}: the reconstruction has another shape"
         alone = coder.encode(s.read[:1, :1])
         coder.decode(alone)
         _close(alone, f[:1, :1])
+        if not coder.stateful:
+            coder.encode(2 * s.read)
+            _close(coder.decode(f), y)
 
 
 def coders_rows_are_their_jacobians(adapter: Adapter) -> None:
@@ -246,6 +269,7 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
     hooks_fire_once_and_in_order,
     a_hook_replaces_the_activation,
     runs_leave_no_trace,
+    late_runs_are_whole_runs,
     coders_keep_their_sizes,
     coders_rows_are_their_jacobians,
     splice_is_a_no_op,

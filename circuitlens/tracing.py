@@ -1,9 +1,7 @@
 """One hooked run of the model: activations, cuts and gradients.
 
-The splice and its gradient semantics live here and nowhere else. At every site the activation is
-`x = dec(enc(x)) + ε`, so writing `dec(f) + ε` back changes nothing (Marks et al. 2024, "Sparse Feature Circuits").
-
-`trace` runs the model *cut at its sites*: each site's output is replaced by a leaf that holds the same value, while the
+At every site the activation is `x = dec(enc(x)) + ε`, so writing `dec(f) + ε` back changes nothing (Marks et al. 2024,
+"Sparse Feature Circuits"); `runs` does, with changes. `trace` runs the model *cut at its sites*: each site's output is replaced by a leaf that holds the same value, while the
 tensor that flowed into the site keeps its graph back to the earlier leaves. Then
 
 1. one reverse sweep over the segments gives the total gradient `∂m/∂x` at every leaf, equal to that of the uncut model;
@@ -11,27 +9,24 @@ tensor that flowed into the site keeps its graph back to the earlier leaves. The
 
 Coders run on detached activations and leave behind active features only: nothing dense in `d_sae` survives a hook.
 Memory: one forward's graph, plus (example, pos, feature, value) a site.
+
+A run of prompts that were `seen` before, or of repetitions of them, starts as late as the adapter can: what comes
+before the first site that it is about is known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import ActivationFunction, Adapter, Hook, Inputs, RelevanceRules, Site
+from circuitlens.adapter import Adapter, Hook, Inputs, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.prompts.batch import BatchMetric
-
-Decode = Callable[[Tensor], Tensor]
-Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
-"""Given a site's features `[batch, pos, d_sae]` (None without a coder), ε, and the coder's decode with its state as in
-this run, returns the features and ε to go on with."""
-
+from circuitlens.rules import by_rules
 
 @dataclass(frozen=True)
 class ActiveFeatures:
@@ -62,13 +57,18 @@ class SiteTrace:
 
 @dataclass(frozen=True)
 class Trace:
-    """One cut run: its sites in forward order, the logits at each example's last position, and their metric."""
+    """One cut run: its sites in forward order, the logits at each example's last position, and their metric.
+
+    `streams` are the values, by their hooks and in the order of the forward, from which other runs of these inputs may
+    start; none of a run in which something was replaced.
+    """
 
     inputs: Inputs
     sites: tuple[SiteTrace, ...]
     logits: Float[Tensor, "batch output"]
     scored_by: BatchMetric
     metric: Float[Tensor, " batch"]
+    streams: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def trace(
@@ -81,12 +81,16 @@ def trace(
     rules: RelevanceRules | None = None,
     replaced: Mapping[str, Tensor] | None = None,
     only: Collection[str] | None = None,
+    coded: Collection[str] | None = None,
+    seen: Trace | None = None,
 ) -> Trace:
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. `rules` change no
     value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that
-    is `replaced` the model goes on with that value, and the site's own trace says what was there before.
+    is `replaced` the model goes on with that value, and the site's own trace says what was there before. Features are
+    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts, or of those
+    that they repeat, with nothing replaced.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
@@ -96,32 +100,33 @@ def trace(
     done: list[SiteTrace] = []
     sites = [site for site in adapter.sites if only is None or site.name in only]
 
-    def cut(site: Site, x: Tensor) -> Tensor | None:
-        if site not in sites:
-            return None
+    def cut(site: Site, x: Tensor) -> Tensor:
         write = x
         read = reads.get(site.name) if site.read != site.write else write
         if len(done) == len(sites) or sites[len(done)] is not site or read is None:
             raise AdapterError(_order_message(adapter, site))
-        features, error = _encode(site, read.detach(), write.detach(), inputs)
+        features, error = _encode(site, read.detach(), write.detach(), inputs, coded is None or site.name in coded)
         # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
         leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
         return leaf.clone()
 
-    hooks = _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x))
+    hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
+    start = None if frozen else find_start(adapter, inputs, hooks, seen)
+    streams: dict[str, Tensor] = {}
+    if not replaced and start is None:
+        hooks = _recording(hooks, sites, _entries(adapter, sites), streams)
     if frozen:
         if not adapter.frozen:
             raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
     if rules is not None and graph:
-        hooks = _by_rules(rules, hooks)
+        hooks = by_rules(rules, hooks)
     with torch.set_grad_enabled(graph):
-        every = adapter.run(inputs, hooks)
+        logits = adapter.last_logits(inputs, hooks, start)
         if len(done) < len(sites):
             raise AdapterError(_order_message(adapter, sites[len(done)]))
-        logits = inputs.at_last(every)
-        return Trace(inputs, tuple(done), logits, metric, metric(logits))
+        return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
 
 
 def next_sites(traced: Trace) -> list[list[int]]:
@@ -205,66 +210,13 @@ def unreached(site: Site) -> AdapterError:
     )
 
 
-def run_patched(
-    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor]
-) -> Float[Tensor, "batch output"]:
-    """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph."""
-    return inputs.at_last(adapter.run(inputs, {site.write: patch}))
-
-
-def run_held(
-    adapter: Adapter, inputs: Inputs, hold: Callable[[Site, Tensor, Tensor], Tensor]
-) -> Float[Tensor, "batch output"]:
-    """Run the model with every site's output held, and return the last logits.
-
-    `hold` is told each site and what flowed into its two hooks (read, write), and gives a tensor of the run's own to go
-    on with: what reaches a site, and the logits, is then what earlier sites do to it directly.
-    """
-    reads: dict[str, Tensor] = {}
-
-    def cut(site: Site, x: Tensor) -> Tensor:
-        return hold(site, x if site.read == site.write else reads[site.name], x)
-
-    with torch.no_grad():
-        return inputs.at_last(adapter.run(inputs, _hooks(adapter, cut, lambda s, x: reads.__setitem__(s.name, x))))
-
-
-def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:
-    """Run the model spliced, `dec(f) + ε` in place of the activation, and return the last logits.
-
-    `edits` maps the names of the sites to splice to changes of `(f, ε)`: this is how an intervention is done for real.
-    Features downstream are those of the changed stream. Where nothing is edited a splice is no change, and left out.
-    """
-    reads: dict[str, Tensor] = {}
-
-    def splice(site: Site, x: Tensor) -> Tensor | None:
-        if site.name not in edits:
-            return None
-        coder = site.coder
-        if coder is None:
-            return edits[site.name](None, x, torch.zeros_like)[1]  # nothing is coded, so nothing decodes
-        read = x if site.read == site.write else reads[site.name]
-
-        def decode(f: Tensor) -> Tensor:
-            coder.encode(read)  # what a coder keeps from encode is used up by one decode
-            return coder.decode(f)
-
-        features = coder.encode(read)
-        features, error = edits[site.name](features, x - coder.decode(features), decode)
-        assert features is not None, "an edit keeps the features of a site with a coder"
-        return decode(features) + error
-
-    with torch.no_grad():
-        return inputs.at_last(adapter.run(inputs, _hooks(adapter, splice, lambda s, x: reads.__setitem__(s.name, x))))
-
-
-def _hooks(
-    adapter: Adapter, write: Callable[[Site, Tensor], Tensor | None], read: Callable[[Site, Tensor], None]
+def site_hooks(
+    sites: Sequence[Site], write: Callable[[Site, Tensor], Tensor], read: Callable[[Site, Tensor], None]
 ) -> dict[str, Hook]:
     """One hook a name; a site that reads what another writes sees it after the write."""
-    writers = {site.write: site for site in adapter.sites}
+    writers = {site.write: site for site in sites}
     readers: dict[str, list[Site]] = {}
-    for site in adapter.sites:
+    for site in sites:
         if site.read != site.write:
             readers.setdefault(site.read, []).append(site)
 
@@ -280,49 +232,42 @@ def _hooks(
     return {name: at(name) for name in [*writers, *readers]}
 
 
-def _by_rules(rules: RelevanceRules, hooks: Mapping[str, Hook]) -> dict[str, Hook]:
-    """The sites' hooks with those of the rules: a cut comes after what takes a value's place, and before what is seen
-    of it, so that it cuts both.
-    """
-    seen: dict[str, Tensor] = {}
-    placed: list[tuple[str, Hook]] = [(name, torch.Tensor.detach) for name in rules.held]
-    placed += [(at.post, partial(_secant, at, seen)) for at in rules.activations]
-    placed += list(hooks.items())
-    for at in rules.activations:
-        factors = [name for name in (at.pre, at.linear) if name is not None]
-        placed += [(name, lambda x, name=name: seen.__setitem__(name, x)) for name in factors]
-    joined: dict[str, list[Hook]] = {}
-    for name, hook in placed:
-        joined.setdefault(name, []).append(hook)
-    return {name: partial(_in_turn, each) for name, each in joined.items()}
+def _entries(adapter: Adapter, sites: Sequence[Site]) -> set[str]:
+    """Where runs that are about one of the sites, or about several, may start."""
+    return {entry for site in sites if (entry := adapter.entry([site.read, site.write])) is not None}
 
 
-def _secant(at: ActivationFunction, seen: dict[str, Tensor], x: Tensor) -> Tensor:
-    """`x` itself, with the derivative `x / factor` in each of its factors, halved where there are two; 0 where a factor
-    is 0.
-    """
-    held, factors = x.detach(), [seen.pop(name) for name in (at.pre, at.linear) if name is not None]
-    moved = torch.zeros_like(held)
-    for factor in factors:
-        value = factor.detach()
-        slope = (held / value).masked_fill(value == 0, 0) / len(factors)
-        moved = moved + slope * (factor - value)  # exactly 0
-    return held + moved
+def _recording(
+    hooks: Mapping[str, Hook], sites: Sequence[Site], names: Collection[str], seen: dict[str, Tensor]
+) -> dict[str, Hook]:
+    """The hooks, which cut the model at `sites`, and before them others that note what flows in at these names."""
+    cut = {site.write for site in sites}
+
+    def at(name: str) -> Hook:
+        def hook(x: Tensor) -> Tensor | None:
+            seen[name] = x.detach() if name in cut else x.detach().clone()  # after a cut the model has a copy
+            return hooks[name](x) if name in hooks else None
+
+        return hook
+
+    return {**hooks, **{name: at(name) for name in names}}
 
 
-def _in_turn(hooks: Sequence[Hook], x: Tensor) -> Tensor | None:
-    """What the hooks make of `x`, one after the other; None where they leave it."""
-    changed = None
-    for hook in hooks:
-        y = hook(x)
-        if y is not None:
-            x = changed = y
-    return changed
+def find_start(
+    adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
+) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
+    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one."""
+    streams = {} if seen is None else seen.streams
+    for name in reversed(list(streams)):
+        if adapter.entry([name, *hooks]) == name:
+            value = streams[name]
+            return name, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
+    return None
 
 
-def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs) -> tuple[ActiveFeatures, Tensor]:
-    """The active features at unpadded positions, and ε."""
-    if site.coder is None:
+def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs, coded: bool) -> tuple[ActiveFeatures, Tensor]:
+    """The active features at unpadded positions, and ε: none of them, and all of `write`, where nothing is coded."""
+    if site.coder is None or not coded:
         none = torch.zeros(0, dtype=torch.long, device=write.device)
         return ActiveFeatures(none, none, none, write.new_zeros(0)), write
     with torch.no_grad():

@@ -46,13 +46,13 @@ def _tokenizer() -> Any:
     return AutoTokenizer.from_pretrained("gpt2")
 
 
-def tiny(family: str, boot: Any = TransformerBridge, dtype: torch.dtype = torch.float32) -> Any:
-    """A new model of a family, as a bridge or a subclass of one."""
+def tiny(family: str, boot: Any = TransformerBridge, dtype: torch.dtype = torch.float32, **differs: Any) -> Any:
+    """A new model of a family, as a bridge or a subclass of one, whose configuration `differs` from the common one."""
     tokenizer = _tokenizer()
     sizes = {"hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2}
     more = {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 64, "vocab_size": len(tokenizer)}
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
-    config = AutoConfig.for_model(family, **sizes, **more, **ends, **FAMILIES.get(family, {}))
+    config = AutoConfig.for_model(family, **{**sizes, **more, **ends, **FAMILIES.get(family, {}), **differs})
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(0)
         made = AutoModelForCausalLM.from_config(config).float()

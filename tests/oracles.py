@@ -19,7 +19,8 @@ from circuitlens.circuit import ANSWER, DISTRACTOR
 from circuitlens.literals import MethodName
 from circuitlens.prompts.batch import PromptBatch
 from circuitlens.prompts.pairs import Pair
-from circuitlens.tracing import Decode, Edit, Trace
+from circuitlens.runs import Decode, Edit
+from circuitlens.tracing import Trace
 from tests.tiny_transformer import TinyTransformer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 import circuitlens
-from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site
+from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site, SparseCoder
 from circuitlens.errors import AdapterError
 from circuitlens.registry import installed_adapters
 from circuitlens.testing import CONTRACT
-from tests.tiny_transformer import TinyTransformer
+from tests.tiny_transformer import D, TinyTransformer
 
 ADAPTERS: dict[str, Callable[[], Adapter]] = {
     **{found.name: (lambda name=found.name: circuitlens.load(name)) for found in installed_adapters()},
@@ -70,6 +71,33 @@ class WrongRows(TinyTransformer):
         self.sites[1].coder.encoder_rows = lambda x, index: x * 0  # type: ignore[union-attr,method-assign]
 
 
+class Hasty(TinyTransformer):
+    """Gives the logits at the first position for the last ones."""
+
+    def last_logits(self, inputs: Inputs, hooks: Mapping[str, Hook], start: tuple[str, Tensor] | None = None) -> Tensor:
+        return self.run(inputs, hooks)[:, 0]
+
+
+class Scaled(SparseCoder):
+    """Says that it keeps nothing, and decodes by the size of what it encoded last."""
+
+    d_in = d_sae = D
+    stateful = False
+
+    def encode(self, x: Tensor) -> Tensor:
+        self.size = x.norm(dim=-1, keepdim=True)
+        return x / self.size
+
+    def decode(self, f: Tensor) -> Tensor:
+        return f * self.size[: len(f), : f.shape[1]]
+
+
+class Stateful(TinyTransformer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sites = tuple(replace(site, coder=Scaled()) for site in self.sites)
+
+
 @pytest.mark.parametrize(
     ("broken", "caught_by"),
     [
@@ -77,6 +105,8 @@ class WrongRows(TinyTransformer):
         (Misordered, "hooks_fire_once_and_in_order"),
         (Mute, "what_it_cannot_read_is_a_prompt_error"),
         (Unmasked, "padding_changes_nothing"),
+        (Hasty, "late_runs_are_whole_runs"),
+        (Stateful, "coders_keep_their_sizes"),
         (WrongRows, "coders_rows_are_their_jacobians"),
     ],
 )

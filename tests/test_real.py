@@ -20,7 +20,8 @@ from circuitlens.adapter import Adapter
 from circuitlens.cli.app import main
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import uncut_gradients
-from circuitlens.tracing import run_spliced, total_gradients, trace
+from circuitlens.runs import run_spliced
+from circuitlens.tracing import total_gradients, trace
 from tests.printed import assert_alike
 
 MODEL, SAES = (os.environ.get(name, "") for name in ("CIRCUITLENS_SMOLLM2", "CIRCUITLENS_SMOLLM2_SAES"))

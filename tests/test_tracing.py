@@ -12,9 +12,10 @@ import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
 from circuitlens.testing import example_batch, uncut_gradients
-from circuitlens.tracing import Edit, run_spliced, total_gradients, trace
+from circuitlens.runs import Edit, run_spliced
+from circuitlens.tracing import total_gradients, trace
 from tests.helpers import close
-from tests.tiny_transformer import TinyTransformer
+from tests.tiny_transformer import Layout, TinyTransformer
 
 
 def test_splice_is_a_no_op(model: Adapter) -> None:
@@ -57,6 +58,36 @@ def test_features_and_error_make_up_the_activation(model: Adapter) -> None:
         assert torch.equal(dense[active.example, active.pos, active.index], active.value)
         assert len(active.value) == (dense * asked.clean.mask[..., None]).count_nonzero()
         close(site.site.coder.decode(dense) + site.error, site.write.detach())
+
+
+@pytest.mark.parametrize(("layout", "encodes"), [("residual", 1), ("normalised", 3)])
+def test_only_a_stateful_coder_encodes_again_before_it_decodes(
+    layout: Layout, encodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For its error, for another run's, and to go on with what was changed; a decode more where that was."""
+    adapter = TinyTransformer(layout)
+    site = adapter.sites[-1]
+    assert site.coder is not None
+    calls: list[str] = []
+    for name in ("encode", "decode"):
+        call = getattr(site.coder, name)
+        monkeypatch.setattr(site.coder, name, lambda x, name=name, call=call: (calls.append(name), call(x))[1])
+    inputs = example_batch(adapter).clean
+    edit: Edit = lambda features, error, decode: (2 * features, error + decode(0 * features))  # type: ignore[operator] # noqa: E731
+    run_spliced(adapter, inputs, {site.name: edit})
+    assert (calls.count("encode"), calls.count("decode")) == (encodes, 3)
+    calls.clear()
+    run_spliced(adapter, inputs, {site.name: lambda features, error, decode: (features, error + 1)})
+    assert calls == ["encode", "decode"]
+
+
+def test_features_are_read_where_they_are_asked_for() -> None:
+    adapter = TinyTransformer("residual")
+    asked = example_batch(adapter)
+    every, some = (trace(adapter, asked.clean, asked.metric, coded=coded) for coded in (None, [adapter.sites[1].name]))
+    assert [len(site.features.value) > 0 for site in some.sites] == [False, True, False]
+    assert torch.equal(some.sites[1].error, every.sites[1].error)
+    assert torch.equal(some.logits, every.logits)
 
 
 def test_inputs_know_their_unpadded_ends() -> None:

@@ -24,7 +24,8 @@ from circuitlens.attribution.nodes import directions, scaled
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, run_patched
+from circuitlens.runs import run_patched
+from circuitlens.tracing import Trace
 
 POSITIONS = 2048
 """Rows × examples × positions of one run, if more than one row."""
@@ -100,6 +101,6 @@ def falls(
     times, (example, pos) = int(variant.max()) + 1, places
     at = variant * len(run.metric) + example, pos
     with torch.no_grad():
-        inputs = run.inputs.repeated(times)
-        logits = run_patched(adapter, inputs, run.sites[s].site, lambda x: x.index_put(at, x[at] + change))
+        inputs, patch = run.inputs.repeated(times), lambda x: x.index_put(at, x[at] + change)
+        logits = run_patched(adapter, inputs, run.sites[s].site, patch, seen=run)
         return run.metric.detach()[example] - run.scored_by.repeated(times)(logits)[at[0]]

@@ -31,7 +31,8 @@ from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, next_sites, run_patched, trace, unreached
+from circuitlens.runs import run_patched
+from circuitlens.tracing import Trace, next_sites, trace, unreached
 
 STEPS = 8
 """Midpoints on the way; on a real model 8 leave a gap of a few per cent at the worst site."""
@@ -86,16 +87,15 @@ def integrated_gradients(runs: Runs, steps: int = STEPS, progress: Progress | No
                 x = line.at(shares).requires_grad_()
                 inputs = clean.inputs.repeated(len(shares))
                 # The model gets a copy: one that edits its activations in place must not reach the leaf.
-                logits = run_patched(runs.adapter, inputs, site.site, lambda _, x=x: x.clone())
+                logits = run_patched(runs.adapter, inputs, site.site, lambda _, x=x: x.clone(), seen=clean)
                 metric = clean.scored_by.repeated(len(shares))(logits)
                 gradient = torch.autograd.grad(metric.sum(), x, allow_unused=True)[0]
                 if gradient is None:
                     raise unreached(site.site)
                 total = total + gradient.unflatten(0, (len(shares), -1)).sum(0) / steps
             with torch.no_grad():
-                start = clean.scored_by(
-                    run_patched(runs.adapter, clean.inputs, site.site, lambda _, p=line: p.start.clone())
-                )
+                patch = lambda _, line=line: line.start.clone()  # noqa: E731
+                start = clean.scored_by(run_patched(runs.adapter, clean.inputs, site.site, patch, seen=clean))
             moved = (total * (line.end - line.start)).flatten(1).sum(1)
             gap = moved - (clean.metric.detach() - start)
         totals.append(total)
@@ -124,12 +124,15 @@ def integrated_edges(
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
         for shares in _shares(clean, steps) if len(rows) else ():
             times = len(shares)
+            names = [clean.sites[t].site.name for t in cuts[:-1].tolist()]
             run = trace(
                 runs.adapter,
                 clean.inputs.repeated(times),
                 clean.scored_by.repeated(times),
-                replaced={clean.sites[s].site.name: line.at(shares)},
-                only=[clean.sites[t].site.name for t in cuts[:-1].tolist()],
+                replaced={names[0]: line.at(shares)},
+                only=names,
+                coded=names[1:],
+                seen=clean,
             )
             there, row_of = _with_sources(score_nodes(run), nodes, cuts, rows, times)
             wanted = (row_of >= 0) & keep[row_of.clamp_min(0)]

@@ -35,7 +35,8 @@ from circuitlens.attribution.nodes import directions, named_logits, scaled, scor
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, run_held
+from circuitlens.runs import run_held
+from circuitlens.tracing import Trace
 
 SMALL = 0.03
 """The share of the contrast (of the metric, from zero) from which on an edge is measured to its end."""

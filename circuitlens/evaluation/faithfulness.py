@@ -30,7 +30,8 @@ from circuitlens.literals import AblationKind, MetricName
 from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import PromptBatch, Score
-from circuitlens.tracing import Decode, Edit, run_spliced
+from circuitlens.runs import Decode, Edit, run_spliced
+from circuitlens.tracing import Trace, trace
 
 INPUTS = ("input", "embedding")
 """Kinds of sites that are the question."""
@@ -43,14 +44,15 @@ TINY = 1e-3
 class _Batch:
     """Prompts that run together: where the circuit's nodes lie in them, and what to set ablated ones to.
 
-    `free[b, p]` is where anything may be ablated; `baselines`, whose features are sparse, have no site that goes to 0.
+    `free[b, p]` is where anything may be ablated; `baselines`, whose features are sparse, have no site that goes to 0;
+    `clean` is the run with nothing ablated, cut where ablations begin.
     """
 
     batch: PromptBatch
     free: Bool[Tensor, "batch pos"]
     baselines: dict[str, SiteValues]
     places: dict[str, Places]
-    clean: Float[Tensor, " batch"]
+    clean: Trace
 
 
 class AblationRuns:
@@ -82,7 +84,7 @@ class AblationRuns:
             raise PromptError("Ablation to the corrupted run needs corrupted prompts: give them, or use mean or zero.")
         means = _means(adapter, prompts) if ablation == "mean" else {}
         self._batches = [self._prepare(batch, means) for batch in prompts.batches(BATCH)]
-        self.full_model = torch.cat([batch.clean for batch in self._batches])
+        self.full_model = torch.cat([batch.clean.metric for batch in self._batches])
 
     @cached_property
     def empty_circuit(self) -> Float[Tensor, " pair"]:
@@ -119,7 +121,8 @@ class AblationRuns:
                 edits[site.name] = made_late(partial(_edit, batch, site, keep.to(batch.free.device), whole_site_kept))
         metric = batch.batch.metric.repeated(len(keep))
         with torch.no_grad():
-            values = metric(run_spliced(self.adapter, batch.batch.clean.repeated(len(keep)), edits))
+            inputs = batch.batch.clean.repeated(len(keep))
+            values = metric(run_spliced(self.adapter, inputs, edits, seen=batch.clean))
         self._on_run()
         return values.unflatten(0, (len(keep), -1))
 
@@ -130,15 +133,15 @@ class AblationRuns:
         baselines: dict[str, SiteValues] = {}
         if self.ablation == "corrupted":
             assert batch.corrupted is not None, "every pair has one"
-            run_spliced(self.adapter, batch.corrupted, {s.name: _record(baselines, s.name) for s in self.adapter.sites})
+            run_spliced(self.adapter, batch.corrupted, {s.name: _record(baselines, s) for s in self.adapter.sites})
         for name, mean in means.items():
             assert mean.whole is not None, "that is how it is made"
             at = table.clamp_min(0)
             features = None if mean.features is None else mean.features[0][at].to_sparse()
             baselines[name] = SiteValues(features, mean.whole[0][at])
         where = {name: places(self.nodes, numbers, table) for name, numbers in self._of_site.items()}
-        with torch.no_grad():
-            clean = batch.metric(run_spliced(self.adapter, batch.clean, {}))
+        first = [site.name for site in self.adapter.sites if site.kind not in INPUTS][:1]
+        clean = trace(self.adapter, batch.clean, batch.metric, graph=False, only=first, coded=())
         return _Batch(batch, free, baselines, where, clean)
 
 
@@ -159,12 +162,13 @@ def _edit(batch: _Batch, site: Site, keep: Bool[Tensor, "variant node"], whole_s
     return set_nodes(mask, values and values.repeated(times))
 
 
-def _record(store: dict[str, SiteValues], name: str) -> Edit:
+def _record(store: dict[str, SiteValues], site: Site) -> Edit:
     """An edit that changes nothing and notes a site's values."""
 
     def record(features: Tensor | None, error: Tensor, decode: Decode) -> tuple[Tensor | None, Tensor]:
         whole = error if features is None else decode(features) + error
-        store[name] = SiteValues(None if features is None else features.to_sparse(), whole)
+        known = None if site.coder is None or site.coder.stateful else error
+        store[site.name] = SiteValues(None if features is None else features.to_sparse(), whole, known)
         return features, error
 
     return record
@@ -183,7 +187,7 @@ def _means(adapter: Adapter, every: PromptSet) -> dict[str, SiteValues]:
             groups = table[inputs.mask]
             counts = counts.to(groups.device).index_add(0, groups, torch.ones_like(groups).float())
             seen: dict[str, SiteValues] = {}
-            run_spliced(adapter, inputs, {site.name: _record(seen, site.name) for site in adapter.sites})
+            run_spliced(adapter, inputs, {site.name: _record(seen, site) for site in adapter.sites})
             for name, values in seen.items():
                 for part, value in (("features", values.features), ("whole", values.whole)):
                     if value is not None:

@@ -38,7 +38,8 @@ from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
 from circuitlens.torch_modes import own_modes
-from circuitlens.tracing import Edit, SiteTrace, run_spliced, trace
+from circuitlens.runs import Edit, run_spliced
+from circuitlens.tracing import SiteTrace, trace
 
 Setting = int | float | Literal["corrupted"]
 """A factor on a node's value in the clean run (0 switches it off, 1 holds it), or its value in the corrupted run."""
@@ -225,7 +226,7 @@ def _run(
         edits[name] = _edit(seen, other.get(name), where, settings, own)
         if not circuit.pairs and name in other:
             values |= _feature_values(seen, other[name], where)
-    logits = run_spliced(adapter, batch.clean, edits) if edits else clean.logits
+    logits = run_spliced(adapter, batch.clean, edits, seen=clean) if edits else clean.logits
     probabilities = torch.stack([each.cpu().double().softmax(1).sum(0) for each in (clean.logits, logits)])
     named = torch.cat([batch.metric.answers.flatten(), batch.metric.distractors.flatten()]).cpu()
     marks = torch.zeros(logits.shape[1], dtype=torch.bool).index_fill(0, named[named >= 0], True)

@@ -157,7 +157,7 @@ class Measurements:
         batch = tokenize_pairs(self.adapter, pairs, self.settings.metric)
         assert batch.corrupted is not None, "they differ from one"
         with torch.no_grad():
-            return -batch.metric(batch.corrupted.at_last(self.adapter.run(batch.corrupted, {})))
+            return -batch.metric(self.adapter.last_logits(batch.corrupted, {}))
 
     @cached_property
     def contrast(self) -> float:

@@ -135,7 +135,7 @@ def _batch_metric(
         if corrupted is None:
             raise PromptError(f"The metric {name!r} compares with a corrupted prompt: give one.")
         with torch.no_grad():
-            reference = corrupted.at_last(adapter.run(corrupted, {})).log_softmax(1)
+            reference = adapter.last_logits(corrupted, {}).log_softmax(1)
     return BatchMetric(name, answers, distractors, lambda logits: entry.score(logits, answers, distractors, reference))
 
 

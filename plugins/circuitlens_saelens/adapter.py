@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +18,9 @@ from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
-from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, prove_cuts
+from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, plain_logits, prove_cuts
 from circuitlens_saelens.relevance import find_rules
+from circuitlens_saelens.shortcuts import Shortcuts, Start, find_entry
 from circuitlens_saelens.text import Text
 
 log = logging.getLogger(__name__)
@@ -102,11 +103,14 @@ class SAELensAdapter(Adapter):
         )
         self._holdable = self.frozen
         self._rules: RelevanceRules | None = None
+        entries = [entry for site in sites if (entry := self.entry([site.read, site.write])) is not None]
+        self._shortcuts = Shortcuts(model, entries, short, self.inputs([EXAMPLES[1].prompt]))
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
-            prove_cuts(self, model, short)
-            self.pads = padding_is_harmless(self, EXAMPLES[0].prompt)
-            if self.frozen and (fault := frozen_fault(self, short, self.frozen)):
+            plain = plain_logits(self, short)
+            prove_cuts(self, model, short, plain)
+            self.pads = padding_is_harmless(self, EXAMPLES[0].prompt, plain)
+            if self.frozen and (fault := frozen_fault(self, short, self.frozen, plain)):
                 self.frozen, self.not_frozen = (), fault
 
     @classmethod
@@ -133,6 +137,15 @@ class SAELensAdapter(Adapter):
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
         _check_placement(list(self._saes.items()), self._model)  # at each run: both are the user's to move
         return self._model.run(inputs.values, inputs.mask, hooks)
+
+    def last_logits(
+        self, inputs: Inputs, hooks: Mapping[str, Hook], start: Start | None = None
+    ) -> Float[Tensor, "batch output"]:
+        _check_placement(list(self._saes.items()), self._model)
+        return self._shortcuts.last_logits(inputs, hooks, start)
+
+    def entry(self, hooks: Collection[str]) -> str | None:
+        return find_entry(self._model, hooks)
 
     def answer_index(self, answer: str, prompt: str) -> int:
         return self._text.answer(answer, prompt)

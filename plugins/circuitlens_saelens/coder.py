@@ -46,6 +46,7 @@ class SAECoder(SparseCoder):
         self._transcodes = isinstance(sae, TRANSCODERS)
         self._normalises = sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale")
         self._w_skip: Tensor | None = getattr(sae, "W_skip", None)
+        self.stateful = self._normalises or self._w_skip is not None or not self.known
 
     @property
     def sae(self) -> SAE[Any]:

@@ -69,7 +69,7 @@ class HookedModel:
                 "transformers.PreTrainedTokenizerFast(tokenizer_object=…)."
             )
         with _locks_lock:
-            self._lock = _locks.setdefault(model, threading.RLock())
+            self.lock = _locks.setdefault(model, threading.RLock())
         self._bridge = isinstance(model, TransformerBridge)
         self._paths = _paths(model)
         self._kept: set[str] = set()
@@ -126,6 +126,10 @@ class HookedModel:
             raise AdapterError(f"At the model's hook {name!r} there is a {type(found).__name__}: take it away first.")
         return found
 
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two names are one hook's; False where there is no such hook."""
+        return name in self._paths and self._paths[name] == self._paths.get(other)
+
     def keep_results_of(self, name: str) -> None:
         """From now on have the forward go on with what this hook returns, also if it equals what it was given."""
         self._kept.add(self._paths[name])
@@ -136,7 +140,7 @@ class HookedModel:
         Raises:
             AdapterError: the model is not ready (`require_ready`).
         """
-        with self._lock:
+        with self.lock:
             self.require_ready()
             planned = self._planned(tokens, hooks)
             if mask[:, 0].all():

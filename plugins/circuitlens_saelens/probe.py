@@ -56,16 +56,21 @@ def fired(model: HookedModel, inputs: Inputs, hooks: Sequence[str]) -> dict[str,
     return seen
 
 
-def prove_cuts(adapter: Adapter, model: HookedModel, inputs: Inputs) -> None:
+def plain_logits(adapter: Adapter, inputs: Inputs) -> Tensor:
+    """The last logits of a run without hooks, with which those below are compared."""
+    return _last(adapter, inputs, {})
+
+
+def prove_cuts(adapter: Adapter, model: HookedModel, inputs: Inputs, plain: Tensor) -> None:
     """Make sure that what a site's hook returns is what the model goes on with, values and graph.
 
     Raises:
         AdapterError: it is not, or the logits change where every site is replaced by itself.
     """
-    plain = _last(adapter, inputs, {})
-    for site in _without_effect(adapter, inputs, plain):
+    deaf = _without_effect(adapter, inputs, plain)
+    for site in deaf:
         model.keep_results_of(site.write)
-    for site in _without_effect(adapter, inputs, plain):
+    for site in _without_effect(adapter, inputs, plain) if deaf else ():
         raise AdapterError(
             f"The model does not go on with what its hook {site.write!r} returns, so nothing can be attributed to an "
             "SAE there: choose a SAE at another hook, such as the residual stream's."
@@ -73,7 +78,7 @@ def prove_cuts(adapter: Adapter, model: HookedModel, inputs: Inputs) -> None:
     _require_same(plain, _last(adapter, inputs, _splices(adapter.sites)), "its SAEs, with their errors, in place")
 
 
-def frozen_fault(adapter: Adapter, inputs: Inputs, hooks: Sequence[str]) -> str:
+def frozen_fault(adapter: Adapter, inputs: Inputs, hooks: Sequence[str], plain: Tensor) -> str:
     """Why the model's frozen run is not its own, or "" where it is."""
     try:
         with warnings.catch_warnings():
@@ -81,14 +86,13 @@ def frozen_fault(adapter: Adapter, inputs: Inputs, hooks: Sequence[str]) -> str:
             held = _last(adapter, inputs, dict.fromkeys(hooks, torch.Tensor.detach))
     except (AttributeError, RuntimeError, TypeError) as error:  # a norm that can't be computed from its held scale
         return f"with its scales and patterns held the model stops with {type(error).__name__}: {error}"
-    if agree(held, _last(adapter, inputs, {})):
+    if agree(held, plain):
         return ""
     return "with its scales and patterns held the model gives other logits"
 
 
-def padding_is_harmless(adapter: Adapter, prompt: str) -> bool:
+def padding_is_harmless(adapter: Adapter, prompt: str, alone: Tensor) -> bool:
     """Whether a prompt gives beside a longer one what it gives alone; where none is so short, they share no batch."""
-    alone = _last(adapter, adapter.inputs([prompt]), {})
     for times in (4, 2):
         with suppress(PromptError):
             both = adapter.inputs([prompt, " ".join([prompt] * times)])

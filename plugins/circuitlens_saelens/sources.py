@@ -46,17 +46,18 @@ class Source:
 
 
 def find_sources(name: str) -> list[Source]:
-    """The SAEs that one name stands for: a release, an SAE of one, or a folder with SAEs; else raises AdapterError."""
+    """The SAEs that one name stands for: a folder with SAEs, a release, or an SAE of one; else raises AdapterError."""
+    folder = Path(name).expanduser()  # comes first: the directory of releases takes a second to read
+    if (folder / "cfg.json").is_file():
+        return [Source("", folder.name, folder)]
+    if found := sorted(file.parent for file in folder.glob("*/cfg.json")):
+        return [Source("", one.name, one) for one in found]
     directory = get_pretrained_saes_directory()
     release, _, sae_id = name.partition("/")
     if release in directory:
         return _of_release(release, sae_id)
-    folder = Path(name).expanduser()
     if folder.is_dir():
-        found = [folder] if (folder / "cfg.json").is_file() else sorted(f.parent for f in folder.glob("*/cfg.json"))
-        if not found:
-            raise AdapterError(f"The folder {name!r} holds no SAE: none of its folders has a cfg.json.")
-        return [Source("", one.name, one) for one in found]
+        raise AdapterError(f"The folder {name!r} holds no SAE: none of its folders has a cfg.json.")
     near = get_close_matches(name, directory, n=3, cutoff=0.5)
     hint = f" Releases like it: {', '.join(near)}." if near else ""
     raise AdapterError(f"{name!r} is neither a release of SAE-Lens nor a folder.{hint}")

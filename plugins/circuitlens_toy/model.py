@@ -37,6 +37,7 @@ class ToySAE(nn.Module, SparseCoder):
 
     d_in = 4
     d_sae = 8
+    stateful = False
 
     def __init__(self) -> None:
         super().__init__()

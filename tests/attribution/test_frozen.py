@@ -17,7 +17,8 @@ from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.attribution.scores import conservation_residual
 from circuitlens.errors import AdapterError
 from circuitlens.testing import uncut_gradients
-from circuitlens.tracing import run_spliced, trace
+from circuitlens.runs import run_spliced
+from circuitlens.tracing import trace
 from tests.helpers import close
 from tests.models import Freezable
 from tests.oracles import moved

@@ -15,7 +15,8 @@ from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import example_batch
-from circuitlens.tracing import Decode, run_spliced, trace
+from circuitlens.runs import Decode, run_spliced
+from circuitlens.tracing import trace
 from tests.helpers import close
 from tests.models import by_layout
 from tests.oracles import hidden_by_hand, moved

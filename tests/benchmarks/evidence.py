@@ -86,10 +86,8 @@ def judge(adapter, found_on: list[Pair], held_out: list[Pair], methods: list[Met
     )
     nouns = [noun_of(pair) for pair in aligned.pairs]
     easy = easier_half(nouns, (runs.full_model - runs.empty_circuit).numpy())
-    out(
     names = ", ".join(sorted({noun for noun, one in zip(nouns, easy, strict=True) if one}))
     out(f"{len(set(nouns))} nouns, of which easy: {names}\n")
-    )
     out("| method | seconds | nodes | errors kept | easy | hard | less ig | errors removed | random (95 %) |")
     out("|---|---|---|---|---|---|---|---|---|")
     results = {}

@@ -88,9 +88,9 @@ def test_zero_ablation_leaves_the_token_before_the_prompt_alone(name: str, monke
     circuit, nodes = ablatable_circuit(adapter, "zero")
     runs = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), "zero", nodes)
     seen: dict[str, Tensor] = {}
-    run = adapter.run
+    last_logits = adapter.last_logits
 
-    def watched(inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+    def watched(inputs: Inputs, hooks: Mapping[str, Hook], start: Any = None) -> Tensor:
         def watch(name: str, hook: Hook) -> Hook:
             def at(x: Tensor) -> Tensor | None:
                 y = hook(x)
@@ -99,12 +99,12 @@ def test_zero_ablation_leaves_the_token_before_the_prompt_alone(name: str, monke
 
             return at
 
-        return run(inputs, {name: watch(name, hook) for name, hook in hooks.items()})
+        return last_logits(inputs, {name: watch(name, hook) for name, hook in hooks.items()}, start)
 
-    monkeypatch.setattr(adapter, "run", watched)
+    monkeypatch.setattr(adapter, "last_logits", watched)
     _ = runs.empty_circuit
     ablated = dict(seen)
-    run(adapter.inputs([circuit.prompt]), {site.write: clean(seen, site.write) for site in adapter.sites})
+    adapter.run(adapter.inputs([circuit.prompt]), {site.write: clean(seen, site.write) for site in adapter.sites})
     for site in adapter.sites:
         if site.kind in INPUTS:
             continue

@@ -22,7 +22,8 @@ from circuitlens.errors import AdapterError, CircuitError, PromptError
 from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import tokenize
 from circuitlens.testing import CONTRACT, example_batch
-from circuitlens.tracing import run_spliced, trace
+from circuitlens.runs import run_spliced
+from circuitlens.tracing import trace
 from tests.models import SAE_LENS_LAYOUTS
 from tests.oracles import moved
 from tests.saelens import ARCHITECTURES, LAYERS, D, by_hook, made, model, wrapped
