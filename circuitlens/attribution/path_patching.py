@@ -21,7 +21,7 @@ Runs are batched as in `exact`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,7 +35,7 @@ from circuitlens.attribution.nodes import directions, named_logits, scaled, scor
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.tracing import Trace, run_held
+from circuitlens.tracing import Trace, run_held, total_gradients, trace
 
 SMALL = 0.03
 """The share of the contrast (of the metric, from zero) from which on an edge is measured to its end."""
@@ -45,8 +45,8 @@ STAGE = "path patching"
 
 @dataclass(frozen=True)
 class _End:
-    """One of the two runs that a node's change joins, with its nodes: their `delta` is what they lose on the way to the
-    other. `sign` is that of the change as the whole attribution counts it, from the corrupted run to the clean one.
+    """One of the two runs that a change joins. Its nodes' `delta` is what they lose on the way to the other run, their
+    `totals` are the gradients in this one; `sign` is that of the metric's fall here as an attribution counts it.
     """
 
     run: Trace
@@ -110,11 +110,17 @@ def weighed_edges(
 
 def _ends(runs: Runs, nodes: NodeScores) -> list[_End]:
     """The clean run, and the corrupted one with the same nodes seen from there."""
-    ends = [_End(runs.clean, nodes, 1)]
+    ends = [_End(runs.clean, replace(nodes, totals=tuple(total_gradients(runs.clean))), 1)]
     if runs.baseline is not None:
-        there = score_nodes(runs.baseline, runs.clean, nodes.totals, nodes.logit_gradient)
-        assert all(torch.equal(getattr(there, name), getattr(nodes, name)) for name in ("site", "pos", "index"))
-        ends.append(_End(runs.baseline, there, -1))
+        # Features differ by as much in both directions; an error, by what the features leave in its own run.
+        run = runs.baseline
+        back = score_nodes(run, runs.clean, total_gradients(trace(runs.adapter, run.inputs, run.scored_by)))
+        vectors = [(n.index == VECTOR) & ~n.is_logit for n in (nodes, back)]
+        delta = (-nodes.delta).masked_scatter(vectors[0], back.delta[vectors[1]])
+        there = replace(
+            nodes, activation=nodes.activation - nodes.delta, delta=delta, totals=back.totals, units=back.units
+        )
+        ends.append(_End(run, there, -1))
     return ends
 
 
