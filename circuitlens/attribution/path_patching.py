@@ -12,9 +12,10 @@ thing than what the source's whole change does. Here that change is made. With e
 
 Features that are inactive in one of the runs are sources and targets like any other: they switch on.
 
-The first step costs a run of the model for each *source*, whatever the number of its targets. The second costs one for
-each *edge*, so it is left to those that are not small; the others get `d`'s real change times its gradient, and do not
-count as measured. A logit's effect on the metric needs no run.
+The first step costs a run as far as the last target's site for each *source*, whatever the number of its targets. The
+second costs a whole run for each *edge*, so it is left to those that are not small: the others get `d`'s real change
+times its gradient in that run, which to first order is the same, and do not count as measured. A logit's effect on the
+metric needs no run.
 
 Runs are batched as in `exact`.
 """
@@ -85,25 +86,25 @@ def weighed_edges(
         progress: told of each run.
     """
     progress, adapter = progress or Progress(), runs.adapter
-    ends = _ends(runs, nodes)
-    weight, measured = estimate.detach().clone(), torch.zeros_like(source, dtype=torch.bool)
+    still = nodes.delta[source] == 0  # nothing flows from what is the same in both runs
+    weight, measured = estimate.detach().masked_fill(still, 0), still.clone()
+    free = ~still
     if runs.baseline is None:
-        own = own_tokens(adapter, runs.clean.inputs)[nodes.example[source], nodes.pos[source]]
-        edges = own.nonzero()[:, 0]
-    else:
-        edges = torch.arange(len(source), device=source.device)
+        free &= own_tokens(adapter, runs.clean.inputs)[nodes.example[source], nodes.pos[source]]
+    edges = free.nonzero()[:, 0]
     if not len(edges):
         return weight, measured
     u, d = source[edges], target[edges]
-    effects, arrived = torch.zeros(len(ends), len(edges)).to(weight), list[dict[int, _Arrived]]()
+    ends = _ends(runs, nodes)
+    effects, arrived = weight.new_zeros(len(ends), len(edges)), list[dict[int, _Arrived]]()
     for effect, end in zip(effects, ends, strict=True):
         arrived.append(_move_sources(adapter, end, u, d, effect, progress))
     contrast = (runs.clean.metric - (0 if runs.baseline is None else runs.baseline.metric)).detach().abs()
     size = torch.maximum(effects.mean(0).abs(), estimate[edges].abs())
     threshold = (small[edges] if isinstance(small, Tensor) else small) * contrast[nodes.example[u]]
-    chosen = (size >= threshold) | (nodes.is_logit[d])
-    for effect, end, at_sites in zip(effects, ends, arrived, strict=True):
-        _move_targets(adapter, end, d, at_sites, chosen, effect, progress)
+    chosen = (size >= threshold) | nodes.is_logit[d]
+    for effect, end, there in zip(effects, ends, arrived, strict=True):
+        _move_targets(adapter, end, d, there, chosen, effect, progress)
     weight[edges], measured[edges] = effects.mean(0), chosen
     return weight, measured
 
@@ -114,7 +115,8 @@ def _ends(runs: Runs, nodes: NodeScores) -> list[_End]:
     if runs.baseline is not None:
         # Features differ by as much in both directions; an error, by what the features leave in its own run.
         run = runs.baseline
-        back = score_nodes(run, runs.clean, total_gradients(trace(runs.adapter, run.inputs, run.scored_by)))
+        totals = total_gradients(trace(runs.adapter, run.inputs, run.scored_by))
+        back = score_nodes(run, runs.clean, totals, nodes.logit_gradient)
         vectors = [(n.index == VECTOR) & ~n.is_logit for n in (nodes, back)]
         delta = (-nodes.delta).masked_scatter(vectors[0], back.delta[vectors[1]])
         there = replace(
@@ -137,11 +139,11 @@ def _move_sources(
         here = every[nodes.site[every] == s]
         for now, variant in in_runs(run, nodes.example[here]):
             moving = _MovingSources(end, s, here[now], variant, source, target)
-            logits = run_held(adapter, run.inputs.repeated(moving.times), moving.hold)
+            logits = run_held(adapter, run.inputs.repeated(moving.times), adapter.sites[s:], moving.hold)
             for t, some in moving.arrived.items():
                 parts.setdefault(t, []).append(some)
             edges = moving.edges[nodes.is_logit[target[moving.edges]]]
-            if len(edges):
+            if logits is not None and len(edges):
                 effects[edges] = end.sign * _logit_falls(end, target[edges], logits[moving.row[edges]])
             progress.step(STAGE, 0)
     arrived = {
@@ -168,10 +170,13 @@ class _MovingSources:
         self.change = scaled(directions(end.run, nodes, s, moving), nodes.delta[moving])
         self.edges = torch.isin(source, moving).nonzero()[:, 0]
         self.row = rows[torch.searchsorted(moving, source).clamp_max(len(moving) - 1)]
+        self.last = int(nodes.site[target[self.edges]].max())
         self.arrived: dict[int, _Arrived] = {}
 
-    def hold(self, site: Site, read: Tensor, write: Tensor) -> Tensor:
-        """The site's value in the plain run, but for the sources; and what reaches its targets is kept."""
+    def hold(self, site: Site, read: Tensor, write: Tensor) -> Tensor | None:
+        """The site's value in the plain run, but for the sources; None behind the last target. What reaches the site's
+        targets is kept.
+        """
         seen = self.end.run.sites
         t = next(t for t, each in enumerate(seen) if each.site is site)
         held = seen[t].write.detach().repeat(self.times, *[1] * (write.dim() - 1))
@@ -181,7 +186,7 @@ class _MovingSources:
         if len(edges) and t > self.s:
             written = _writes_more(self.end, t, self.target[edges], self.row[edges], read, write)
             self.arrived[t] = _Arrived(edges, written)
-        return held
+        return None if t >= self.last else held
 
 
 def _writes_more(
