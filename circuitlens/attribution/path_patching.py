@@ -74,23 +74,23 @@ def weighed_edges(
 ) -> tuple[Float[Tensor, " edge"], Bool[Tensor, " edge"]]:
     """The weights of edges by path patching, in units of the metric, and which of them are measured to their end.
 
+    From zero nothing is done at a token that the adapter puts before a prompt, as in every ablation: the effect is 0.
+
     Args:
         runs: the runs that `nodes` were scored on; from zero there is no second run, and the first is all.
         nodes: the scores that `source` and `target` are rows of.
         source: where each edge starts.
         target: where it ends: a node of a later site, or a logit.
-        estimate: the weights as they were estimated. An edge whose source can't be set to zero (the token that the
-            adapter puts before a prompt) keeps its own, and is not measured.
+        estimate: the weights as they were estimated, by which edges are told to be small.
         small: the share of the contrast that an edge's estimate, or the effect of its target's real change by gradient,
             has to reach in size for its target to be moved for real; 0 moves every target.
         progress: told of each run.
     """
     progress, adapter = progress or Progress(), runs.adapter
-    still = nodes.delta[source] == 0  # nothing flows from what is the same in both runs
-    weight, measured = estimate.detach().masked_fill(still, 0), still.clone()
-    free = ~still
+    free = nodes.delta[source] != 0  # nothing flows from what is the same in both runs
     if runs.baseline is None:
         free &= own_tokens(adapter, runs.clean.inputs)[nodes.example[source], nodes.pos[source]]
+    weight, measured = torch.zeros_like(estimate), ~free
     edges = free.nonzero()[:, 0]
     if not len(edges):
         return weight, measured

@@ -210,9 +210,10 @@ def test_nothing_at_the_adapters_own_token_is_set_to_zero() -> None:
     first = nodes.pos[edges.source] == 0
     assert first.any()
     weight, measured = weighed_edges(runs, nodes, edges.source, edges.target, edges.weight, small=0.0)
-    assert torch.equal(measured, ~first)
-    assert torch.equal(weight[first], edges.weight[first])
-    assert not torch.equal(weight[~first], edges.weight[~first])
+    assert measured.all()
+    assert edges.weight[first].abs().max() > 1e-3
+    assert (weight[first] == 0).all()
+    assert weight[~first].abs().max() > 1e-3
 
 
 def test_no_edges_are_none() -> None:
