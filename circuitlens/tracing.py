@@ -28,6 +28,7 @@ from circuitlens.errors import AdapterError
 from circuitlens.prompts.batch import BatchMetric
 from circuitlens.rules import by_rules
 
+
 @dataclass(frozen=True)
 class ActiveFeatures:
     """The nonzero features of one site at unpadded positions, sorted by example, position and index."""

@@ -19,8 +19,8 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.cli.app import main
 from circuitlens.prompts.batch import tokenize
-from circuitlens.testing import uncut_gradients
 from circuitlens.runs import run_spliced
+from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import total_gradients, trace
 from tests.printed import assert_alike
 

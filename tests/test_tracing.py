@@ -11,8 +11,8 @@ from torch import Tensor
 import circuitlens
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
 from circuitlens.errors import AdapterError
-from circuitlens.testing import example_batch, uncut_gradients
 from circuitlens.runs import Edit, run_spliced
+from circuitlens.testing import example_batch, uncut_gradients
 from circuitlens.tracing import total_gradients, trace
 from tests.helpers import close
 from tests.tiny_transformer import Layout, TinyTransformer

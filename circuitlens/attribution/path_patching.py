@@ -12,9 +12,10 @@ thing than what the source's whole change does. Here that change is made. With e
 
 Features that are inactive in one of the runs are sources and targets like any other: they switch on.
 
-The first step costs a run of the model for each *source*, whatever the number of its targets. The second costs one for
-each *edge*, so it is left to those that are not small; the others get `d`'s real change times its gradient, and do not
-count as measured. A logit's effect on the metric needs no run.
+The first step costs a run as far as the last target's site for each *source*, whatever the number of its targets. The
+second costs a whole run for each *edge*, so it is left to those that are not small: the others get `d`'s real change
+times its gradient in that run, which to first order is the same, and do not count as measured. A logit's effect on the
+metric needs no run.
 
 Runs are batched as in `exact`.
 """
@@ -30,15 +31,15 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Site
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.exact import falls, in_runs
-from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, named_logits, scaled, score_nodes
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
 from circuitlens.runs import run_held
-from circuitlens.tracing import Trace
+from circuitlens.tracing import Trace, total_gradients, trace
 
-SMALL = 0.03
+SMALL = 0.05
 """The share of the contrast (of the metric, from zero) from which on an edge is measured to its end."""
 
 STAGE = "path patching"
@@ -46,8 +47,8 @@ STAGE = "path patching"
 
 @dataclass(frozen=True)
 class _End:
-    """One of the two runs that a node's change joins, with its nodes: their `delta` is what they lose on the way to the
-    other. `sign` is that of the change as the whole attribution counts it, from the corrupted run to the clean one.
+    """One of the two runs that a change joins. Its nodes' `delta` is what they lose on the way to the other run, their
+    `totals` are the gradients in this one; `sign` is that of the metric's fall here as an attribution counts it.
     """
 
     run: Trace
@@ -74,63 +75,56 @@ def weighed_edges(
 ) -> tuple[Float[Tensor, " edge"], Bool[Tensor, " edge"]]:
     """The weights of edges by path patching, in units of the metric, and which of them are measured to their end.
 
+    From zero nothing is done at a token that the adapter puts before a prompt, as in every ablation: the effect is 0.
+
     Args:
         runs: the runs that `nodes` were scored on; from zero there is no second run, and the first is all.
         nodes: the scores that `source` and `target` are rows of.
         source: where each edge starts.
         target: where it ends: a node of a later site, or a logit.
-        estimate: the weights as they were estimated. An edge whose source can't be set to zero (the token that the
-            adapter puts before a prompt) keeps its own, and is not measured.
+        estimate: the weights as they were estimated, by which edges are told to be small.
         small: the share of the contrast that an edge's estimate, or the effect of its target's real change by gradient,
             has to reach in size for its target to be moved for real; 0 moves every target.
         progress: told of each run.
     """
     progress, adapter = progress or Progress(), runs.adapter
-    ends = _ends(runs, nodes)
-    weight, measured = estimate.detach().clone(), torch.zeros_like(source, dtype=torch.bool)
+    free = nodes.delta[source] != 0  # nothing flows from what is the same in both runs
     if runs.baseline is None:
-        own = own_tokens(adapter, runs.clean.inputs)[nodes.example[source], nodes.pos[source]]
-        edges = own.nonzero()[:, 0]
-    else:
-        edges = torch.arange(len(source), device=source.device)
+        free &= own_tokens(adapter, runs.clean.inputs)[nodes.example[source], nodes.pos[source]]
+    weight, measured = torch.zeros_like(estimate), ~free
+    edges = free.nonzero()[:, 0]
     if not len(edges):
         return weight, measured
     u, d = source[edges], target[edges]
-    effects, arrived = torch.zeros(len(ends), len(edges)).to(weight), list[dict[int, _Arrived]]()
+    ends = _ends(runs, nodes)
+    effects, arrived = weight.new_zeros(len(ends), len(edges)), list[dict[int, _Arrived]]()
     for effect, end in zip(effects, ends, strict=True):
         arrived.append(_move_sources(adapter, end, u, d, effect, progress))
     contrast = (runs.clean.metric - (0 if runs.baseline is None else runs.baseline.metric)).detach().abs()
     size = torch.maximum(effects.mean(0).abs(), estimate[edges].abs())
     threshold = (small[edges] if isinstance(small, Tensor) else small) * contrast[nodes.example[u]]
-    chosen = (size >= threshold) | (nodes.is_logit[d])
-    for effect, end, at_sites in zip(effects, ends, arrived, strict=True):
-        _move_targets(adapter, end, d, at_sites, chosen, effect, progress)
+    chosen = (size >= threshold) | nodes.is_logit[d]
+    for effect, end, there in zip(effects, ends, arrived, strict=True):
+        _move_targets(adapter, end, d, there, chosen, effect, progress)
     weight[edges], measured[edges] = effects.mean(0), chosen
     return weight, measured
 
 
 def _ends(runs: Runs, nodes: NodeScores) -> list[_End]:
     """The clean run, and the corrupted one with the same nodes seen from there."""
-    ends = [_End(runs.clean, nodes, 1)]
+    ends = [_End(runs.clean, replace(nodes, totals=tuple(total_gradients(runs.clean))), 1)]
     if runs.baseline is not None:
-        there = score_nodes(runs.baseline, runs.clean, nodes.totals, nodes.logit_gradient)
-        ends.append(_End(runs.baseline, _in_the_rows_of(nodes, there), -1))
+        # Features differ by as much in both directions; an error, by what the features leave in its own run.
+        run = runs.baseline
+        totals = total_gradients(trace(runs.adapter, run.inputs, run.scored_by, coded=()))
+        back = score_nodes(run, runs.clean, totals, nodes.logit_gradient)
+        vectors = [(n.index == VECTOR) & ~n.is_logit for n in (nodes, back)]
+        delta = (-nodes.delta).masked_scatter(vectors[0], back.delta[vectors[1]])
+        there = replace(
+            nodes, activation=nodes.activation - nodes.delta, delta=delta, totals=back.totals, units=back.units
+        )
+        ends.append(_End(run, there, -1))
     return ends
-
-
-def _in_the_rows_of(nodes: NodeScores, there: NodeScores) -> NodeScores:
-    """The corrupted run's scores in the rows of `nodes`, some of which may be of features that neither run has."""
-    positions, width = int(nodes.pos.max()) + 1, int(nodes.index.max()) + 1
-    number = NodeIndex(len(nodes.totals), positions * len(nodes.logit_gradient), width)
-    ours, theirs = (number.number(n.site, n.example * positions + n.pos, n.index) for n in (nodes, there))
-    at = torch.searchsorted(ours, theirs)
-    assert torch.equal(ours[at], theirs), "the nodes of both runs are among those that are scored"
-    columns = {
-        name: torch.zeros_like(nodes.delta).index_copy(0, at, getattr(there, name))
-        for name in ("activation", "delta", "gradient", "attribution")
-    }
-    same = {name: getattr(nodes, name) for name in ("site", "example", "pos", "index")}
-    return replace(there, **columns, **same)
 
 
 def _move_sources(
@@ -146,11 +140,11 @@ def _move_sources(
         here = every[nodes.site[every] == s]
         for now, variant in in_runs(run, nodes.example[here]):
             moving = _MovingSources(end, s, here[now], variant, source, target)
-            logits = run_held(adapter, run.inputs.repeated(moving.times), moving.hold)
+            logits = run_held(adapter, run.inputs.repeated(moving.times), adapter.sites[s:], moving.hold, seen=run)
             for t, some in moving.arrived.items():
                 parts.setdefault(t, []).append(some)
             edges = moving.edges[nodes.is_logit[target[moving.edges]]]
-            if len(edges):
+            if logits is not None and len(edges):
                 effects[edges] = end.sign * _logit_falls(end, target[edges], logits[moving.row[edges]])
             progress.step(STAGE, 0)
     arrived = {
@@ -177,10 +171,13 @@ class _MovingSources:
         self.change = scaled(directions(end.run, nodes, s, moving), nodes.delta[moving])
         self.edges = torch.isin(source, moving).nonzero()[:, 0]
         self.row = rows[torch.searchsorted(moving, source).clamp_max(len(moving) - 1)]
+        self.last = int(nodes.site[target[self.edges]].max())
         self.arrived: dict[int, _Arrived] = {}
 
-    def hold(self, site: Site, read: Tensor, write: Tensor) -> Tensor:
-        """The site's value in the plain run, but for the sources; and what reaches its targets is kept."""
+    def hold(self, site: Site, read: Tensor, write: Tensor) -> Tensor | None:
+        """The site's value in the plain run, but for the sources; None behind the last target. What reaches the site's
+        targets is kept.
+        """
         seen = self.end.run.sites
         t = next(t for t, each in enumerate(seen) if each.site is site)
         held = seen[t].write.detach().repeat(self.times, *[1] * (write.dim() - 1))
@@ -190,7 +187,7 @@ class _MovingSources:
         if len(edges) and t > self.s:
             written = _writes_more(self.end, t, self.target[edges], self.row[edges], read, write)
             self.arrived[t] = _Arrived(edges, written)
-        return held
+        return None if t >= self.last else held
 
 
 def _writes_more(

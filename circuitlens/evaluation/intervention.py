@@ -37,8 +37,8 @@ from circuitlens.literals import MetricName
 from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
-from circuitlens.torch_modes import own_modes
 from circuitlens.runs import Edit, run_spliced
+from circuitlens.torch_modes import own_modes
 from circuitlens.tracing import SiteTrace, trace
 
 Setting = int | float | Literal["corrupted"]

@@ -16,8 +16,8 @@ from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.attribution.scores import conservation_residual
 from circuitlens.errors import AdapterError
-from circuitlens.testing import uncut_gradients
 from circuitlens.runs import run_spliced
+from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import trace
 from tests.helpers import close
 from tests.models import Freezable

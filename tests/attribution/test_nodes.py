@@ -14,8 +14,8 @@ from circuitlens.adapter import Adapter, SparseCoder
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.prompts.batch import tokenize
-from circuitlens.testing import example_batch
 from circuitlens.runs import Decode, run_spliced
+from circuitlens.testing import example_batch
 from circuitlens.tracing import trace
 from tests.helpers import close
 from tests.models import by_layout

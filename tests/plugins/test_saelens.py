@@ -21,8 +21,8 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import AdapterError, CircuitError, PromptError
 from circuitlens.evaluation.intervention import ablate
 from circuitlens.prompts.batch import tokenize
-from circuitlens.testing import CONTRACT, example_batch
 from circuitlens.runs import run_spliced
+from circuitlens.testing import CONTRACT, example_batch
 from circuitlens.tracing import trace
 from tests.models import SAE_LENS_LAYOUTS
 from tests.oracles import moved

@@ -16,8 +16,8 @@ from torch.testing import assert_close
 import circuitlens
 from circuitlens.adapter import Adapter, Inputs
 from circuitlens.prompts.batch import tokenize
-from circuitlens.testing import late_runs_are_whole_runs
 from circuitlens.runs import run_patched, run_spliced
+from circuitlens.testing import late_runs_are_whole_runs
 from circuitlens.tracing import Trace, trace
 from tests.families import ASK, hooked, sae, tiny
 from tests.saelens import LAYERS, made, model, wrapped
