@@ -1,8 +1,9 @@
 """One hooked run of the model: activations, cuts and gradients.
 
 At every site the activation is `x = dec(enc(x)) + ε`, so writing `dec(f) + ε` back changes nothing (Marks et al. 2024,
-"Sparse Feature Circuits"); `runs` does, with changes. `trace` runs the model *cut at its sites*: each site's output is replaced by a leaf that holds the same value, while the
-tensor that flowed into the site keeps its graph back to the earlier leaves. Then
+"Sparse Feature Circuits"); with changes that is done in `runs`. `trace` runs the model *cut at its sites*: each site's
+output is replaced by a leaf that holds the same value, while the tensor that flowed into the site keeps its graph back
+to the earlier leaves. Then
 
 1. one reverse sweep over the segments gives the total gradient `∂m/∂x` at every leaf, equal to that of the uncut model;
 2. a vector-Jacobian product from a site stops at the nearest cuts by itself: it is the *direct* effect.

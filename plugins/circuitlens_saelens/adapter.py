@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -17,6 +16,14 @@ from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, Relevanc
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
+from circuitlens_saelens.fit import (
+    check_agreement,
+    check_placement,
+    check_processing,
+    short_name,
+    trained_with_bos,
+    warn_of_saes,
+)
 from circuitlens_saelens.model import HookedModel, Model
 from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, plain_logits, prove_cuts
 from circuitlens_saelens.relevance import find_rules
@@ -26,9 +33,6 @@ from circuitlens_saelens.text import Text
 log = logging.getLogger(__name__)
 
 EXAMPLES = [Example("The cats", " run", " runs", "The cat"), Example("The cat", " runs", " run", "The cats")]
-CENTRED = 1e-3
-"""Largest mean over d_model, as a share of the root mean square, of a stream that counts as centred."""
-
 SAEs = Mapping[str, SAE[Any]] | Iterable[SAE[Any]] | SAE[Any]
 
 
@@ -64,8 +68,8 @@ class SAELensAdapter(Adapter):
         self._model = model
         reads = {_write_hook(read, sae): read for read, sae in saes}
         self._saes = {_write_hook(read, sae): sae for read, sae in saes}
-        _check_agreement(saes, model)
-        bos = _trained_with_bos(saes, model) if prepend_bos is None else prepend_bos
+        check_agreement(saes, model)
+        bos = trained_with_bos(saes, model) if prepend_bos is None else prepend_bos
         self._text = Text(model.model.tokenizer, bos, model.cfg.n_ctx)
 
         places = {id(model.hook_point(hook)): hook for hook in reads}
@@ -78,9 +82,9 @@ class SAELensAdapter(Adapter):
         with own_modes(gradients=True):
             short = self.inputs([EXAMPLES[0].prompt])
             seen = fired(model, short, list(dict.fromkeys([*embeddings, *reads, *reads.values(), *scales])))
-            _warn_of_saes(saes, model, short, seen)
+            warn_of_saes(saes, model, short, seen)
         if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
-            _check_processing(saes, seen)
+            check_processing(saes, seen)
         if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
             log.warning("%d attention patterns, such as %s, can't be held in frozen mode.", len(missing), missing[0])
         sites = []
@@ -93,7 +97,7 @@ class SAELensAdapter(Adapter):
         model_name = str(model.cfg.model_name)
         described = ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
         super().__init__(
-            name or _short_name(model_name),
+            name or short_name(model_name),
             f"{model_name} with {len(saes)} SAEs of {', '.join(sorted({str(s.cfg.d_sae) for _, s in saes}))} features.",
             sites,
             EXAMPLES,
@@ -135,13 +139,13 @@ class SAELensAdapter(Adapter):
         return Inputs(values, mask, tuple(tuple(self._text.token(index) for index in row) for row in ids))
 
     def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Float[Tensor, "batch pos output"]:
-        _check_placement(list(self._saes.items()), self._model)  # at each run: both are the user's to move
+        check_placement(list(self._saes.items()), self._model)  # at each run: both are the user's to move
         return self._model.run(inputs.values, inputs.mask, hooks)
 
     def last_logits(
         self, inputs: Inputs, hooks: Mapping[str, Hook], start: Start | None = None
     ) -> Float[Tensor, "batch output"]:
-        _check_placement(list(self._saes.items()), self._model)
+        check_placement(list(self._saes.items()), self._model)
         return self._shortcuts.last_logits(inputs, hooks, start)
 
     def entry(self, hooks: Collection[str]) -> str | None:
@@ -235,85 +239,6 @@ def _write_hook(read: str, sae: SAE[Any]) -> str:
     return sae.cfg.metadata.hook_name_out or read
 
 
-def _check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
-    """Refuse SAEs of different models, and numbers or devices that do not go together."""
-    names = {_short_name(str(sae.cfg.metadata.model_name)): read for read, sae in saes if sae.cfg.metadata.model_name}
-    if len(names) > 1:
-        named = " and ".join(f"{name} (at {hook})" for name, hook in names.items())
-        raise AdapterError(f"The SAEs are for different models, {named}: give SAEs of one model.")
-    model_name = str(model.cfg.model_name)
-    if names and next(iter(names)) != _short_name(model_name) and not Path(model_name).exists():
-        log.warning("The SAEs are for %s and the model is %s.", next(iter(names)), model_name)
-    _check_placement(saes, model)
-
-
-def _check_placement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
-    for read, sae in saes:
-        dtype, device = sae.W_dec.dtype, sae.W_dec.device
-        if (dtype, device) != (model.dtype, model.device):
-            raise AdapterError(
-                f"The SAE at {read} is {dtype} on {device} and the model {model.dtype} on "
-                f"{model.device}: load both alike, or call sae.to('{model.device}', {model.dtype})."
-            )
-
-
-def _warn_of_saes(
-    saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel, inputs: Inputs, seen: Mapping[str, Tensor]
-) -> None:
-    """Warn of SAEs that can be run where they are, and were not made to be."""
-    for read, sae in saes:
-        trained = sae.cfg.metadata.hook_name
-        elsewhere = trained in model.names and model.hook_point(trained) is not model.hook_point(read)
-        # One stream has several names: after a block, and before the next.
-        if elsewhere and not torch.equal(fired(model, inputs, [trained])[trained], seen[read]):
-            log.warning("The SAE at %s was trained at %s: expect large errors.", read, trained)
-        if sae.cfg.normalize_activations == "expected_average_only_in":
-            log.warning(
-                "The SAE at %s expects activations scaled by a factor that is not folded into its weights, so its "
-                "features are not those it learnt: call sae.fold_activation_norm_scaling_factor(factor) first.",
-                read,
-            )
-
-
-def _trained_with_bos(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> bool:
-    """What the SAEs' metadata says, or where it says nothing, what TransformerLens does for the model."""
-    says = {bool(sae.cfg.metadata.prepend_bos) for _, sae in saes if sae.cfg.metadata.prepend_bos is not None}
-    if len(says) > 1:
-        raise AdapterError(
-            "Some of the SAEs were trained with a BOS token before each prompt and some without: "
-            "give prepend_bos=True or prepend_bos=False (--bos, --no-bos), and expect the others to do worse."
-        )
-    return says.pop() if says else bool(getattr(model.cfg, "default_prepend_bos", True))
-
-
-def _check_processing(saes: Sequence[tuple[str, SAE[Any]]], seen: Mapping[str, Tensor]) -> None:
-    """Refuse a model that was centred otherwise than an SAE was trained for, by the mean of what its hook sees."""
-    for read, sae in saes:
-        expected = wants_centred(sae.cfg)
-        if expected is None or not read.endswith(("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")):
-            continue
-        x = seen[read].float()
-        off = (x.mean(-1).abs() / x.square().mean(-1).sqrt().clamp_min(1e-12)).max().item()
-        if (off < max(CENTRED, torch.finfo(seen[read].dtype).eps)) != expected:
-            wanted, is_now = ("centred", "is not") if expected else ("not centred", "is")
-            bridge = "no_processing=True"
-            if expected:
-                bridge = "fold_ln=False, center_unembed=False, fold_value_biases=False"
-            raise AdapterError(
-                f"The SAE at {read} was trained on a model whose writing weights are {wanted}, and this model's stream "
-                f"{is_now} (its mean is {off:.1%} of its size). Load it with from_pretrained_no_processing(name, "
-                f"center_writing_weights={expected}), or on a bridge call enable_compatibility_mode({bridge})."
-            )
-
-
-def wants_centred(cfg: Any) -> bool | None:
-    """Whether an SAE's model has to have centred writing weights; None if that is not known or makes no difference."""
-    if cfg.normalize_activations == "layer_norm":  # takes the mean away itself
-        return None
-    kwargs = cfg.metadata.model_from_pretrained_kwargs
-    return None if kwargs is None else bool(kwargs.get("center_writing_weights", False))
-
-
 def _make_coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]) -> SAECoder:
     x, y = seen[read], seen[write]
     if (head := getattr(sae.cfg.metadata, "hook_head_index", None)) is not None:
@@ -345,9 +270,3 @@ def _make_coder(sae: SAE[Any], read: str, write: str, seen: Mapping[str, Tensor]
 def _layer_of(hook: str, layers: int) -> int:
     found = re.match(r"blocks\.(\d+)\.", hook)
     return int(found[1]) if found else 0 if "embed" in hook else layers - 1
-
-
-def _short_name(model_name: str) -> str:
-    """The last part of a model's name or folder, in small letters: what names of one model have in common."""
-    name = model_name.rstrip("/").rsplit("/", 1)[-1].lower()
-    return {"gpt2-small": "gpt2"}.get(name, name)
