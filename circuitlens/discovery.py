@@ -54,10 +54,9 @@ def find(
         distractor: the output or outputs it is set against.
         corrupted: a prompt that differs in what matters, token by token as long as `prompt`.
         method: "gradient" scores the change from zero and "contrastive" that from the corrupted prompt, both by the
-            gradient at the prompt; "relp" scores the latter by rules of relevance in the place of derivatives that
-            mislead; "path" adds up what nodes do on one way between the two runs, "ig" integrates the gradient on the
-            way of each site by itself, and "exact" sets each of the kept nodes back for real. By default "path" where
-            there is a corrupted prompt ("contrastive" if frozen), else "gradient".
+            gradient at the prompt; "relp" is the latter by rules of relevance; "path" adds up what nodes do on one way
+            between the runs, "ig" what they do on a way of each site by itself, and "exact" sets each kept node back
+            for real. By default "path" with a corrupted prompt ("contrastive" if frozen), else "gradient".
         metric: what is explained, by name (`circuitlens.prompts.metrics` lists them) or a function of the logits at the
             last position, `[batch, output]` to `[batch]`; by default the logit difference where there is a distractor,
             else the answer's logit.

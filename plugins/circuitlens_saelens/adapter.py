@@ -87,13 +87,7 @@ class SAELensAdapter(Adapter):
             check_processing(saes, seen)
         if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
             log.warning("%d attention patterns, such as %s, can't be held in frozen mode.", len(missing), missing[0])
-        sites = []
-        for hook in seen:  # in the order of the forward
-            if hook in embeddings:
-                sites.append(Site(embeddings[hook], "embedding", hook, hook, 0, None))
-            elif hook in reads:
-                coder = _make_coder(self._saes[hook], reads[hook], hook, seen)
-                sites.append(Site(hook, "feature", reads[hook], hook, _layer_of(hook, model.cfg.n_layers), coder))
+        sites = self._sites(embeddings, reads, seen)
         model_name = str(model.cfg.model_name)
         described = ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
         super().__init__(
@@ -129,6 +123,18 @@ class SAELensAdapter(Adapter):
         model, saes, record = load(**options)
         bos = options.get("prepend_bos")
         return cls(HookedModel(model), _by_hook(saes), prepend_bos=bos, name="gpt2", options=record)
+
+    def _sites(self, embeddings: Mapping[str, str], reads: Mapping[str, str], seen: Mapping[str, Tensor]) -> list[Site]:
+        """Embeddings and SAEs in the order of the forward, in which hooks were `seen`."""
+        sites = []
+        for hook in seen:
+            if hook in embeddings:
+                sites.append(Site(embeddings[hook], "embedding", hook, hook, 0, None))
+            elif hook in reads:
+                coder = _make_coder(self._saes[hook], reads[hook], hook, seen)
+                layer = _layer_of(hook, self._model.cfg.n_layers)
+                sites.append(Site(hook, "feature", reads[hook], hook, layer, coder))
+        return sites
 
     def inputs(self, prompts: Sequence[str]) -> Inputs:
         ids = [self._text.ids(prompt) for prompt in prompts]
