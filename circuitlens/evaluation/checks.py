@@ -9,7 +9,7 @@ What is judged is the circuit's core: the fewest of its strongest nodes that rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -17,9 +17,10 @@ from scipy.stats import spearmanr
 from circuitlens.circuit.evidence import Curve
 from circuitlens.evaluation.curves import interval
 from circuitlens.evaluation.definition import CheckDefinition, Finding, check
+from circuitlens.evaluation.edge_checks import path
 from circuitlens.evaluation.file_checks import dictionary, intact, reconstruction, record, reproduced
 from circuitlens.evaluation.measurements import Measurements, NotTestedError, closeness
-from circuitlens.prompts.metrics import METRICS
+from circuitlens.evaluation.task import TaskMeasure
 
 # The decision
 
@@ -29,12 +30,13 @@ def task(measured: Measurements) -> Finding:
     """Does the model do the task?
 
     The share of prompts on which it prefers the answer, and the distractor once the noun has the other number. Below
-    0.7 there is little to explain; chance is 0.25 (0.5 where the prompts differ in anything else).
+    0.7 there is little to explain; chance is 0.25 (0.5 where the prompts differ in anything else). Where the metric
+    does not tell (a divergence), the logits of answer and distractor do.
     """
-    _log_odds(measured)
-    turned = measured.turned > 0
-    right = ((measured.runs.full_model > 0) & turned).float().mean().item()
-    prompts, said = len(measured.run_prompts), f"{measured.circuit.metric} is {measured.metric:+.3f}"
+    measure = _task(measured)
+    turned = measure.turned(measured.adapter, measured.run_prompts) > 0
+    right = ((measured.answered > 0) & turned).float().mean().item()
+    prompts, said = len(measured.run_prompts), f"{measure.name} is {measured.answered.mean().item():+.3f}"
     if right >= measured.settings.thresholds["task"][1]:
         return right, f"the model decides {right:.0%} of {prompts} prompts right; {said}"
     reason = f"the model fails the task: it decides {right:.0%} of {prompts} prompts right; {said}"
@@ -47,7 +49,7 @@ def margin(measured: Measurements) -> Finding:
 
     The mean log odds of answer to distractor. 0.69 is 2 to 1, and 0.35 is 1.4 to 1.
     """
-    odds = _log_odds(measured)(measured.metric)
+    odds = _task(measured).log_odds(measured.answered.mean().item())
     reason = f"the odds for the answer are {np.exp(min(odds, 50)):.3g} to 1"
     if odds < measured.settings.thresholds["margin"][1]:
         reason = f"the model fails the task: {reason}"
@@ -138,12 +140,12 @@ def random(measured: Measurements) -> Finding:
 # Other prompts
 
 
-@check("held out", (0.3, 0.5))
+@check("held out", (0.3, 0.5), decisive=True)
 def held_out(measured: Measurements) -> Finding:
     """Does the core carry the decision on prompts that the circuit was not found on?
 
     Its faithfulness there, of which half the decision is asked for. By default they are the circuit's own prompts with
-    other nouns. Those it was found on are left out.
+    other nouns. Those it was found on are left out, and so are those that have one of its nouns in either number.
     """
     return _elsewhere(measured, *measured.on_held_out())
 
@@ -191,18 +193,18 @@ def stability(measured: Measurements) -> Finding:
     )
 
 
-def _log_odds(measured: Measurements) -> Callable[[float], float]:
-    """The metric as log odds, which are above 0 where the answer is right."""
-    entry = METRICS.get(measured.circuit.metric.name)
-    if entry is None or entry.log_odds is None:
+def _task(measured: Measurements) -> TaskMeasure:
+    """What tells whether an answer is right."""
+    if measured.task is None:
         raise NotTestedError(f"the metric {measured.circuit.metric.name!r} does not say whether an answer is right")
-    return entry.log_odds
+    return measured.task
 
 
 def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
     where = f"on {found.pairs} prompts ({found.prompts})"
-    entry = METRICS.get(measured.circuit.metric.name)
-    if entry is not None and entry.log_odds is not None and right < measured.settings.thresholds["task"][0]:
+    if found.prompts == "held out" and measured.sharing:
+        where = f"{where}, without {measured.sharing} that have a noun of the circuit's,"
+    if measured.task is not None and right < measured.settings.thresholds["task"][0]:
         return 0.0, f"the model fails the task {where}: {right:.0%} right"
     given = measured.at_core(found).faithfulness
     return closeness(given), f"{where} they give {given:.2f} of the decision"
@@ -211,7 +213,7 @@ def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
 CHECKS: tuple[CheckDefinition, ...] = (
     *(intact, reproduced, record, dictionary, reconstruction),
     *(task, margin, contrast),
-    *(faithfulness, features, necessity, random),
+    *(faithfulness, features, necessity, random, path),
     *(held_out, paraphrase, estimate, stability),
 )
 """All checks, in their order."""

@@ -124,15 +124,15 @@ def remade(circuit: Circuit, again: Rescored) -> list[Node | None]:
     table, prompts, many = again.total.nodes, again.prompts, circuit.by is not None
     rows = dict(zip(table.keys.tolist(), range(len(table.keys)), strict=True))
     errors, means = table.errors(ATTRIBUTION, prompts), (table.sums / prompts).tolist()
-    places = zip(*(column.tolist() for column in again.index.parts(again.numbers)), strict=True)
+    sites, positions, indices = (column.tolist() for column in again.index.parts(again.numbers))
     made: list[Node | None] = []
-    for number, place in zip(again.numbers.tolist(), places, strict=True):
+    for number, s, pos, index in zip(again.numbers.tolist(), sites, positions, indices, strict=True):
         row = rows.get(number)
         if row is None:
             made.append(None)
         else:
-            values = means[row][ACTIVATION], means[row][ATTRIBUTION], errors[row]
-            made.append(make_node(again.adapter, *place, *values, many=many))
+            activation, attribution = means[row][ACTIVATION], means[row][ATTRIBUTION]
+            made.append(make_node(again.adapter, s, pos, index, activation, attribution, errors[row], many=many))
     return made
 
 

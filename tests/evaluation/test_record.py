@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from circuitlens_toy import ToyAdapter
@@ -15,15 +13,11 @@ from circuitlens.circuit import Circuit
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.record import deviations, worst
 from circuitlens.evaluation.rescoring import rescore
-from circuitlens.literals import MethodName
 from tests.evidence import (
-    CATS,
-    TRAIN,
     Change,
     check,
     edge_invented,
     edges_flipped,
-    edges_gone,
     edges_scaled,
     edges_shuffled,
     edited,
@@ -46,7 +40,10 @@ def off(adapter: circuitlens.Adapter, circuit: Circuit, prompts: int = 128) -> t
 
 
 FAKES: dict[str, tuple[Change, str]] = {
-    "label": (set_of("feature", label="plural"), r"the label of sae:0:\d is 'plural' in the file and 'F\d' in the model"),
+    "label": (
+        set_of("feature", label="plural"),
+        r"the label of sae:0:\d is 'plural' in the file and 'F\d' in the model",
+    ),
     "activation": (set_of("feature", activation=lambda x: x + 1), r"the activation of sae:0:\d is"),
     "layer": (set_of("feature", layer=lambda x: x + 3), r"the layer of sae:0:\d is 5 in the file and 2 in the model"),
     "address": (set_of("feature", url="https://example.org"), r"the address of sae:0:\d is 'https://example.org' in"),
