@@ -58,6 +58,13 @@ def untrained(toy: ToyAdapter, seed: int) -> ToyAdapter:
         return with_parts(toy, AgreementModel(), ToySAE())
 
 
+def untrained_sae(toy: ToyAdapter, seed: int) -> ToyAdapter:
+    """The toy with an SAE as it is before training: encoder and decoder rows are one another's (tied)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return with_parts(toy, toy.model, ToySAE())
+
+
 def shuffled(toy: ToyAdapter, order: list[int]) -> ToyAdapter:
     """The toy with the decoder's columns in another order."""
     sae = copy.deepcopy(toy.sae)

@@ -129,6 +129,20 @@ def test_thresholds_can_be_others(toy: ToyAdapter, contrast: Circuit) -> None:
         }
 
 
+def test_lowered_thresholds_mark_the_verdict(toy: ToyAdapter, contrast: Circuit, tmp_path: Path) -> None:
+    plain = evidence_of(toy, contrast)
+    assert (plain.word, plain.lowered) == ("supported", ())
+    assert "lowered" not in plain.model_dump()
+    assert evidence_of(toy, contrast, thresholds={"random": (0.1, 0.26)}).lowered == ()
+    few: dict[str, Any] = {"prompts": 4, "draws": 8, "thresholds": {"random": (0.05, 0.25)}}
+    verified = verify(toy, contrast, **few)
+    verified.save(tmp_path / "c.json")
+    evidence = circuitlens.open(tmp_path / "c.json").evidence
+    assert evidence is not None
+    assert (evidence.verdict, evidence.lowered) == ("supported", ("random",))
+    assert evidence.word == "supported (thresholds lowered)"
+
+
 @pytest.mark.parametrize(
     "thresholds",
     [{"faith": (0.1, 0.2)}, {"random": (0.3, 0.2)}, {"random": (0.1, math.nan)}, {"random": (0.1, math.inf)}],
