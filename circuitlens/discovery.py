@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from circuitlens.adapter import Adapter
-from circuitlens.attribution.methods import choose_method
+from circuitlens.attribution.methods import choose_method, measures_edges
 from circuitlens.circuit import Circuit
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
@@ -26,6 +26,9 @@ MAX_NODES, MAX_EDGES = 500, 10_000
 MAX_NODES_OF_MANY = 100
 """The same of a circuit over many prompts: what carries a decision on many prompts is little."""
 
+MEASURED_EDGES, MEASURED_EDGES_OF_MANY = 100, 20
+"""How many edges of one prompt, and of many, are measured by the default method unless one says otherwise."""
+
 
 def find(
     adapter: Adapter,
@@ -39,6 +42,7 @@ def find(
     frozen: bool = False,
     max_nodes: int | None = MAX_NODES,
     max_edges: int | None = MAX_EDGES,
+    measured_edges: int | None = None,
     progress: ProgressCallback | None = None,
 ) -> Circuit:
     """Find the circuit by which the adapter's model answers `prompt`.
@@ -60,6 +64,9 @@ def find(
             not what moves where. Without it every derivative is the model's own.
         max_nodes: how many nodes to keep beside the logits, the strongest by |attribution|; None keeps all.
         max_edges: how many edges between them to keep, the strongest by |weight|; None keeps all, 0 computes none.
+        measured_edges: how many of the strongest edges are weighed by path patching, and not by gradients alone: their
+            source is moved for real, and where that is not small their target too (`edge.measured`). By default 100
+            where the default method is used with a corrupted prompt, else none.
         progress: told the name of each stage as it ends, the steps done and the steps in all; what it raises ends the
             work and comes out.
 
@@ -79,7 +86,9 @@ def find(
             prompt=prompt, corrupted=corrupted, answer=output_texts(answer), distractor=output_texts(distractor or ())
         )
         prompts = PromptSet.of_one(pair, batch.clean.tokens[0])
-        search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges)
+        if measured_edges is None:
+            measured_edges = MEASURED_EDGES if measures_edges(method, corrupted is not None) else 0
+        search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges, measured_edges)
         return search.run(progress)
 
 
@@ -93,6 +102,7 @@ def aggregate(
     frozen: bool = False,
     max_nodes: int | None = MAX_NODES_OF_MANY,
     max_edges: int | None = MAX_EDGES,
+    measured_edges: int | None = None,
     batch_size: int = BATCH,
     progress: ProgressCallback | None = None,
 ) -> Circuit:
@@ -102,6 +112,7 @@ def aggregate(
         adapter: a model with its sparse coders.
         pairs: the prompts (`circuitlens.read_pairs` reads a file); those that can't be used are left out.
         method, metric, frozen, max_nodes, max_edges, progress: as in `find`.
+        measured_edges: as in `find`, by default 20. An edge counts as measured where it is on every prompt that has it.
         by: how positions are brought together: "position" counts from the first token, "role" by the names that each
             pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
         batch_size: prompts that run together; results do not depend on it.
@@ -124,5 +135,7 @@ def aggregate(
         example = tokenize_pairs(adapter, prompts.pairs[:1], metric)
         if metric is None:
             metric = cast(MetricName, example.metric.name)  # one for all: no batch may choose its own
-        search = Search(adapter, prompts, example, method, metric, frozen, max_nodes, max_edges, batch_size)
-        return search.run(progress)
+        if measured_edges is None:
+            measured_edges = MEASURED_EDGES_OF_MANY if measures_edges(method, prompts.has_corrupted) else 0
+        sizes = max_nodes, max_edges, measured_edges
+        return Search(adapter, prompts, example, method, metric, frozen, *sizes, batch_size).run(progress)

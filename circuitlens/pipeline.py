@@ -4,6 +4,7 @@
 2. The strongest nodes by |mean| are kept.
 3. Each batch gives the edges between those (and, for a method that measures, their measured effects). Every prompt
    gives every kept edge what it is there, small or 0, so that a mean has no threshold in it.
+4. The strongest edges by |mean estimate| are weighed anew by path patching, in each batch (`path_patching`).
 
 Memory is that of one batch and of the sums, whose size is the number of different nodes, not of prompts.
 """
@@ -33,6 +34,7 @@ from circuitlens.attribution.sums import (
     edge_sums,
     measured_sums,
 )
+from circuitlens.attribution.weighed_sums import StrongestEdges, weighed_sums, with_weighed
 from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
 from circuitlens.circuit.nodes import Fingerprint
 from circuitlens.errors import AdapterError, PromptError
@@ -58,6 +60,7 @@ class Search:
     frozen: bool
     max_nodes: int | None
     max_edges: int | None
+    measured_edges: int
     batch_size: int = BATCH
     index: NodeIndex = field(init=False)
 
@@ -65,6 +68,12 @@ class Search:
         for name, count in (("max_nodes", self.max_nodes), ("max_edges", self.max_edges)):
             if count is not None and count < 0:
                 raise PromptError(f"{name} is {count}: give a count of 0 or more, or None for all.")
+        if self.measured_edges < 0:
+            raise PromptError(f"measured_edges is {self.measured_edges}: give a count of 0 or more.")
+        if self.measured_edges and self.frozen:
+            raise PromptError(
+                "measured_edges measures the model as it is, and frozen mode holds parts of it: leave one of them out."
+            )
         named = torch.cat([self.example.metric.answers, self.example.metric.distractors], 1)
         outputs = max(2, int(named.max()) + 1)
         object.__setattr__(self, "index", NodeIndex.of(self.adapter, len(self.prompts.labels), outputs))
@@ -80,7 +89,8 @@ class Search:
         again = len(batches) > 1  # one batch is scored once; of several none is kept
         second = self.connects or METHODS[self.method].measures
         steps = steps_of_batch(self.adapter, self.method)
-        more = second * again * steps.nodes + steps.measured + self.connects * steps.edges
+        weighs = self.connects and self.measured_edges > 0
+        more = (second + weighs) * again * steps.nodes + steps.measured + self.connects * steps.edges + weighs
         total = len(batches) * (steps.nodes + more)
         with Progress(total, callback) as progress:
             sums, found, fingerprint = None, None, None
@@ -106,7 +116,19 @@ class Search:
                     keep, place = among(self.index, batch, found, kept)
                     scores, worst = attribute_edges(found, keep, progress)
                     edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
-        return self._circuit(sums, kept, edges, measured, residual, fingerprint)
+            clean, other = (sums.metric / sums.prompts).tolist()
+            contrast = clean - other * (METHODS[self.method].baseline != "zero" and self.prompts.has_corrupted)
+            by_sum = self.prompts.by == "sum"
+            chosen = StrongestEdges.of(edges, self.measured_edges, sums.prompts, contrast, by_sum)
+            weighed = KeyedSums.empty(2)
+            for batch in batches if weighs else ():
+                if again:
+                    found = None
+                    found = self._score(batch, progress)
+                assert found is not None, "there is a batch"
+                weighed = weighed.merged(weighed_sums(self.index, batch, found, kept, chosen, progress))
+                progress.step("path patching")
+        return self._circuit(sums, kept, with_weighed(edges, chosen.keys, weighed), measured, residual, fingerprint)
 
     def _score(self, batch: PromptSet, progress: Progress) -> Attributions:
         asked = self.example
@@ -118,7 +140,7 @@ class Search:
         self,
         sums: BatchSums,
         kept: Int[Tensor, " kept"],
-        edges: KeyedSums,
+        connected: tuple[KeyedSums, Bool[Tensor, " edge"]],
         measured: KeyedSums,
         residual: float,
         fingerprint: Fingerprint,
@@ -127,7 +149,7 @@ class Search:
         count, table = sums.prompts, sums.nodes
         if METHODS[self.method].measures:
             table = _with_measured(table, kept, measured)
-        edges = KeyedSums(edges.keys[edges.sums[:, 0] != 0], edges.sums[edges.sums[:, 0] != 0])
+        edges, real = connected
         alive = sums.changed
         ends = kept[torch.cat([edges.keys // max(len(kept), 1), edges.keys % max(len(kept), 1)])]
         alive[torch.searchsorted(table.keys, ends)] = True
@@ -162,7 +184,7 @@ class Search:
                 completeness_gaps={s.name: gap for s, gap in gaps} if METHODS[self.method].has_gaps else {},
                 conservation_residual=residual,
                 nodes=tuple(nodes.values()),
-                edges=_edges(kept, nodes, edges, self.max_edges, count),
+                edges=_edges(kept, nodes, edges, real, self.max_edges, count),
             )
         except ValidationError as error:
             fault = error.errors(include_url=False, include_input=False)[0]
@@ -261,14 +283,18 @@ def _error_label(adapter: Adapter, site: Site) -> str:
     return f"{site.write.rsplit('.', 1)[-1].removeprefix('hook_')} error"
 
 
-def _edges(kept: Tensor, nodes: Mapping[int, Node], edges: KeyedSums, most: int | None, count: int) -> tuple[Edge, ...]:
+def _edges(
+    kept: Tensor, nodes: Mapping[int, Node], edges: KeyedSums, measured: Tensor, most: int | None, count: int
+) -> tuple[Edge, ...]:
     """The strongest edges, with their means."""
     chosen = edges.sums[:, 0].abs().argsort(descending=True, stable=True)[:most]
     rows = KeyedSums(edges.keys[chosen], edges.sums[chosen])
     columns = (kept[rows.keys // max(len(kept), 1)], kept[rows.keys % max(len(kept), 1)], rows.sums[:, 0] / count)
     return tuple(
-        Edge(source=nodes[u].id, target=nodes[d].id, weight=weight, standard_error=error)
-        for u, d, weight, error in zip(*(c.tolist() for c in columns), rows.errors(0, count), strict=True)
+        Edge(source=nodes[u].id, target=nodes[d].id, weight=weight, standard_error=error, measured=real)
+        for u, d, weight, real, error in zip(
+            *(c.tolist() for c in (*columns, measured[chosen])), rows.errors(0, count), strict=True
+        )
     )
 
 

@@ -15,7 +15,7 @@ Memory: one forward's graph, plus (example, pos, feature, value) a site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,6 +178,37 @@ def run_patched(
 ) -> Float[Tensor, "batch output"]:
     """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph."""
     return inputs.at_last(adapter.run(inputs, {site.write: patch}))
+
+
+class _Enough(BaseException):
+    """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""
+
+
+def run_held(
+    adapter: Adapter, inputs: Inputs, sites: Sequence[Site], hold: Callable[[Site, Tensor, Tensor], Tensor | None]
+) -> Float[Tensor, "batch output"] | None:
+    """Run the model with what some sites write held, and return the last logits.
+
+    `hold` is told each of the sites and what flowed into its two hooks (read, write), and gives a tensor of the run's
+    own to go on with: what flows into a site, and the logits, is then what sites before it do to it directly. Where it
+    gives None the run ends, without logits.
+    """
+    reads: dict[str, Tensor] = {}
+
+    def cut(site: Site, x: Tensor) -> Tensor | None:
+        if site not in sites:
+            return None
+        held = hold(site, x if site.read == site.write else reads[site.name], x)
+        if held is None:
+            raise _Enough
+        return held
+
+    hooks = _hooks(adapter, cut, lambda site, x: reads.__setitem__(site.name, x))
+    try:
+        with torch.no_grad():
+            return inputs.at_last(adapter.run(inputs, hooks))
+    except _Enough:
+        return None
 
 
 def run_spliced(adapter: Adapter, inputs: Inputs, edits: Mapping[str, Edit]) -> Float[Tensor, "batch output"]:

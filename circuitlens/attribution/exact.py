@@ -11,17 +11,20 @@ Runs are batched: row `k` of a run carries the `k`-th node of every example.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuitlens.adapter import Adapter
 from circuitlens.attribution.base import Runs, Steps
 from circuitlens.attribution.integrated import IntegratedGradients
 from circuitlens.attribution.nodes import directions, scaled
 from circuitlens.attribution.scores import NodeScores, ranks
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.tracing import run_patched
+from circuitlens.tracing import Trace, run_patched
 
 POSITIONS = 2048
 """Rows × examples × positions of one run, if more than one row."""
@@ -58,27 +61,45 @@ def exact_effects(
     Logit nodes move nothing upstream, and keep their attribution.
     """
     effects = nodes.attribution[rows].clone()
-    most = max(1, POSITIONS // runs.clean.inputs.mask.numel())
-    for s in range(len(runs.clean.sites)):
+    clean = runs.clean
+    for s in range(len(clean.sites)):
         here = (nodes.site[rows] == s).nonzero()[:, 0]
-        rank = ranks(nodes.example[rows[here]])
-        for start in range(0, int(rank.max()) + 1 if len(here) else 0, most):
-            now = (rank >= start) & (rank < start + most)
-            effects[here[now]] = _effects(runs, nodes, s, rows[here[now]], rank[now] - start)
+        for now, variant in in_runs(clean, nodes.example[rows[here]]):
+            chosen = rows[here[now]]
+            moved = -scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
+            effects[here[now]] = falls(
+                runs.adapter, clean, s, (nodes.example[chosen], nodes.pos[chosen]), moved, variant
+            )
             if progress is not None:
                 progress.step("patching", 0)  # the longest stage: it may be ended between its runs
     return effects
 
 
-def _effects(
-    runs: Runs, nodes: NodeScores, s: int, chosen: Int[Tensor, " row"], variant: Int[Tensor, " row"]
-) -> Float[Tensor, " row"]:
-    """The effects of some nodes of one site, each in the repetition of the batch that is its `variant`."""
-    clean, times = runs.clean, int(variant.max()) + 1
-    row = variant * len(clean.metric) + nodes.example[chosen]
-    at = row, nodes.pos[chosen]
-    moved = scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
+def in_runs(run: Trace, example: Int[Tensor, " change"]) -> Iterator[tuple[Bool[Tensor, " change"], Tensor]]:
+    """Share changes of these examples out among runs of the repeated batch: those that go now, and for each of them the
+    repetition that carries it.
+    """
+    most = max(1, POSITIONS // run.inputs.mask.numel())
+    rank = ranks(example)
+    for start in range(0, int(rank.max()) + 1 if len(rank) else 0, most):
+        now = (rank >= start) & (rank < start + most)
+        yield now, rank[now] - start
+
+
+def falls(
+    adapter: Adapter,
+    run: Trace,
+    s: int,
+    places: tuple[Int[Tensor, " change"], Int[Tensor, " change"]],
+    change: Float[Tensor, "change ..."],
+    variant: Int[Tensor, " change"],
+) -> Float[Tensor, " change"]:
+    """How far the metric falls when each change alone is added to what site `s` writes at its (example, position), each
+    in the repetition of the batch that is its `variant`.
+    """
+    times, (example, pos) = int(variant.max()) + 1, places
+    at = variant * len(run.metric) + example, pos
     with torch.no_grad():
-        inputs, patch = clean.inputs.repeated(times), lambda x: x.index_put(at, x[at] - moved)
-        after = clean.scored_by.repeated(times)(run_patched(runs.adapter, inputs, clean.sites[s].site, patch))
-    return clean.metric.detach()[nodes.example[chosen]] - after[row]
+        inputs = run.inputs.repeated(times)
+        logits = run_patched(adapter, inputs, run.sites[s].site, lambda x: x.index_put(at, x[at] + change))
+        return run.metric.detach()[example] - run.scored_by.repeated(times)(logits)[at[0]]

@@ -78,6 +78,11 @@ def choose_method(method: str | None, corrupted: bool, frozen: bool = False) -> 
     return cast(MethodName, method)
 
 
+def measures_edges(method: MethodName, corrupted: bool) -> bool:
+    """Whether the strongest edges are measured unless one says otherwise."""
+    return method == DEFAULT and corrupted
+
+
 def make_method(name: MethodName) -> AttributionMethod:
     """The method of that name."""
     return resolve_name(METHODS[name].target)()

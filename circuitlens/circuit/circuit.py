@@ -220,7 +220,9 @@ class Circuit(Document):
 
         graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
         graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in self.nodes)
-        graph.add_edges_from((edge.source, edge.target, {"weight": edge.weight}) for edge in self.edges)
+        graph.add_edges_from(
+            (edge.source, edge.target, {"weight": edge.weight, "measured": edge.measured}) for edge in self.edges
+        )
         return graph
 
     def view(self, *, adapter: Adapter | None = None, port: int = 0, open_browser: bool = True) -> Viewer:

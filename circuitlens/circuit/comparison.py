@@ -118,8 +118,13 @@ def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
     weights = {(edge.source, edge.target): edge.weight for edge in first.edges}
     for edge in second.edges:
         weights[edge.source, edge.target] = weights.get((edge.source, edge.target), 0.0) - edge.weight
+    estimated = {(edge.source, edge.target) for edge in (*first.edges, *second.edges) if not edge.measured}
     # Not validated: a difference may be twice the largest weight.
-    edges = [Edge.model_construct(source=u, target=d, weight=weight) for (u, d), weight in weights.items() if weight]
+    edges = [
+        Edge.model_construct(source=ends[0], target=ends[1], weight=weight, measured=ends not in estimated)
+        for ends, weight in weights.items()
+        if weight
+    ]
     edges.sort(key=lambda edge: -abs(edge.weight))
     return AlignedGraph(first.tokens, tuple(nodes), tuple(edges))
 

@@ -17,8 +17,8 @@ from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
 
 FORMAT = "circuitlens.circuit"
-VERSION = 5
-"""What is written; files of versions 1 to 4 are still read."""
+VERSION = 6
+"""What is written; files of versions 1 to 5 are still read."""
 MAX_BYTES = 40_000_000
 """Largest circuit file that is written or read: about a quarter of a million edges, far above what can be looked at."""
 
@@ -34,7 +34,7 @@ class Document(Value):
     model_config = ConfigDict(json_schema_extra=lambda schema: _require(schema, "format", "version"))
 
     format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[5] = VERSION
+    version: Literal[6] = VERSION
     digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
 
     @property
@@ -122,7 +122,7 @@ def _parse(name: str, data: bytes) -> dict[str, Any]:
 def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     """A document of an earlier version as the current one says it."""
     said = document.get("annotations")
-    if isinstance(said, dict):
+    if isinstance(said, dict) and document["version"] < 5:
         said = {key: value for key, value in said.items() if key not in PAGE_STATE}
     return {**document, "version": VERSION, "annotations": said}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -67,12 +67,23 @@ class Node(Value):
 
 
 class Edge(Value):
-    """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
+    """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric.
+
+    It is `measured` where it is what interventions did, by path patching; else it is estimated from gradients.
+    """
 
     source: Name
     target: Name
     weight: Number
     standard_error: StandardError = None
+    measured: bool = Field(
+        default=False, exclude_if=lambda value: not value, description="by path patching; else estimated"
+    )
+
+    @property
+    def basis(self) -> Literal["measured", "estimated"]:
+        """How the weight is known."""
+        return "measured" if self.measured else "estimated"
 
 
 class Output(Value):

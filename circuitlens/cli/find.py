@@ -46,6 +46,17 @@ Method = Annotated[
     ),
 ]
 
+Nodes = Annotated[int | None, typer.Option(min=0, max=MANY, help="How many nodes to keep beside the logits.")]
+Measured = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=MANY,
+        help="How many of the strongest edges to measure by path patching: by default 100 of a prompt and 20 of a file "
+        "of prompts where the method is the default one for corrupted prompts, else none.",
+    ),
+]
+
 
 def find(
     adapter: Annotated[str, typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.")],
@@ -58,10 +69,9 @@ def find(
     metric: Metric = None,
     method: Method = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Hold attention patterns and layer-norm scales.")] = False,
-    max_nodes: Annotated[
-        int | None, typer.Option(min=0, max=MANY, help="How many nodes to keep beside the logits.")
-    ] = None,
+    max_nodes: Nodes = None,
     max_edges: Annotated[int | None, typer.Option(min=0, max=MANY, help="How many edges to keep.")] = None,
+    measured_edges: Measured = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")
     ] = False,
@@ -84,8 +94,9 @@ def find(
     from circuitlens.discovery import aggregate, find
     from circuitlens.prompts.alignment import align
 
-    sizes = {name: n for name, n in (("max_nodes", max_nodes), ("max_edges", max_edges)) if n is not None}
-    how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, **sizes}
+    sizes = {"max_nodes": max_nodes, "max_edges": max_edges, "measured_edges": measured_edges}
+    given = {name: count for name, count in sizes.items() if count is not None}
+    how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, **given}
     start = time.perf_counter()
     if pairs is None:
         circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)

@@ -51,8 +51,11 @@ def describe_path(circuit: Circuit) -> str:
 
 
 def describe_size(circuit: Circuit) -> str:
-    """How many nodes and edges there are, and of how many they are the strongest where more were found."""
-    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges"
+    """How many nodes and edges there are, of how many they are the strongest where more were found, and how many of the
+    edges are measured.
+    """
+    measured = sum(edge.measured for edge in circuit.edges)
+    size = f"{len(circuit.nodes)} nodes, {len(circuit.edges)} edges{f' ({measured} measured)' if measured else ''}"
     found = circuit.found
     kept = [node for node in circuit.nodes if not node.is_logit]
     if found is None or (len(kept) >= found.nodes and len(circuit.edges) >= found.edges):

@@ -47,6 +47,7 @@ def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:
             "target_name": names[edge.target],
             "weight": edge.weight,
             "standard_error": edge.standard_error,
+            "basis": edge.basis,
         }
         for edge in graph.edges
     ]

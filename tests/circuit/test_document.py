@@ -48,7 +48,7 @@ BAD_FILES = {
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
-    "newer": (lambda c: edited(c, version=6, shape="new"), "circuit format 6 .* reads 5: upgrade"),
+    "newer": (lambda c: edited(c, version=7, shape="new"), "circuit format 7 .* reads 6: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "NaN is no number"),
@@ -139,12 +139,12 @@ def test_a_file_of_version_1_opens_as_what_it_meant(cats: Circuit, tmp_path: Pat
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cats)))
     opened = circuitlens.open(path)
-    assert (opened.version, opened.options, opened.frozen, opened.found) == (5, {}, False, None)
+    assert (opened.version, opened.options, opened.frozen, opened.found) == (6, {}, False, None)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert opened == Circuit(**{**fields, "found": None})
     opened.save(path)
     saved = json.loads(path.read_text())
-    assert saved["version"] == 5
+    assert saved["version"] == 6
     jsonschema.validate(saved, schema())
     assert circuitlens.open(path) == opened
 
@@ -165,6 +165,7 @@ SAID = {
     2: ("contrastive", "P('run') − P('runs')", "singular → H4 → F5 → run"),
     3: ("ig", "logit answer − distractor", "plural → H3 → F2 → answer"),
     4: ("ig", "logit 'run' − 'runs'", "plural → H3 → F2 → run"),
+    5: ("ig", "logit 'run' − 'runs'", "plural → H3 → F2 → run"),
 }
 
 
@@ -174,7 +175,7 @@ def test_a_genuine_file_of_each_version_opens(version: int, tmp_path: Path) -> N
     raw = json.loads(path.read_text())
     opened = circuitlens.open(path)
     assert raw["version"] == version
-    assert (opened.version, opened.method, str(opened.metric), str(opened.strongest_path())) == (5, *SAID[version])
+    assert (opened.version, opened.method, str(opened.metric), str(opened.strongest_path())) == (6, *SAID[version])
     assert (len(opened.nodes), len(opened.edges)) == (10, 12)
     assert [n.model_dump(mode="json") for n in opened.nodes] == raw["nodes"]
     assert [e.model_dump(mode="json") for e in opened.edges] == raw["edges"]
@@ -187,7 +188,7 @@ def test_a_genuine_file_of_each_version_opens(version: int, tmp_path: Path) -> N
         assert opened.evidence.digest == opened.content_digest
     opened.save(tmp_path / "now.json")
     saved = json.loads((tmp_path / "now.json").read_text())
-    assert saved["version"] == 5
+    assert saved["version"] == 6
     jsonschema.validate(saved, schema())
     assert circuitlens.open(tmp_path / "now.json") == opened
 

@@ -27,7 +27,7 @@ def full_document() -> dict[str, Any]:
     document = json.loads(FILE.read_text())
     ids = [node["id"] for node in document["nodes"]]
     annotations = {"pins": ids[:1], "groups": [{"name": "g", "nodes": ids[1:2]}], "labels": {ids[0]: "l"}, "notes": {}}
-    return {**document, "version": 5, "annotations": annotations, "options": {"a": "b"}}
+    return {**document, "version": 6, "annotations": annotations, "options": {"a": "b"}}
 
 
 DOCUMENT = full_document()

@@ -30,6 +30,7 @@ EDGE_COLUMNS = [
     {"field": "target_name", "headerName": "To", "minWidth": 160, "flex": 2},
     {"field": "weight", "headerName": "Weight", "width": 140, "type": "number"},
     {"field": "standard_error", "headerName": "± error", "width": 110, "type": "number"},
+    {"field": "basis", "headerName": "Basis", "width": 120},
 ]
 
 

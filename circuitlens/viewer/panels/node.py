@@ -150,6 +150,7 @@ def _edge_table(graph: Graph, edges: Sequence[tuple[Node, Edge]], heaviest: floa
                     className="bar",
                 ),
                 html.Td(f"{signed(edge.weight)}{error_of(edge)}", className="weight"),
+                html.Td(edge.basis, className="hint"),
             ],
             className="positive" if edge.weight >= 0 else "negative",
         )
