@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from circuitlens.circuit.evidence import Curve
 from circuitlens.evaluation.curves import interval
 from circuitlens.evaluation.definition import CheckDefinition, Finding, check
-from circuitlens.evaluation.edge_checks import path
+from circuitlens.evaluation.edge_checks import edges, path
 from circuitlens.evaluation.file_checks import dictionary, intact, reconstruction, record, reproduced
 from circuitlens.evaluation.measurements import Measurements, NotTestedError, closeness
 from circuitlens.evaluation.task import TaskMeasure
@@ -213,7 +213,7 @@ def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
 CHECKS: tuple[CheckDefinition, ...] = (
     *(intact, reproduced, record, dictionary, reconstruction),
     *(task, margin, contrast),
-    *(faithfulness, features, necessity, random, path),
+    *(faithfulness, features, necessity, random, edges, path),
     *(held_out, paraphrase, estimate, stability),
 )
 """All checks, in their order."""

@@ -86,7 +86,7 @@ class Measurements:
         self._random = torch.Generator().manual_seed(settings.seed)
         # With zero ablation the adapter's own first token is left alone.
         left_alone = settings.ablation == "zero" and is_bos(adapter, circuit.by, 0)
-        self._fixed_group = 0 if left_alone else None
+        self.fixed_group = 0 if left_alone else None
 
     # The circuit on its own prompts
 
@@ -105,7 +105,7 @@ class Measurements:
         """The circuit's nodes that can be ablated, by falling |attribution|."""
         kinds = {site.write: site.kind for site in self.adapter.sites}
         nodes = [n for n in self.circuit.nodes if not n.is_logit and kinds.get(n.hook) not in INPUTS]
-        return sorted((n for n in nodes if n.pos != self._fixed_group), key=lambda n: -abs(n.attribution))
+        return sorted((n for n in nodes if n.pos != self.fixed_group), key=lambda n: -abs(n.attribution))
 
     @cached_property
     def strongest(self) -> list[Node]:
@@ -117,7 +117,7 @@ class Measurements:
         """The circuit's prompts, or a sample, scored again."""
         prompts = self.own_prompts.sample(SCORED * self.settings.prompts, self.settings.seed)
         self.stage = "attribution and effects"
-        metric, fixed = self.settings.metric, self._fixed_group
+        metric, fixed = self.settings.metric, self.fixed_group
         return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, fixed, self._on_run)
 
     @cached_property

@@ -18,7 +18,7 @@ from circuitlens.attribution.methods import METHODS
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.sums import ACTIVATION, ATTRIBUTION
 from circuitlens.circuit import Circuit, Node
-from circuitlens.evaluation.edge_record import edge_deviations
+from circuitlens.evaluation.edge_record import EdgeRecord
 from circuitlens.evaluation.rescoring import Rescored
 from circuitlens.pipeline import make_node
 from circuitlens.prompts.alignment import align
@@ -51,8 +51,9 @@ def deviations(circuit: Circuit, again: Rescored, total: int) -> Iterator[Deviat
         value = again.total.metric[1].item() / again.prompts
         size = max(largest, abs(told), abs(value))
         yield _number("the corrupted prompt's metric", told, value, size)
-    for share, sentence in edge_deviations(circuit, again, total):
-        yield Deviation(share, sentence)
+    if again.edges is not None:
+        for share, sentence in EdgeRecord(circuit, again, total).deviations():
+            yield Deviation(share, sentence)
     yield from _residual(circuit, again, largest)
 
 

@@ -23,6 +23,7 @@ from circuitlens.errors import CircuitError
 from circuitlens.evaluation.circuit_inputs import Outputs, numbers_of, outputs_of
 from circuitlens.evaluation.dictionaries import Dictionaries
 from circuitlens.evaluation.faithfulness import INPUTS
+from circuitlens.evaluation.weighing import Ends, Weigher, Weights
 from circuitlens.literals import MetricName
 from circuitlens.pipeline import make_node
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
@@ -40,13 +41,14 @@ class RescoredEdges:
     """Sums of all edges between a circuit's nodes, over `prompts` of its prompts.
 
     An edge's key is its source's place among `kept`, sorted numbers, times their count, plus its target's. `residual`
-    is the largest gap between a node and its edges.
+    is the largest gap between a node and its edges. `weigh` measures edges on the same prompts.
     """
 
     kept: Int[Tensor, " kept"]
     sums: KeyedSums
     prompts: int
     residual: float
+    weigh: Weigher
 
 
 @dataclass(frozen=True)
@@ -117,15 +119,15 @@ class Rescored:
         strength = (table.sums[inner, ATTRIBUTION] / self.prompts).abs().sum().item()
         return int(inner.sum()), int(features.sum()), strength
 
-    def edge_means(self) -> dict[tuple[str, str], tuple[float, float | None]]:
+    def edge_means(self) -> Weights:
         """The mean weight and its standard error of each edge between the circuit's nodes, by their ids."""
         edges = self.edges
         if edges is None:
             return {}
-        ids = {number: node.id for number, node in zip(self.numbers.tolist(), self.circuit.nodes, strict=True)}
-        name = [ids.get(number) for number in edges.kept.tolist()]
+        of_place = {place: name for name, place in edges.weigh.names.items()}
+        name = [of_place.get(place) for place in range(len(edges.kept))]
         errors = edges.sums.errors(0, edges.prompts)
-        means: dict[tuple[str, str], tuple[float, float | None]] = {}
+        means: dict[Ends, tuple[float, float | None]] = {}
         for key, weight, error in zip(edges.sums.keys.tolist(), edges.sums.sums[:, 0].tolist(), errors, strict=True):
             source, target = name[key // len(name)], name[key % len(name)]
             if source is not None and target is not None and weight:
@@ -190,37 +192,31 @@ def rescore(
     ends = torch.cat([numbers, of_outputs]).unique()
     method = "ig" if circuit.method == "exact" else circuit.method
     batches = list(prompts.batches(max(1, -(-len(prompts) // PARTS))))
-    every = max(1, -(-len(prompts) // CONNECTED))  # of the parts, edges are scored
-    parts, exact, edges, dictionaries, coarse = [], [], None, Dictionaries(), False
-    for number, batch in enumerate(batches):
+    connected = batches[:: max(1, -(-len(prompts) // CONNECTED))] if circuit.edges else []
+    parts, exact, dictionaries, coarse = [], [], Dictionaries(), False
+    sums, residual = KeyedSums.empty(1), 0.0
+    for batch in batches:
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
         exact.append(_effects(circuit, index, batch, found, kept))
-        if circuit.edges and number % every == 0:
-            edges = _joined(edges, _edges(index, batch, found, ends))
+        if any(batch is each for each in connected):
+            keep, place = among(index, batch, found, ends)
+            scores, worst = attribute_edges(found, keep)
+            sums, residual = sums.merged(edge_sums(scores, found, place, len(ends))), max(residual, worst)
         dictionaries = dictionaries.merged(Dictionaries.of(adapter, found))
         coarse = found.nodes.delta.dtype not in (torch.float32, torch.float64)
         on_part()
     total, effects = reduce(BatchSums.merged, parts), reduce(KeyedSums.merged, exact)
+    edges = None
+    if connected:
+        at = torch.searchsorted(ends, numbers).tolist()
+        names = {node.id: place for node, place, number in zip(circuit.nodes, at, numbers, strict=True) if number >= 0}
+        weigh = Weigher(adapter, index, ends, names, tuple(connected), metric, circuit.from_corrupted)
+        edges = RescoredEdges(ends, sums, sum(map(len, connected)), residual, weigh)
     return Rescored(
         *(adapter, circuit, index, outputs, numbers, fixed_group),
         *(tuple(parts), total, effects, edges, dictionaries, coarse),
     )
-
-
-def _edges(index: NodeIndex, prompts: PromptSet, found: Attributions, ends: Int[Tensor, " end"]) -> RescoredEdges:
-    """The edges between some nodes on one part of the prompts."""
-    keep, place = among(index, prompts, found, ends)
-    scores, residual = attribute_edges(found, keep)
-    return RescoredEdges(ends, edge_sums(scores, found, place, len(ends)), len(prompts), residual)
-
-
-def _joined(one: RescoredEdges | None, other: RescoredEdges) -> RescoredEdges:
-    """The sums over the prompts of both."""
-    if one is None:
-        return other
-    sums, residual = one.sums.merged(other.sums), max(one.residual, other.residual)
-    return RescoredEdges(one.kept, sums, one.prompts + other.prompts, residual)
 
 
 def _effects(

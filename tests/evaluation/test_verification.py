@@ -58,7 +58,7 @@ def test_a_circuit_of_many_prompts_is_supported_on_others(toy: ToyAdapter, metho
     assert not nouns[0] & nouns[1]
     evidence = evidence_of(toy, circuitlens.aggregate(toy, TRAIN, method, max_edges=0), held_out=TEST, prompts=32)
     assert evidence.verdict == "supported", evidence.reasons
-    assert all(c.status == "passed" for c in evidence.checks)
+    assert {c.name for c in evidence.checks if c.status != "passed"} == {"edges", "path"}  # without edges
     assert [(curve.prompts, curve.pairs) for curve in evidence.curves] == [
         ("found on", 32),
         ("held out", 20),
