@@ -67,7 +67,12 @@ def _text(what: str, said: object, value: object) -> Deviation:
 
 
 def _texts(circuit: Circuit, again: Rescored) -> Iterator[Deviation]:
-    """Tokens, outputs, and nodes that are there twice."""
+    """Prompts, tokens, outputs, and nodes that are there twice."""
+    if circuit.pairs:
+        first = circuit.pairs[0]
+        yield _text("the corrupted prompt", circuit.corrupted, first.corrupted)
+        told = f"the prompts are described as {circuit.prompt!r}, and the first is {first.prompt!r}"
+        yield Deviation(float(first.prompt not in circuit.prompt and repr(first.prompt) not in circuit.prompt), told)
     if circuit.by == "position":
         # Of a part of its prompts more positions have the same token.
         known = align(again.adapter, circuit.pairs, circuit.by).labels
@@ -92,6 +97,9 @@ def _nodes(circuit: Circuit, again: Rescored, total: int, largest: float) -> Ite
     """What is said of each node."""
     sampled = again.prompts < total
     made = remade(circuit, again)
+    table = again.total.nodes
+    spread = dict(zip(table.keys.tolist(), table.errors(ACTIVATION, again.prompts), strict=True))
+    chance = {n.id: spread.get(k) or 0.0 for n, k in zip(circuit.nodes, again.numbers.tolist(), strict=True)}
     sizes: dict[tuple[str, int], float] = {}
     for node, new in zip(circuit.nodes, made, strict=True):
         place = node.hook, node.pos
@@ -107,12 +115,13 @@ def _nodes(circuit: Circuit, again: Rescored, total: int, largest: float) -> Ite
             yield _text(f"the address of {node.id}", node.url, new.url)
         if new.kind == "logit":
             yield _text(f"the position of {node.id}", node.pos, new.pos)
-        if sampled:
-            continue
         # In half precision a feature near its threshold may be off, which matters as much as its attribution.
         counts = LOOSE * (abs(node.attribution) / largest if again.coarse else 1.0)
         size = sizes[node.hook, node.pos]
-        yield _number(f"the activation of {node.id}", node.activation, new.activation, size, counts=counts)
+        slack = 5 * (size / again.prompts + chance[node.id]) if sampled else 0.0
+        yield _number(f"the activation of {node.id}", node.activation, new.activation, size, slack, counts)
+        if sampled:
+            continue
         if new.kind == "logit":
             yield _number(f"the attribution of {node.id}", node.attribution, new.attribution, largest)
         if node.standard_error is not None and circuit.method != "exact":
