@@ -26,9 +26,6 @@ LOOSE = 0.2
 ENOUGH = 20
 """So many of the strongest edges that are off are weighed first: where one of them is wrong, no more need be."""
 
-OFF = 5e-4
-"""The share of the largest weight from which on an edge is weighed by path patching as well."""
-
 
 class EdgeRecord:
     """A circuit's edges beside those that the model gives; `total` is how many prompts the circuit has."""
@@ -49,7 +46,7 @@ class EdgeRecord:
         doubtful = list[Edge]()
         for edge in self.circuit.edges:
             share, told = self._compared(edge, self.known)
-            if (edge.measured or share > OFF) and not self.circuit.frozen:
+            if (edge.measured or share > NOISE) and not self.circuit.frozen:
                 doubtful.append(edge)
             else:
                 yield share, told

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 
 from circuitlens.adapter import LOGITS
 from circuitlens.attribution.attributions import COARSE, NORMS, ROUNDING
@@ -180,13 +180,13 @@ def _gaps(circuit: Circuit, again: Rescored, total: int, largest: float) -> Iter
     said = circuit.completeness_gaps
     if not said:
         return
-    names = [site.name for site in again.adapter.sites] if METHODS[circuit.method].has_gaps else []
-    yield _text("the sites with completeness gaps", sorted(said), sorted(names))
-    for number, name in enumerate(names):
-        if name in said:
-            gap, chance = again.gap(number)
-            slack = chance if again.prompts < total else 0.0
-            yield _number(f"the completeness gap of {name}", said[name], gap, largest, slack, LOOSE)
+    sites = enumerate(again.adapter.sites) if METHODS[circuit.method].has_gaps else ()
+    numbers = {site.name: n for n, site in sites if isfinite(again.gap(n)[0])}
+    yield _text("the sites with completeness gaps", sorted(said), sorted(numbers))
+    for name in said.keys() & numbers.keys():
+        gap, chance = again.gap(numbers[name])
+        slack = chance if again.prompts < total else 0.0
+        yield _number(f"the completeness gap of {name}", said[name], gap, largest, slack, LOOSE)
 
 
 def _residual(circuit: Circuit, again: Rescored, largest: float) -> Iterator[Deviation]:

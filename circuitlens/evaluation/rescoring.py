@@ -24,7 +24,7 @@ from circuitlens.evaluation.circuit_inputs import Outputs, numbers_of, outputs_o
 from circuitlens.evaluation.dictionaries import Dictionaries
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.evaluation.weighing import Ends, Weigher, Weights
-from circuitlens.literals import MetricName
+from circuitlens.literals import MethodName, MetricName
 from circuitlens.pipeline import make_node
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
@@ -211,7 +211,10 @@ def rescore(
     if connected:
         at = torch.searchsorted(ends, numbers).tolist()
         names = {node.id: place for node, place, number in zip(circuit.nodes, at, numbers, strict=True) if number >= 0}
-        weigh = Weigher(adapter, index, ends, names, tuple(connected), metric, circuit.from_corrupted)
+        # What changes is the same with integrated gradients and without.
+        cheap: MethodName = "contrastive" if circuit.from_corrupted else "gradient"
+        changes = cheap if method == "ig" else method
+        weigh = Weigher(adapter, index, ends, names, tuple(connected), metric, changes)
         edges = RescoredEdges(ends, sums, sum(map(len, connected)), residual, weigh)
     return Rescored(
         *(adapter, circuit, index, outputs, numbers, fixed_group),

@@ -15,7 +15,7 @@ from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.path_patching import SMALL
 from circuitlens.attribution.sums import KeyedSums
 from circuitlens.attribution.weighed_sums import StrongestEdges, weighed_sums
-from circuitlens.literals import MetricName
+from circuitlens.literals import MethodName, MetricName
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
 
@@ -30,8 +30,8 @@ Weights = Mapping[Ends, tuple[float, float | None]]
 class Weigher:
     """What weighs edges between nodes on some prompts; it keeps what it weighed.
 
-    The nodes are `kept`, sorted numbers, and `names` says at which place there each id is. `corrupted` says that the
-    change is that from the corrupted prompts, and not from zero.
+    The nodes are `kept`, sorted numbers, and `names` says at which place there each id is. `method` gives the changes;
+    its gradients do not count.
     """
 
     adapter: Adapter
@@ -40,7 +40,7 @@ class Weigher:
     names: Mapping[str, int]
     prompts: tuple[PromptSet, ...]
     metric: MetricName | Score
-    corrupted: bool
+    method: MethodName
     _known: dict[tuple[int, bool], dict[Ends, tuple[float, float | None]]] = field(default_factory=dict)
 
     def __call__(self, edges: Sequence[Ends], estimates: Weights, to_the_end: bool, most: int | None = None) -> Weights:
@@ -67,11 +67,8 @@ class Weigher:
         estimate = torch.tensor([estimates.get(keys[key], (0.0, None))[0] for key in ordered])
         small = torch.full((len(ordered),), 0.0 if to_the_end else SMALL)
         wanted, sums = StrongestEdges(torch.tensor(ordered), estimate, small), KeyedSums.empty(2)
-        method = (
-            "contrastive" if self.corrupted else "gradient"
-        )  # the change is what counts; its gradient is taken anew
         for part in parts:
-            found = attribute_nodes(self.adapter, tokenize_pairs(self.adapter, part.pairs, self.metric), method)
+            found = attribute_nodes(self.adapter, tokenize_pairs(self.adapter, part.pairs, self.metric), self.method)
             sums = sums.merged(weighed_sums(self.index, part, found, self.kept, wanted))
         prompts = sum(map(len, parts))
         errors = dict(zip(sums.keys.tolist(), sums.errors(0, prompts), strict=True))
