@@ -58,6 +58,13 @@ def untrained(toy: ToyAdapter, seed: int) -> ToyAdapter:
         return with_parts(toy, AgreementModel(), ToySAE())
 
 
+def untrained_sae(toy: ToyAdapter, seed: int) -> ToyAdapter:
+    """The toy with an SAE as it is before training: encoder and decoder rows are one another's (tied)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return with_parts(toy, toy.model, ToySAE())
+
+
 def shuffled(toy: ToyAdapter, order: list[int]) -> ToyAdapter:
     """The toy with the decoder's columns in another order."""
     sae = copy.deepcopy(toy.sae)
@@ -133,6 +140,58 @@ def called_a_logit(document: dict[str, Any]) -> None:
 
 def double_input(document: dict[str, Any]) -> None:
     strongest(document, "input")["attribution"] *= 2
+
+
+def set_of(kind: str, **fields: Any) -> Change:
+    """Gives the strongest node of a kind other fields; a function is told what was there."""
+
+    def change(document: dict[str, Any]) -> None:
+        node = strongest(document, kind)
+        node.update({name: new(node[name]) if callable(new) else new for name, new in fields.items()})
+
+    return change
+
+
+def twice(document: dict[str, Any]) -> None:
+    document["nodes"].append({**strongest(document), "id": "another"})
+
+
+def edges_scaled(document: dict[str, Any]) -> None:
+    for edge in document["edges"]:
+        edge["weight"] *= 10
+
+
+def edges_flipped(document: dict[str, Any]) -> None:
+    for edge in document["edges"]:
+        edge["weight"] *= -1
+
+
+def edges_shuffled(document: dict[str, Any]) -> None:
+    weights = [edge["weight"] for edge in document["edges"]]
+    for edge, weight in zip(document["edges"], weights[1:] + weights[:1], strict=True):
+        edge["weight"] = weight
+
+
+def strongest_edges_gone(document: dict[str, Any]) -> None:
+    del document["edges"][:2]
+
+
+def edges_gone(document: dict[str, Any]) -> None:
+    document["edges"] = []
+
+
+def edge_invented(document: dict[str, Any]) -> None:
+    """From an input straight to an output, which the hidden layer lies between."""
+    source, target = strongest(document, "input")["id"], strongest(document, "logit")["id"]
+    document["edges"].append({"source": source, "target": target, "weight": 1.0})
+
+
+def weak_edge_flipped(document: dict[str, Any]) -> None:
+    document["edges"][-1]["weight"] *= -1
+
+
+def other_found(**fields: Any) -> Change:
+    return lambda document: document["found"].update({n: new(document["found"][n]) for n, new in fields.items()})
 
 
 def only(circuit: Circuit, ids: set[str]) -> Circuit:

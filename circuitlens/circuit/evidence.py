@@ -80,3 +80,11 @@ class Evidence(Value):
     effects: Many[Effect]
     seed: Count
     draws: Count = Field(ge=1)
+    lowered: Many[Name] = Field(
+        default=(), exclude_if=lambda names: not names, description="checks that were asked less of than by default"
+    )
+
+    @property
+    def word(self) -> str:
+        """The verdict as it is to be shown: it says where less than usual was asked."""
+        return f"{self.verdict} (thresholds lowered)" if self.lowered else self.verdict

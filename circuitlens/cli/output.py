@@ -61,7 +61,7 @@ def print_verdict(circuit: Circuit) -> None:
         if len(rows) > 1:
             print_table(rows)
             typer.echo("")
-    typer.secho(f"Verdict: {evidence.verdict}", bold=True)
+    typer.secho(f"Verdict: {evidence.word}", bold=True)
     for reason in evidence.reasons:
         typer.echo(printable(f"  {reason}"))
 

@@ -1,147 +1,26 @@
-"""The checks that a circuit is put to, each a function with its thresholds.
+"""The checks that a circuit is put to, in their order, and those of its decision and its core.
 
 A check asks one question of what was measured, and answers with a figure and a sentence. Its docstring is its entry in
 docs/evidence.md (`make docs` writes it there): the question, then what the figure and its thresholds mean. To add a
-check, write its function here; checks are put in the order in which they stand.
+check, write its function here (or in `file_checks`, `edge_checks`) and name it in `CHECKS`.
 
 What is judged is the circuit's core: the fewest of its strongest nodes that reach the wanted faithfulness.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from circuitlens.adapter import LOGITS
-from circuitlens.circuit.evidence import Check, Curve
+from circuitlens.circuit.evidence import Curve
 from circuitlens.evaluation.curves import interval
+from circuitlens.evaluation.definition import CheckDefinition, Finding, check
+from circuitlens.evaluation.edge_checks import edges, path
+from circuitlens.evaluation.file_checks import dictionary, intact, reconstruction, record, reproduced
 from circuitlens.evaluation.measurements import Measurements, NotTestedError, closeness
-from circuitlens.evaluation.rescoring import site_of
-from circuitlens.literals import CheckStatus
-from circuitlens.prompts.metrics import METRICS
-
-Finding = tuple[float, str]
-"""What a check found: a figure, the more the better, and a sentence that says what it is."""
-
-Measure = Callable[[Measurements], Finding]
-
-
-@dataclass(frozen=True)
-class CheckDefinition:
-    """A check: its function, its thresholds, and what failing it means.
-
-    Args:
-        name: as evidence and `--threshold` call it.
-        measure: its function; its docstring describes it.
-        threshold: from which figure on it is weak, and from which it passes; None where it is a yes (1) or no (0).
-        decisive: without it there is no evidence at all.
-        optional: not every circuit can be put to it, and one that can't may still be supported.
-    """
-
-    name: str
-    measure: Measure
-    threshold: tuple[float, float] | None
-    decisive: bool
-    optional: bool
-
-    def run(self, measured: Measurements) -> Check:
-        """Put it to a circuit, with the thresholds of its settings."""
-        try:
-            value, reason = self.measure(measured)
-        except NotTestedError as why:
-            return Check(name=self.name, status="not tested", reason=f"not tested: {why}")
-        if self.threshold is None:
-            return Check(name=self.name, status="passed" if value else "failed", reason=reason)
-        weak, passes = measured.settings.thresholds[self.name]
-        status: CheckStatus = "passed" if value >= passes else "weak" if value >= weak else "failed"
-        return Check(name=self.name, status=status, value=value, weak=weak, supported=passes, reason=reason)
-
-
-CHECKS: list[CheckDefinition] = []
-"""All checks, in their order."""
-
-
-def check(
-    name: str, threshold: tuple[float, float] | None, *, decisive: bool = False, optional: bool = False
-) -> Callable[[Measure], Measure]:
-    """Make a function the next of the checks; the arguments are those of `CheckDefinition`."""
-
-    def register(measure: Measure) -> Measure:
-        CHECKS.append(CheckDefinition(name, measure, threshold, decisive, optional))
-        return measure
-
-    return register
-
-
-# The file
-
-
-@check("intact", None, decisive=True)
-def intact(measured: Measurements) -> Finding:
-    """Is the file as it was written?
-
-    Its digest has to fit. That tells accidents and careless edits; anyone can compute a new digest.
-    """
-    if measured.circuit.edited:
-        return 0.0, "the file was edited after it was written: its digest does not fit"
-    return 1.0, "nothing in it was edited after it was written"
-
-
-@check("reproduced", (0.99, 0.999), decisive=True)
-def reproduced(measured: Measurements) -> Finding:
-    """Do attributions and the metric come out again?
-
-    1 less the largest deviation, as a share of the largest attribution. Rounding moves it by 1e-5, another precision by
-    less than 1e-2. Beyond 4 × 32 prompts a sample is scored, and what five standard errors explain is allowed.
-    """
-    circuit, again, total = measured.circuit, measured.rescored, len(measured.own_prompts)
-    every = [node for node in circuit.nodes if node.hook != LOGITS]  # whatever the file calls them
-    nodes = measured.strongest if circuit.method == "exact" else every
-    values = again.effects(nodes) if circuit.method == "exact" else again.attributions(nodes)
-    for node in every:
-        site = site_of(measured.adapter, node)
-        kind = site.kind if site.coder is None or node.index is not None else "error"
-        if node.kind != kind:
-            return 0.0, f"{node.id} is called {node.kind} in the file and is {kind} in the model"
-    sampled = again.prompts < total
-    largest = max([1e-12, *(abs(node.attribution) for node in nodes), *map(abs, values)])
-    passes = measured.settings.thresholds["reproduced"][1]
-    worst, off = None, 0.0
-    for node, value in zip(nodes, values, strict=True):
-        slack = 5 * (node.standard_error or 0.0) * (total / again.prompts) ** 0.5 if sampled else 0.0
-        if (far := (abs(node.attribution - value) - slack) / largest) > off:
-            worst, off = (node, value), far
-    reason = f"attributions come out again, to {off:.0e} of the largest"
-    if sampled:
-        reason = f"attributions come out again on {again.prompts} of the {total} prompts, as near as chance allows"
-    if worst is not None and 1 - off < passes:
-        node, value = worst
-        reason = f"{node.id} has attribution {node.attribution:+.3f} in the file and {value:+.3f} in the model"
-    if not sampled:
-        said, found = circuit.metric.value, again.metric
-        wrong = abs(said - found) / max(largest, abs(said), abs(found))
-        if wrong > off and 1 - wrong < passes:
-            reason = f"the metric is {said:+.3f} in the file and {found:+.3f} in the model"
-        off = max(off, wrong)
-    return 1 - off, reason
-
-
-@check("dictionary", (0.7, 0.8), decisive=True, optional=True)
-def dictionary(measured: Measurements) -> Finding:
-    """Do the SAEs' features write what they read?
-
-    The share of the active features whose own decoder row is nearest to their encoder row, among the rows of the active
-    ones. In a trained SAE nearly all are; where the rows are shuffled or random, one in as many as are active is. Not
-    asked of transcoders, which write elsewhere than they read.
-    """
-    compared, own = measured.rescored.own_rows
-    if not compared:
-        raise NotTestedError("no SAE writes where it reads")
-    return own / compared, f"{own / compared:.0%} of the active features write what they read"
-
+from circuitlens.evaluation.task import TaskMeasure
 
 # The decision
 
@@ -151,12 +30,13 @@ def task(measured: Measurements) -> Finding:
     """Does the model do the task?
 
     The share of prompts on which it prefers the answer, and the distractor once the noun has the other number. Below
-    0.7 there is little to explain; chance is 0.25 (0.5 where the prompts differ in anything else).
+    0.7 there is little to explain; chance is 0.25 (0.5 where the prompts differ in anything else). Where the metric
+    does not tell (a divergence), the logits of answer and distractor do.
     """
-    _log_odds(measured)
-    turned = measured.turned > 0
-    right = ((measured.runs.full_model > 0) & turned).float().mean().item()
-    prompts, said = len(measured.run_prompts), f"{measured.circuit.metric} is {measured.metric:+.3f}"
+    measure = _task(measured)
+    turned = measure.turned(measured.adapter, measured.run_prompts) > 0
+    right = ((measured.answered > 0) & turned).float().mean().item()
+    prompts, said = len(measured.run_prompts), f"{measure.name} is {measured.answered.mean().item():+.3f}"
     if right >= measured.settings.thresholds["task"][1]:
         return right, f"the model decides {right:.0%} of {prompts} prompts right; {said}"
     reason = f"the model fails the task: it decides {right:.0%} of {prompts} prompts right; {said}"
@@ -169,7 +49,7 @@ def margin(measured: Measurements) -> Finding:
 
     The mean log odds of answer to distractor. 0.69 is 2 to 1, and 0.35 is 1.4 to 1.
     """
-    odds = _log_odds(measured)(measured.metric)
+    odds = _task(measured).log_odds(measured.answered.mean().item())
     reason = f"the odds for the answer are {np.exp(min(odds, 50)):.3g} to 1"
     if odds < measured.settings.thresholds["margin"][1]:
         reason = f"the model fails the task: {reason}"
@@ -260,12 +140,12 @@ def random(measured: Measurements) -> Finding:
 # Other prompts
 
 
-@check("held out", (0.3, 0.5))
+@check("held out", (0.3, 0.5), decisive=True)
 def held_out(measured: Measurements) -> Finding:
     """Does the core carry the decision on prompts that the circuit was not found on?
 
     Its faithfulness there, of which half the decision is asked for. By default they are the circuit's own prompts with
-    other nouns. Those it was found on are left out.
+    other nouns. Those it was found on are left out, and so are those that have one of its nouns in either number.
     """
     return _elsewhere(measured, *measured.on_held_out())
 
@@ -313,22 +193,30 @@ def stability(measured: Measurements) -> Finding:
     )
 
 
-def _log_odds(measured: Measurements) -> Callable[[float], float]:
-    """The metric as log odds, which are above 0 where the answer is right."""
-    entry = METRICS.get(measured.circuit.metric.name)
-    if entry is None or entry.log_odds is None:
+def _task(measured: Measurements) -> TaskMeasure:
+    """What tells whether an answer is right."""
+    if measured.task is None:
         raise NotTestedError(f"the metric {measured.circuit.metric.name!r} does not say whether an answer is right")
-    return entry.log_odds
+    return measured.task
 
 
 def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
     where = f"on {found.pairs} prompts ({found.prompts})"
-    entry = METRICS.get(measured.circuit.metric.name)
-    if entry is not None and entry.log_odds is not None and right < measured.settings.thresholds["task"][0]:
+    if found.prompts == "held out" and measured.sharing:
+        where = f"{where}, without {measured.sharing} that have a noun of the circuit's,"
+    if measured.task is not None and right < measured.settings.thresholds["task"][0]:
         return 0.0, f"the model fails the task {where}: {right:.0%} right"
     given = measured.at_core(found).faithfulness
     return closeness(given), f"{where} they give {given:.2f} of the decision"
 
+
+CHECKS: tuple[CheckDefinition, ...] = (
+    *(intact, reproduced, record, dictionary, reconstruction),
+    *(task, margin, contrast),
+    *(faithfulness, features, necessity, random, edges, path),
+    *(held_out, paraphrase, estimate, stability),
+)
+"""All checks, in their order."""
 
 THRESHOLDS: Mapping[str, tuple[float, float]] = {check.name: check.threshold for check in CHECKS if check.threshold}
 """From which figure on each check is weak, and from which it passes, unless one asks for others."""

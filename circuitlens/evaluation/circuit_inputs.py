@@ -5,21 +5,21 @@ Everything that is asked of the real model about a circuit begins here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Inputs
-from circuitlens.attribution.node_index import VECTOR
-from circuitlens.circuit import Circuit, Node
+from circuitlens.adapter import LOGITS, Adapter, Inputs
+from circuitlens.attribution.node_index import VECTOR, NodeIndex
+from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Node
 from circuitlens.claims import INDIFFERENT
 from circuitlens.errors import CircuitError, PromptError
 from circuitlens.fingerprint import difference
 from circuitlens.literals import MetricName
-from circuitlens.prompts.alignment import PromptSet, align
+from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import CUSTOM, Score
 
 
@@ -98,6 +98,41 @@ def by_site(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> dict[s
             raise CircuitError(f"Node {node.id!r} is no part of a site of {adapter.name!r}, so it can't be changed.")
         numbers.setdefault(site.name, []).append(number)
     return numbers
+
+
+Outputs = Mapping[str | int | None, int]
+"""By what a circuit's file knows its logit nodes (an output's index; of many prompts "answer" and "distractor"; None:
+all other outputs), and the index that each is numbered with.
+"""
+
+
+def outputs_of(adapter: Adapter, circuit: Circuit) -> Outputs:
+    """The logit nodes that the circuit's metric has in this model."""
+    if circuit.by is not None:
+        return {ANSWER: 0, DISTRACTOR: 1, None: VECTOR}
+    asked = tokenize_pairs(adapter, circuit.questions, lambda logits: logits[:, 0]).metric
+    named = [*asked.answers[0].tolist(), *asked.distractors[0].tolist()]
+    return {None: VECTOR, **{index: index for index in named if index != VECTOR}}
+
+
+def numbers_of(
+    adapter: Adapter, index: NodeIndex, circuit: Circuit, outputs: Outputs
+) -> tuple[Int[Tensor, " node"], Int[Tensor, " output"]]:
+    """The numbers of a circuit's nodes, -1 for what the adapter can't have, and those of all outputs."""
+    which = torch.tensor(list(outputs.values()))
+    last = index.number(torch.full_like(which, index.sites), torch.full_like(which, index.positions - 1), which)
+    of_output = dict(zip(outputs, last.tolist(), strict=True))
+    sizes = {site.write: 0 if site.coder is None else site.coder.d_sae for site in adapter.sites}
+    numbers = torch.full((len(circuit.nodes),), -1)
+    inner = []
+    for n, node in enumerate(circuit.nodes):
+        if node.hook == LOGITS:
+            known = node.label if circuit.by is not None and node.label in outputs else node.index
+            numbers[n] = of_output.get(known, -1)
+        elif node.index is None or node.index < sizes[node.hook]:
+            inner.append(n)
+    numbers[inner] = index.located(adapter, [circuit.nodes[n] for n in inner])
+    return numbers, last
 
 
 Places = tuple[Tensor, Tensor, Tensor, Tensor]

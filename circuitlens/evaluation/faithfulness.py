@@ -77,6 +77,7 @@ class AblationRuns:
         on_run: Callable[[], object] = lambda: None,
     ):
         self.adapter, self.nodes, self._on_run = adapter, tuple(nodes), on_run
+        self._known: dict[tuple[bool, bytes], Tensor] = {}  # the metric by what was kept
         self.ablation: AblationKind = ablation
         self.metric: MetricName | Score = circuit_metric(circuit, metric)
         self._of_site = by_site(adapter, circuit, self.nodes)
@@ -93,13 +94,17 @@ class AblationRuns:
 
     def __call__(self, keep: Bool[Tensor, "variant node"], others: bool) -> Float[Tensor, "variant pair"]:
         """The metric of each prompt with these nodes kept and the rest of `nodes` ablated; `others`, which are not
-        among `nodes`, are all kept or all ablated (but for inputs).
+        among `nodes`, are all kept or all ablated (but for inputs). What was run before is not run again.
         """
-        columns = []
-        for batch in self._batches:
-            size = variants_at_once(self.adapter, batch.batch.clean)
-            columns.append(torch.cat([self._run(batch, some, others) for some in keep.split(size)]))
-        return torch.cat(columns, 1)
+        keys = [(others, row.numpy().tobytes()) for row in keep.cpu()]
+        new = {key: n for n, key in enumerate(keys) if key not in self._known}
+        if new:
+            chosen, columns = keep[list(new.values())], []
+            for batch in self._batches:
+                size = variants_at_once(self.adapter, batch.batch.clean)
+                columns.append(torch.cat([self._run(batch, some, others) for some in chosen.split(size)]))
+            self._known.update(zip(new, torch.cat(columns, 1), strict=True))
+        return torch.stack([self._known[key] for key in keys])
 
     def faithfulness(self, metric: Float[Tensor, "variant pair"]) -> list[float]:
         """Where the mean metric of each variant lies between no nodes (0) and all (1); raises PromptError where these

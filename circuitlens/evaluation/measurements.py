@@ -24,16 +24,17 @@ from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.curves import curve, node_counts, random_circuits, sub_circuits
 from circuitlens.evaluation.faithfulness import INPUTS, AblationRuns
 from circuitlens.evaluation.rescoring import Rescored, rescore
+from circuitlens.evaluation.task import TaskMeasure, task_measure
 from circuitlens.literals import AblationKind, MetricName
-from circuitlens.pipeline import BATCH
-from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
+from circuitlens.prompts.alignment import PromptSet, align
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.metrics import METRICS
 from circuitlens.prompts.pairs import Pair
-from circuitlens.prompts.variants import other_nouns, paraphrases
+from circuitlens.prompts.variants import nouns_of, other_nouns, paraphrases
+from circuitlens.prompts.words import word_parts
 
 CONTROLLED = (10, 50)
-"""Node counts, beside the core's, at which other prompts have random circuits too."""
+"""Node counts, beside those up to the core's, that have random circuits."""
 
 SCORED = 4
 """How many times the prompts that are run are scored: a score costs less than all the runs."""
@@ -79,12 +80,13 @@ class Measurements:
     ):
         self.adapter, self.circuit, self.settings = adapter, circuit, settings
         self.stage, self.curves = "the file", list[Curve]()
+        self.sharing = 0  # held-out prompts that were left out, as they have a noun of the circuit's
         self._held_out, self._on_run = held_out, on_run
         # One generator for all: random circuits are drawn first, resampled prompts after them.
         self._random = torch.Generator().manual_seed(settings.seed)
         # With zero ablation the adapter's own first token is left alone.
         left_alone = settings.ablation == "zero" and is_bos(adapter, circuit.by, 0)
-        self._fixed_group = 0 if left_alone else None
+        self.fixed_group = 0 if left_alone else None
 
     # The circuit on its own prompts
 
@@ -103,7 +105,7 @@ class Measurements:
         """The circuit's nodes that can be ablated, by falling |attribution|."""
         kinds = {site.write: site.kind for site in self.adapter.sites}
         nodes = [n for n in self.circuit.nodes if not n.is_logit and kinds.get(n.hook) not in INPUTS]
-        return sorted((n for n in nodes if n.pos != self._fixed_group), key=lambda n: -abs(n.attribution))
+        return sorted((n for n in nodes if n.pos != self.fixed_group), key=lambda n: -abs(n.attribution))
 
     @cached_property
     def strongest(self) -> list[Node]:
@@ -115,7 +117,7 @@ class Measurements:
         """The circuit's prompts, or a sample, scored again."""
         prompts = self.own_prompts.sample(SCORED * self.settings.prompts, self.settings.seed)
         self.stage = "attribution and effects"
-        metric, fixed = self.settings.metric, self._fixed_group
+        metric, fixed = self.settings.metric, self.fixed_group
         return rescore(self.adapter, self.circuit, prompts, self.strongest, metric, fixed, self._on_run)
 
     @cached_property
@@ -143,21 +145,18 @@ class Measurements:
         return self.runs.empty_circuit.mean().item()
 
     @cached_property
-    def turned(self) -> Float[Tensor, " pair"]:
-        """Minus the metric of each corrupted prompt that has a noun in the other number: the distractor is right.
+    def task(self) -> TaskMeasure | None:
+        """What tells whether the model's answers are right, whatever the metric measures."""
+        return task_measure(self.circuit, self.settings.metric)
 
-        1 for prompts that differ in anything else.
-        """
-        turned, pairs = torch.ones_like(self.runs.full_model), self.run_prompts.pairs
-        if flips := [n for n, pair in enumerate(pairs) if other_nouns(pair, 1)]:
-            turned[flips] = torch.cat([self._turned(b.pairs) for b in self.run_prompts.chosen(flips).batches(BATCH)])
-        return turned
+    @cached_property
+    def answered(self) -> Float[Tensor, " pair"]:
+        """Above 0 for each prompt whose answer the model has right."""
+        return self.answered_in(self.runs, self.run_prompts)
 
-    def _turned(self, pairs: Sequence[Pair]) -> Float[Tensor, " pair"]:
-        batch = tokenize_pairs(self.adapter, pairs, self.settings.metric)
-        assert batch.corrupted is not None, "they differ from one"
-        with torch.no_grad():
-            return -batch.metric(self.adapter.last_logits(batch.corrupted, {}))
+    def answered_in(self, runs: AblationRuns, prompts: PromptSet) -> Float[Tensor, " pair"]:
+        """The same of any prompts, whose runs these are; the metric itself where nothing tells."""
+        return runs.full_model if self.task is None or self.task.own else self.task(self.adapter, prompts)
 
     @cached_property
     def contrast(self) -> float:
@@ -184,16 +183,22 @@ class Measurements:
     def core_size(self) -> int:
         """How many of the strongest nodes reach the wanted faithfulness: the fewest that do, or all."""
         self.require_decision()
-        goal, low = self.settings.thresholds["faithfulness"][1], 0
+        low = 0
         for count in node_counts(len(self.ranked)):
-            counts = sorted({int(n) for n in np.linspace(low + 1, count, 16)})
-            keep, _ = sub_circuits(self.runs, self.ranked, counts)
-            found = self.runs.faithfulness(self.runs(keep, False))
-            for size, reached in zip(counts, found, strict=True):
-                if closeness(reached) >= goal:
+            # Of larger circuits the points of the curve are tried first, which are run anyway.
+            if count <= CONTROLLED[0] or self._reaching([count]):
+                counts = sorted({int(n) for n in np.linspace(low + 1, count, 16)})
+                if (size := self._reaching(counts)) is not None:
                     return size
             low = count
         return len(self.ranked)
+
+    def _reaching(self, counts: Sequence[int]) -> int | None:
+        """The first of some node counts that reaches the wanted faithfulness."""
+        keep, _ = sub_circuits(self.runs, self.ranked, counts)
+        reached = self.runs.faithfulness(self.runs(keep, False))
+        goal = self.settings.thresholds["faithfulness"][1]
+        return next((n for n, value in zip(counts, reached, strict=True) if closeness(value) >= goal), None)
 
     @property
     def core(self) -> tuple[str, ...]:
@@ -209,7 +214,8 @@ class Measurements:
     def controls(self) -> dict[int, Bool[Tensor, "draw node"]]:
         """Random circuits by node count, as many nodes of each site and kind as the strongest ones have."""
         number = torch.arange(len(self.nodes))  # the ranked ones come first
-        return {n: random_circuits(self.nodes, number < n, self.settings.draws, self._random) for n in self.counts}
+        counts = [n for n in self.counts if n <= self.core_size or n in CONTROLLED]
+        return {n: random_circuits(self.nodes, number < n, self.settings.draws, self._random) for n in counts}
 
     @cached_property
     def found_on(self) -> Curve:
@@ -226,10 +232,24 @@ class Measurements:
 
     def on_held_out(self) -> tuple[Curve, float]:
         """Faithfulness on held-out prompts, and on which share of them the model is right."""
-        controls = {n: drawn for n, drawn in self.controls.items() if n in (self.core_size, *CONTROLLED)}
-        if self._held_out is not None:
-            return self._elsewhere("held out", self._held_out, self.counts, controls)
-        return self._elsewhere("other nouns", self._other_nouns(), self.counts, controls)
+        controls = {self.core_size: self.controls[self.core_size]}
+        given, name = self._held_out, "held out" if self._held_out is not None else "other nouns"
+        pairs = self._other_nouns() if given is None else self._without_shared_nouns(given)
+        return self._elsewhere(name, pairs, self.counts, controls)
+
+    def _without_shared_nouns(self, pairs: Sequence[Pair]) -> list[Pair]:
+        """The pairs that have no noun of the circuit's prompts, in either number."""
+        own = {noun for pair in self.circuit.questions for noun in nouns_of(pair)}
+        shared = [nouns_of(pair) & own for pair in pairs]
+        known = {pair.prompt for pair in self.circuit.questions}
+        left = [pair for pair, nouns in zip(pairs, shared, strict=True) if not nouns or pair.prompt in known]
+        self.sharing = len(pairs) - len(left)
+        if self.sharing and not {pair.prompt for pair in left} - known:
+            first = next(n for n, pair in enumerate(pairs) if shared[n] and pair.prompt not in known)
+            raise NotTestedError(
+                f"every held-out prompt has a noun of the circuit's: {pairs[first].prompt!r} has {min(shared[first])!r}"
+            )
+        return left
 
     def on_paraphrases(self) -> tuple[Curve, float]:
         """The same on the circuit's own prompts with another determiner, at the core's size only."""
@@ -259,14 +279,16 @@ class Measurements:
             raise _untested(error) from error
         found = curve(runs, self.ranked, counts, name, controls)
         self.curves.append(found)
-        return found, (runs.full_model > 0).float().mean().item()
+        return found, (self.answered_in(runs, aligned) > 0).float().mean().item()
 
     def _other_nouns(self) -> list[Pair]:
         own = self.run_prompts.pairs
-        words = [word for pair in own for word in pair.prompt.split()]
+        words = {word for pair in self.circuit.questions for word in (*word_parts(pair.prompt), *nouns_of(pair))}
         each = max(1, -(-min(32, self.settings.prompts) // len(own)))
         seed = self.settings.seed
-        return [new for n, pair in enumerate(own) for new in other_nouns(pair, each, seed=seed + n, exclude=words)]
+        return [
+            new for n, pair in enumerate(own) for new in other_nouns(pair, each, seed=seed + n, exclude=sorted(words))
+        ]
 
     # Attributions
 

@@ -1,4 +1,4 @@
-"""A circuit's prompts scored again: its attributions, exact effects, and whether its SAEs write what they read.
+"""A circuit's prompts scored again: its nodes and edges, exact effects, and what its SAEs do there.
 
 The prompts are scored in up to 16 parts. Resampled prompts are then other sums of these parts, and need no other run.
 """
@@ -14,14 +14,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from circuitlens.adapter import LOGITS, Adapter, Site
-from circuitlens.attribution.attributions import Attributions, attribute_nodes
+from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes
 from circuitlens.attribution.exact import exact_effects
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
-from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, among, measured_sums
+from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, among, edge_sums, measured_sums
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
+from circuitlens.evaluation.circuit_inputs import Outputs, numbers_of, outputs_of
+from circuitlens.evaluation.dictionaries import Dictionaries
 from circuitlens.evaluation.faithfulness import INPUTS
-from circuitlens.literals import MetricName
+from circuitlens.evaluation.weighing import Ends, Weigher, Weights
+from circuitlens.literals import MethodName, MetricName
 from circuitlens.pipeline import make_node
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
@@ -29,8 +32,23 @@ from circuitlens.prompts.batch import Score
 PARTS = 16
 """Into how many parts the prompts are divided, at most."""
 
-COMPARED = 1000
-"""How many active features of a site have their encoder and decoder rows compared with each other, at most."""
+CONNECTED = 16
+"""Of how many prompts the edges are scored, at most: they cost more than all nodes."""
+
+
+@dataclass(frozen=True)
+class RescoredEdges:
+    """Sums of all edges between a circuit's nodes, over `prompts` of its prompts.
+
+    An edge's key is its source's place among `kept`, sorted numbers, times their count, plus its target's. `residual`
+    is the largest gap between a node and its edges. `weigh` measures edges on the same prompts.
+    """
+
+    kept: Int[Tensor, " kept"]
+    sums: KeyedSums
+    prompts: int
+    residual: float
+    weigh: Weigher
 
 
 @dataclass(frozen=True)
@@ -38,18 +56,23 @@ class Rescored:
     """Sums over a circuit's prompts, of nodes in the circuit and outside it.
 
     `parts` and `total` are node sums of parts of the prompts and of all, `exact` sums of the strongest nodes' exact
-    effects. `own_rows` says how many active features were compared, and how many of them have their own decoder row
-    nearest to their encoder row. Nodes in `fixed_group`, a group of positions, are never ablated.
+    effects. `outputs` are those of `circuit_inputs.outputs_of`, `numbers` those of the circuit's nodes. `edges` are
+    None for a circuit without edges. Nodes in `fixed_group`, a group of positions, are never ablated. `coarse` says
+    that the model computes in half precision.
     """
 
     adapter: Adapter
     circuit: Circuit
     index: NodeIndex
+    outputs: Outputs
+    numbers: Int[Tensor, " node"]
     fixed_group: int | None
     parts: tuple[BatchSums, ...]
     total: BatchSums
     exact: KeyedSums
-    own_rows: tuple[int, int]
+    edges: RescoredEdges | None
+    dictionaries: Dictionaries
+    coarse: bool
 
     @property
     def prompts(self) -> int:
@@ -68,6 +91,48 @@ class Rescored:
     def effects(self, nodes: Sequence[Node]) -> list[float]:
         """The mean exact effect of each of these nodes, which are among the strongest."""
         return self._means(self.exact, nodes)
+
+    def chance(self, nodes: Sequence[Node], total: int) -> list[float]:
+        """What chance explains of each node's value on a sample of `total` prompts; 0 where it is all of them.
+
+        A node that few prompts have may be in none of the sample, so the file's own standard errors are asked, and
+        believed up to twice the largest that was seen.
+        """
+        if self.prompts == total:
+            return [0.0] * len(nodes)
+        seen = self.total.nodes.errors(ATTRIBUTION, self.prompts)
+        most, scale = 2 * max((error or 0.0 for error in seen), default=0.0), (total / self.prompts) ** 0.5
+        return [5 * min((node.standard_error or 0.0) * scale, most) for node in nodes]
+
+    def gap(self, site: int) -> tuple[float, float]:
+        """A site's mean completeness gap, and what chance explains of it where these are not all prompts."""
+        means = torch.stack([part.gaps[site] / part.prompts for part in self.parts])
+        spread = 5 * means.std().item() / len(means) ** 0.5 if len(means) > 1 else 0.0
+        return self.total.gaps[site].item() / self.prompts, spread
+
+    def graph_size(self) -> tuple[int, int, float]:
+        """How many nodes there are beside the logits, how many features among them, and their summed |attribution|."""
+        table, (site, _, index) = self.total.nodes, self.index.parts(self.total.nodes.keys)
+        inner = self.total.changed & (site != self.index.sites)
+        coded = torch.tensor([s for s, each in enumerate(self.adapter.sites) if each.kind == "feature"]).long()
+        features = inner & torch.isin(site, coded) & (index != VECTOR)
+        strength = (table.sums[inner, ATTRIBUTION] / self.prompts).abs().sum().item()
+        return int(inner.sum()), int(features.sum()), strength
+
+    def edge_means(self) -> Weights:
+        """The mean weight and its standard error of each edge between the circuit's nodes, by their ids."""
+        edges = self.edges
+        if edges is None:
+            return {}
+        of_place = {place: name for name, place in edges.weigh.names.items()}
+        name = [of_place.get(place) for place in range(len(edges.kept))]
+        errors = edges.sums.errors(0, edges.prompts)
+        means: dict[Ends, tuple[float, float | None]] = {}
+        for key, weight, error in zip(edges.sums.keys.tolist(), edges.sums.sums[:, 0].tolist(), errors, strict=True):
+            source, target = name[key // len(name)], name[key % len(name)]
+            if source is not None and target is not None and weight:
+                means[source, target] = weight / edges.prompts, error
+        return means
 
     def other_nodes(self) -> list[Node]:
         """Nodes that are active on the prompts, can be ablated and are not in the circuit."""
@@ -119,19 +184,42 @@ def rescore(
     for node in circuit.nodes:
         if not (node.is_logit and node.hook == LOGITS):
             site_of(adapter, node)  # is there one?
-    index = NodeIndex.of(adapter, len(prompts.labels))
+    prompts = replace(prompts, by=circuit.by)  # the outputs of a single prompt are nodes of their own
+    outputs = outputs_of(adapter, circuit)
+    index = NodeIndex.of(adapter, len(prompts.labels), max([2, *(which + 1 for which in outputs.values())]))
     kept = index.located(adapter, strongest).sort().values
+    numbers, of_outputs = numbers_of(adapter, index, circuit, outputs)
+    ends = torch.cat([numbers, of_outputs]).unique()
     method = "ig" if circuit.method == "exact" else circuit.method
-    parts, exact, own_rows = [], [], torch.zeros(2, dtype=torch.long)
-    for batch in prompts.batches(max(1, -(-len(prompts) // PARTS))):
+    batches = list(prompts.batches(max(1, -(-len(prompts) // PARTS))))
+    connected = batches[:: max(1, -(-len(prompts) // CONNECTED))] if circuit.edges else []
+    parts, exact, dictionaries, coarse = [], [], Dictionaries(), False
+    sums, residual = KeyedSums.empty(1), 0.0
+    for batch in batches:
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
         exact.append(_effects(circuit, index, batch, found, kept))
-        own_rows += _own_rows(adapter, found)
+        if any(batch is each for each in connected):
+            keep, place = among(index, batch, found, ends)
+            scores, worst = attribute_edges(found, keep)
+            sums, residual = sums.merged(edge_sums(scores, found, place, len(ends))), max(residual, worst)
+        dictionaries = dictionaries.merged(Dictionaries.of(adapter, found))
+        coarse = found.nodes.delta.dtype not in (torch.float32, torch.float64)
         on_part()
     total, effects = reduce(BatchSums.merged, parts), reduce(KeyedSums.merged, exact)
-    compared, own = own_rows.tolist()
-    return Rescored(adapter, circuit, index, fixed_group, tuple(parts), total, effects, (compared, own))
+    edges = None
+    if connected:
+        at = torch.searchsorted(ends, numbers).tolist()
+        names = {node.id: place for node, place, number in zip(circuit.nodes, at, numbers, strict=True) if number >= 0}
+        # What changes is the same with integrated gradients and without.
+        cheap: MethodName = "contrastive" if circuit.from_corrupted else "gradient"
+        changes = cheap if method == "ig" else method
+        weigh = Weigher(adapter, index, ends, names, tuple(connected), metric, changes)
+        edges = RescoredEdges(ends, sums, sum(map(len, connected)), residual, weigh)
+    return Rescored(
+        *(adapter, circuit, index, outputs, numbers, fixed_group),
+        *(tuple(parts), total, effects, edges, dictionaries, coarse),
+    )
 
 
 def _effects(
@@ -155,27 +243,3 @@ def site_of(adapter: Adapter, node: Node) -> Site:
         if site.write == node.hook:
             return site
     raise CircuitError(f"Node {node.id!r} is at the hook {node.hook!r}, which {adapter.name!r} has not.")
-
-
-def _own_rows(adapter: Adapter, found: Attributions) -> Int[Tensor, " two"]:
-    """How many active features there are at sites that are read where they are written, and of how many the own
-    decoder row is the one nearest to their encoder row.
-    """
-    nodes, counts = found.nodes, torch.zeros(2, dtype=torch.long)
-    for s, (site, seen) in enumerate(zip(adapter.sites, found.runs.clean.sites, strict=True)):
-        if site.kind != "feature" or site.coder is None or site.read != site.write:
-            continue
-        here = ((nodes.site == s) & (nodes.index != VECTOR) & (nodes.activation != 0)).nonzero()[:, 0]
-        # A row each: of many places where a feature is active any will do.
-        index, place = nodes.index[here].unique(return_inverse=True)
-        row = here.new_zeros(len(index)).scatter(0, place, here)[:COMPARED]
-        if not len(row):
-            continue
-        x = seen.read.detach()[nodes.example[row], nodes.pos[row]]
-        encoder, decoder = (
-            torch.nn.functional.normalize(rows(x, nodes.index[row]).flatten(1), dim=1)
-            for rows in (site.coder.encoder_rows, site.coder.decoder_rows)
-        )
-        own = (encoder @ decoder.T).argmax(1) == torch.arange(len(row), device=row.device)
-        counts += torch.tensor([len(row), int(own.sum())])
-    return counts

@@ -116,6 +116,11 @@ def _thresholds(given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[
     return {**THRESHOLDS, **given}
 
 
+def _lowered(wanted: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """The checks of which less is wanted than by default."""
+    return tuple(name for name, own in THRESHOLDS.items() if wanted[name][0] < own[0] or wanted[name][1] < own[1])
+
+
 def _evidence(measured: Measurements, checks: Sequence[Check]) -> Evidence:
     verdict, reasons = judge(checks)
     return Evidence(
@@ -130,4 +135,5 @@ def _evidence(measured: Measurements, checks: Sequence[Check]) -> Evidence:
         effects=measured.effects,
         seed=measured.settings.seed,
         draws=measured.settings.draws,
+        lowered=_lowered(measured.settings.thresholds),
     )

@@ -8,10 +8,17 @@ from random import Random
 
 from circuitlens.prompts.pairs import Pair
 from circuitlens.prompts.tasks import check_count
-from circuitlens.prompts.words import DETERMINERS, NOUNS, cased, forms_of, is_verb, noun_of
-
-BEFORE_A_NOUN = {*DETERMINERS, "its", "this", "these", "those", "a", "an", "some", "any", "no", "every", "many"}
-"""Words after which comes a noun and no verb."""
+from circuitlens.prompts.words import (
+    BEFORE_A_NOUN,
+    DETERMINERS,
+    NOUNS,
+    cased,
+    forms_of,
+    is_verb,
+    noun_of,
+    nouns_in,
+    word_parts,
+)
 
 
 def other_nouns(
@@ -19,7 +26,8 @@ def other_nouns(
 ) -> list[Pair]:
     """The same pair with other nouns where its two prompts have the singular and the plural of one noun.
 
-    Empty where they differ in anything else, or where a verb may be what differs ("The girl that runs").
+    The nouns that both prompts have ("near the dog") are replaced as well, as far as there are others. Empty where the
+    prompts differ in anything else, or where a verb may be what differs ("The girl that runs").
 
     Args:
         pair: whose answer, distractor, case and roles are kept.
@@ -32,27 +40,60 @@ def other_nouns(
         PromptError: the count is negative.
     """
     check_count(count)
-    # Words at odd places, what is between them at even ones.
-    ours, theirs = re.split(r"([\w'’-]+)", pair.prompt), re.split(r"([\w'’-]+)", pair.corrupted or "")
-    different = [at for at in range(1, len(ours), 2) if ours[at : at + 1] != theirs[at : at + 1]]
-    if len(ours) != len(theirs) or len(different) != 1 or ours[::2] != theirs[::2]:
+    at = _number_at(pair)
+    if at is None:
         return []
-    (at,) = different
-    own = noun_of(ours[at].lower(), theirs[at].lower())
-    if own is None or (is_verb(own) and (at < 3 or ours[at - 2].lower() not in BEFORE_A_NOUN)):
-        return []
-    plural = own != ours[at].lower()
+    ours, theirs = word_parts(pair.prompt), word_parts(pair.corrupted or "")
+    plural = noun_of(ours[at].lower(), theirs[at].lower()) != ours[at].lower()
     taken = {word.lower() for word in (*ours, *theirs, *exclude)}
     forms = [forms_of(noun) for noun in dict.fromkeys(nouns)]
     pool = [form for form in forms if form[0] != form[1] and not taken & {*form}]
-    made = []
-    for form in Random(seed).sample(pool, min(count, len(pool))):
-        mine, its = (
-            "".join([*words[:at], cased(words[at], form[number]), *words[at + 1 :]])
-            for words, number in ((ours, plural), (theirs, not plural))
-        )
-        made.append(pair.model_copy(update={"prompt": mine, "corrupted": its}))
+    beside = {
+        2 * n + 1: noun != ours[2 * n + 1].lower() for n, noun in nouns_in(pair.prompt).items() if 2 * n + 1 != at
+    }
+    random, made = Random(seed), []
+    for form in random.sample(pool, min(count, len(pool))):
+        left = [each for each in pool if each != form]
+        others = dict(zip(beside, random.sample(left, min(len(beside), len(left))), strict=False))
+        texts = []
+        for words, number in ((ours, plural), (theirs, not plural)):
+            new = [*words]
+            new[at] = cased(words[at], form[number])
+            for place, other in others.items():
+                new[place] = cased(words[place], other[beside[place]])
+            texts.append("".join(new))
+        made.append(pair.model_copy(update={"prompt": texts[0], "corrupted": texts[1]}))
     return made
+
+
+def nouns_of(pair: Pair) -> set[str]:
+    """The nouns that a pair is about, as singulars: all that it has where its two prompts differ in the number of one,
+    or it has one prompt only; else those in which the two differ (the other words are the task's).
+    """
+    texts = [pair.prompt] if pair.corrupted is None else [pair.prompt, pair.corrupted]
+    found = [{(word_parts(text)[2 * n + 1].lower(), noun) for n, noun in nouns_in(text).items()} for text in texts]
+    if (at := _number_at(pair)) is not None:
+        words = [word_parts(text)[at].lower() for text in texts]
+        noun = noun_of(words[0], words[1])
+        found = [{*each, (word, str(noun))} for each, word in zip(found, words, strict=True)]
+    every = {noun for each in found for _, noun in each}
+    if len(found) == 1:
+        return every
+    mine, theirs = ({noun for _, noun in one - other} for one, other in (found, found[::-1]))
+    return every if mine & theirs else mine | theirs
+
+
+def _number_at(pair: Pair) -> int | None:
+    """The place in `word_parts` of the noun whose number is all that a pair's prompts differ in; None if it isn't."""
+    ours, theirs = word_parts(pair.prompt), word_parts(pair.corrupted or "")
+    different = [at for at in range(1, len(ours), 2) if ours[at : at + 1] != theirs[at : at + 1]]
+    if len(ours) != len(theirs) or len(different) != 1 or ours[::2] != theirs[::2]:
+        return None
+    (at,) = different
+    own = noun_of(ours[at].lower(), theirs[at].lower())
+    if own is None or (is_verb(own) and (at < 3 or ours[at - 2].lower() not in BEFORE_A_NOUN)):
+        return None
+    return at
 
 
 def paraphrases(pair: Pair) -> list[Pair]:

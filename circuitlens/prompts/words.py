@@ -5,6 +5,8 @@ The lexicon (`lemminflect`) takes half a second to load, so it is imported on fi
 
 from __future__ import annotations
 
+import re
+
 from circuitlens.errors import PromptError
 
 
@@ -48,6 +50,10 @@ EVENTS = words(
 
 DETERMINERS = ("the", "my", "your", "our", "their", "his", "her")
 """Determiners that go with either number and stand in for one another."""
+RELATIVE = {"that", "who", "what"}
+"""What the lexicon has among its nouns, and no sentence has there."""
+BEFORE_A_NOUN = {*DETERMINERS, "its", "this", "these", "those", "a", "an", "some", "any", "no", "every", "many"}
+"""Words after which comes a noun and no verb."""
 
 
 def plural_of(noun: str) -> str:
@@ -77,6 +83,31 @@ def noun_of(one: str, other: str) -> str | None:
         if singular != plural and plural in getAllInflections(singular, upos="NOUN").get("NNS", ()):
             return singular
     return None
+
+
+def nouns_in(text: str) -> dict[int, str]:
+    """The nouns of a text by the number of their word (`word_parts`), each as its singular.
+
+    A word that may be something else is a noun after a determiner ("the run", "my old play"), and no noun elsewhere.
+    """
+    from lemminflect import getAllLemmas
+
+    found: dict[int, str] = {}
+    parts, led = word_parts(text)[1::2], False
+    kinds = [getAllLemmas(word.lower()) for word in parts]
+    for number, (word, kind) in enumerate(zip(parts, kinds, strict=True)):
+        determiner = word.lower() in BEFORE_A_NOUN
+        describes = "ADJ" in kind and number + 1 < len(parts) and "NOUN" in kinds[number + 1]
+        sure = led or (kind.keys() == {"NOUN"} and not (number and word.istitle()))  # "Tom" is a name
+        if "NOUN" in kind and sure and not determiner and not describes:
+            found[number] = kind["NOUN"][0]
+        led = determiner or (led and describes)
+    return {number: noun for number, noun in found.items() if noun not in RELATIVE}
+
+
+def word_parts(text: str) -> list[str]:
+    """A text in parts: words at odd places, what is between them at even ones."""
+    return re.split(r"([\w'’-]+)", text)
 
 
 def is_verb(word: str) -> bool:

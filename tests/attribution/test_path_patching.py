@@ -19,12 +19,8 @@ from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.path_patching import SMALL, weighed_edges
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.progress import Progress
-<<<<<<< HEAD
-from circuitlens.prompts.batch import BatchMetric, PromptBatch, tokenize
-from circuitlens.runs import run_held
-=======
 from circuitlens.prompts.batch import PromptBatch, tokenize
->>>>>>> patching
+from circuitlens.runs import run_held
 from circuitlens.testing import example_batch
 from tests.helpers import close, padded
 from tests.models import Line, Spelled, by_layout

@@ -94,6 +94,22 @@ def test_held_out_prompts_that_are_the_circuits_own_are_no_test(toy: ToyAdapter,
     assert check(evidence_of(toy, common, held_out=[*own, *TEST[:3]]), "held out").reason.startswith("on 3 prompts")
 
 
+def test_held_out_prompts_share_no_noun_in_any_number(toy: ToyAdapter, contrast: Circuit) -> None:
+    cats = Pair(prompt="These cats", corrupted="This cat", answer=("run",), distractor=("runs",))
+    alone = evidence_of(toy, contrast, held_out=[cats])
+    told = "not tested: every held-out prompt has a noun of the circuit's: 'These cats' has 'cat'"
+    assert (alone.verdict, check(alone, "held out").reason) == ("weak", told)
+    more = check(evidence_of(toy, contrast, held_out=[cats, *TEST[:3]]), "held out")
+    assert more.reason.startswith("on 3 prompts (held out), without 1 that have a noun of the circuit's, they give")
+
+
+def test_a_circuit_that_fails_on_held_out_prompts_is_not_supported(toy: ToyAdapter, contrast: Circuit) -> None:
+    others = [pair.model_copy(update={"answer": pair.distractor, "distractor": pair.answer}) for pair in TEST[:4]]
+    evidence = evidence_of(toy, contrast, held_out=others)
+    assert evidence.verdict == "not supported"
+    assert evidence.reasons == ("the model fails the task on 4 prompts (held out): 0% right",)
+
+
 def test_held_out_prompts_that_cannot_be_read_are_no_test(toy: ToyAdapter, common: Circuit) -> None:
     evidence = evidence_of(toy, common, held_out=[Pair(prompt="no", corrupted="none", answer=("run",))])
     assert check(evidence, "held out").reason.startswith("not tested: none of the 1 prompts can be used")

@@ -32,6 +32,8 @@ from tests.evidence import (
     check,
     double,
     double_input,
+    edge_invented,
+    edges_flipped,
     edited,
     evidence_of,
     failing,
@@ -40,6 +42,7 @@ from tests.evidence import (
     shuffled,
     strongest,
     untrained,
+    untrained_sae,
     without_strongest,
 )
 from tests.tiny_transformer import TinyTransformer
@@ -59,6 +62,9 @@ class Cases:
 
     def untrained(self, seed: int, *pair: str, method: MethodName = "ig") -> Evidence:
         return self._of(untrained(self.toy, seed), pair, method, "untrained", seed)
+
+    def untrained_sae(self, seed: int, *pair: str) -> Evidence:
+        return self._of(untrained_sae(self.toy, seed), pair, "ig", "untrained sae", seed)
 
     def swapped(self, seed: int, *pair: str) -> Evidence:
         """With the SAE's decoder columns swapped across the numbers."""
@@ -104,6 +110,35 @@ def test_features_that_write_what_others_meant_are_no_circuit(cases: Cases, seed
         assert evidence.verdict == "not supported"
         assert "features" in failing(evidence)
         assert any("without their errors, the SAEs' features give" in reason for reason in evidence.reasons)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_dictionary_that_nobody_trained_is_seen_through(cases: Cases, seed: int) -> None:
+    """Its rows are tied: each feature writes what it reads. By hand, more is left over than there was."""
+    sae = untrained_sae(cases.toy, seed).sae
+    h = torch.cat([cases.toy.model.relu(cases.toy.model.hidden(torch.tensor([[x]]))) for x in EVIDENCE])
+    left_over, spread = h - sae.decode(sae.encode(h)), h - h.mean(0)
+    explained = 1 - (left_over.square().sum() / spread.square().sum()).item()
+    assert explained < 0
+    for pair in (CATS, CAT):
+        evidence = cases.untrained_sae(seed, *pair)
+        assert check(evidence, "dictionary").status == "passed"
+        assert check(evidence, "reconstruction").value == pytest.approx(explained, rel=1e-3)
+        assert evidence.verdict == "not supported"
+        assert check(evidence, "reconstruction").reason in evidence.reasons
+
+
+@pytest.mark.parametrize("distractor", ["run", None])
+def test_a_divergence_with_the_wrong_answer(toy: ToyAdapter, distractor: str | None) -> None:
+    """A divergence does not look at the answer; the logits do."""
+    verdicts = []
+    for answer, other in (("run", distractor and "runs"), ("runs", distractor)):
+        circuit = circuitlens.find(toy, "The cats", answer, other, "The cat", metric="kl_divergence")
+        evidence = evidence_of(toy, circuit)
+        verdicts.append(evidence.verdict)
+    assert verdicts == ["supported", "not supported"]
+    assert {"task", "margin"} <= set(failing(evidence))
+    assert "the model fails the task: it decides 0% of 1 prompts right" in evidence.reasons[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -256,6 +291,12 @@ def shown_cases(cases: Cases) -> list[tuple[str, Evidence]]:
         ),
         ("The strongest feature is taken out of the file", cases.edited(without_strongest)),
         ("The metric in the file is higher, with a digest that fits", cases.edited(better_metric, forge=True)),
+        ("The edges have the other sign in the file, with a digest that fits", cases.edited(edges_flipped, forge=True)),
+        (
+            "An edge is in the file that the model has not, with a digest that fits",
+            cases.edited(edge_invented, forge=True),
+        ),
+        ("The SAE is not trained (encoder and decoder are tied)", cases.untrained_sae(0, *CATS)),
     ]
 
 

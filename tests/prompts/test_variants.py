@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from circuitlens.prompts.pairs import Pair
-from circuitlens.prompts.variants import other_nouns, paraphrases
+from circuitlens.prompts.variants import nouns_of, other_nouns, paraphrases
 from circuitlens.prompts.words import NOUNS, plural_of
 
 CATS = Pair(
@@ -52,6 +52,36 @@ def test_only_a_noun_in_both_numbers_is_replaced(prompt: str, corrupted: str | N
         assert [one for one in made if "KING" not in one.prompt] == []
     else:
         assert [f"{one.prompt} / {one.corrupted}" for one in made] == [expected]
+
+
+def test_nouns_beside_it_are_replaced_as_well() -> None:
+    pair = Pair(prompt="The cats near my old dog", corrupted="The cat near my old dog", answer=(" a",))
+    made = other_nouns(pair, 9)
+    assert len(made) == 9
+    for one in made:
+        subject, attractor = one.prompt.split()[1], one.prompt.split()[5]
+        assert one.prompt == f"The {subject} near my old {attractor}"
+        assert one.corrupted in {f"The {noun} near my old {attractor}" for noun in NOUNS if plural_of(noun) == subject}
+        assert attractor in {*NOUNS} - {"cat", "dog"}
+        assert not nouns_of(one) & nouns_of(pair)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "corrupted", "expected"),
+    [
+        ("The cats", "The cat", "cat"),
+        ("These cats", "This cat", "cat"),
+        ("My cats", None, "cat"),
+        ("The CHILD near the old keys", "The CHILDREN near the old keys", "child key"),
+        ("The girls that the kings like", "The girl that the kings like", "girl king"),
+        ("The girl that runs", "The girl that run", ""),
+        ("The cats", "The dogs", "cat dog"),
+        ("The war lasted from the year 1732", "The war lasted from the year 1701", ""),
+        ("Then Mary went to the store, Tom gave a ring to", "Then Mary went to the store, Bob gave a ring to", ""),
+    ],
+)
+def test_nouns_that_a_pair_is_about(prompt: str, corrupted: str | None, expected: str) -> None:
+    assert nouns_of(Pair(prompt=prompt, corrupted=corrupted, answer=(" a",))) == {*expected.split()}
 
 
 def test_paraphrases() -> None:

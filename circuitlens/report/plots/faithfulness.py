@@ -65,7 +65,7 @@ def faithfulness_plot(evidence: Evidence) -> plotly.graph_objects.Figure:
         _add_core(figure, core, (math.log10(core) - left) / (right - left), bottom, top)
     dress(
         figure,
-        title=f"Verdict: {text_of(evidence.verdict)}" + ("" if core else " (no core found)"),
+        title=f"Verdict: {text_of(evidence.word)}" + ("" if core else " (no core found)"),
         subtitle=f"1 = whole model, 0 = no nodes; others ablated ({text_of(evidence.ablation)})",
     )
     ticks = _round_counts(left, right)

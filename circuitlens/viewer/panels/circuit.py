@@ -68,7 +68,7 @@ def verdict(circuit: Circuit) -> str:
         return "not measured; circuitlens verify does it"
     if circuit.evidence.digest != circuit.content_digest:
         return "measured of another circuit than this"
-    return f"{circuit.evidence.verdict}: {'; '.join(circuit.evidence.reasons)}"
+    return f"{circuit.evidence.word}: {'; '.join(circuit.evidence.reasons)}"
 
 
 def legend(graph: Graph, difference: bool = False) -> list[Any]:

@@ -29,7 +29,7 @@ def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bo
     plots = [dcc.Graph(figure=themed(figure, scheme), config={"displaylogo": False}) for figure in figures]
     return [
         head,
-        html.P(html.Strong(f"Verdict: {evidence.verdict}"), className=f"verdict {evidence.verdict.replace(' ', '-')}"),
+        html.P(html.Strong(f"Verdict: {evidence.word}"), className=f"verdict {evidence.verdict.replace(' ', '-')}"),
         html.Ul([html.Li(reason) for reason in evidence.reasons]),
         _core(circuit, evidence),
         _checks(evidence),
