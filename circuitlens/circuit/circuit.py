@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
+from circuitlens.circuit.flow import own_parts
 from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path
 from circuitlens.circuit.nodes import (
     ANSWER,
@@ -170,6 +171,17 @@ class Circuit(Document):
             if node.is_logit and (node.label == ANSWER if wanted is None else node.index == wanted.index):
                 return node
         raise CircuitError(f"This circuit has no logit node for its answer {wanted.text if wanted else ANSWER!r}.")
+
+    def own_parts(self, node_ids: Iterable[str]) -> dict[str, float]:
+        """Of each of these nodes, the part of its attribution that reaches the metric without passing another of them.
+
+        By the circuit's edges, in units of the metric: what setting the nodes together does counts once, and sums to
+        less than their attributions where they lie on one path. Exact in a linear model whose edges are all there.
+
+        Raises:
+            CircuitError: a node is not there.
+        """
+        return own_parts(self._by_id, self.edges, [self.node(node_id).id for node_id in node_ids])
 
     def strongest_path(self, target: str | None = None) -> CircuitPath:
         """The widest path to `target` (a node's id; the answer by default): of all paths from the lowest layer that
