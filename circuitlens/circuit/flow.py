@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
+from itertools import pairwise
+from math import prod
 
 from circuitlens.circuit.nodes import Edge, Node
 
@@ -56,3 +58,13 @@ def own_parts(nodes: Mapping[str, Node], edges: Sequence[Edge], chosen: Collecti
         else:
             through[name] = flow.share(name, part)
     return {name: own[name] for name in chosen}
+
+
+def carried(nodes: Mapping[str, Node], edges: Sequence[Edge], chain: Sequence[Node]) -> float:
+    """What a chain of nodes carries to its end by itself: of its first edge, the share that goes on at every node."""
+    flow = Flow(nodes, edges)
+    weight = {(edge.source, edge.target): edge.weight for edge in edges}
+    steps = [weight[source.id, target.id] for source, target in pairwise(chain)]
+    if not steps:
+        return 0.0
+    return steps[0] * prod(flow.share(node.id, step) for node, step in zip(chain[1:-1], steps[1:], strict=True))

@@ -106,10 +106,16 @@ class MetricRecord(Value):
 
 
 class CircuitPath(Value):
-    """A chain of nodes from the bottom up; `weight` is that of its weakest edge, 0 for a single node."""
+    """A chain of nodes from the bottom up, and what it carries by itself, in units of the metric.
+
+    `weight` is an estimate of that by the flow along the circuit's edges: of the first edge, the share that goes on at
+    every further node (0 for a single node). `measured` is what it did in the real model (`circuitlens.path_effect`),
+    or None where that is not known.
+    """
 
     nodes: tuple[Node, ...]
     weight: Number
+    measured: Number | None = None
     tokens: tuple[str, ...] = Field(description="of the prompt")
 
     def __str__(self) -> str:

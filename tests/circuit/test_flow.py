@@ -73,10 +73,7 @@ def test_own_parts_are_the_paths_past_the_other_nodes(network: tuple[list[int], 
     made = as_circuit(moves, steps)
     moved, _ = solved(moves, steps)
     for name, part in made.own_parts(map(str, sorted(chosen))).items():
-        by_paths = sum(
-            prod(steps[pair] for pair in pairwise(path))
-            for path in paths(int(name), last, steps, chosen)
-        )
+        by_paths = sum(prod(steps[pair] for pair in pairwise(path)) for path in paths(int(name), last, steps, chosen))
         assert part == pytest.approx(float(moved[int(name)] * by_paths), abs=1e-9)
 
 
