@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation.features import describe as describe
+    from circuitlens.evaluation.heads import with_heads as with_heads
     from circuitlens.evaluation.intervention import ablate as ablate
     from circuitlens.evaluation.intervention import intervene as intervene
     from circuitlens.evaluation.paths import path_effect as path_effect
@@ -46,6 +47,7 @@ _PUBLIC = {
     "read_pairs": ("circuitlens.prompts.pairs", "read_pairs"),
     "verify": ("circuitlens.evaluation.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
+    "with_heads": ("circuitlens.evaluation.heads", "with_heads"),
     "wrap": ("circuitlens_saelens", "wrap"),
 }
 # Not `open`: a star import must not hide the built-in.

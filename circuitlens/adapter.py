@@ -140,6 +140,18 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """One attention layer's hooks: `z` is what each head reads together before its output weights, `[batch, pos, head,
+    d_head]`, of keys `k` and values `v`, `[batch, pos, head, d_head]`, which may have fewer heads (grouped queries).
+    """
+
+    layer: int
+    z: str
+    k: str
+    v: str
+
+
+@dataclass(frozen=True)
 class Inputs:
     """A batch of prompts as the model takes them.
 
@@ -279,6 +291,14 @@ class Adapter(ABC):
     def url(self, site: Site, index: int) -> str | None:
         """The address of a page about feature `index` of `site`, if there is one."""
         return None
+
+    @property
+    def attention(self) -> Sequence[Attention]:
+        """The model's attention layers, in the order of the forward; none where heads can't be told apart.
+
+        What a hook at one of their names returns is what the model goes on with.
+        """
+        return ()
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         """What `direction`, written at `site`, adds to the logits by itself; None where that has no meaning.

@@ -66,6 +66,22 @@ class Node(Value):
         return self.kind == "logit"
 
 
+class HeadShare(Value):
+    """What of an edge to a later position one attention head carries, in units of the metric: by values that it moves
+    there with its attention held, and by its pattern, where the source changes how far it attends.
+    """
+
+    layer: Count
+    head: Count
+    by_values: Number
+    by_pattern: Number
+
+    @property
+    def weight(self) -> float:
+        """All that the head carries of the edge."""
+        return self.by_values + self.by_pattern
+
+
 class Edge(Value):
     """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric."""
 
@@ -73,6 +89,12 @@ class Edge(Value):
     target: Name
     weight: Number
     standard_error: StandardError = None
+    heads: Annotated[
+        Many[HeadShare],
+        Field(
+            exclude_if=lambda value: not value, description="attention heads that carry it, where they were told apart"
+        ),
+    ] = ()
 
 
 class Output(Value):

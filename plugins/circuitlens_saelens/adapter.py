@@ -13,12 +13,12 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, Site
+from circuitlens.adapter import Adapter, Attention, Example, Hook, Inputs, Option, Site
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
 from circuitlens_saelens.model import HookedModel, Model
-from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, prove_cuts
+from circuitlens_saelens.probe import after_heads, fired, frozen_fault, heads_are_apart, padding_is_harmless, prove_cuts
 from circuitlens_saelens.text import Text
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class SAELensAdapter(Adapter):
             options={**(options or {"model": model_name, "wrapped": described}), "prepend_bos": bos},
             bos=bos,
         )
+        self._attention: Sequence[Attention] | None = None
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
             prove_cuts(self, model, short)
@@ -144,6 +145,17 @@ class SAELensAdapter(Adapter):
     def url(self, site: Site, index: int) -> str | None:
         page = self._saes[site.write].cfg.metadata.neuronpedia_id
         return f"https://www.neuronpedia.org/{page}/{index}" if page else None
+
+    @property
+    def attention(self) -> Sequence[Attention]:
+        """All layers, where each has hooks at its heads' outputs, keys and values that the model goes on with."""
+        if self._attention is None:
+            blocks = range(self._model.cfg.n_layers)
+            layers = [Attention(n, *(f"blocks.{n}.attn.hook_{name}" for name in "zkv")) for n in blocks]
+            with own_modes(gradients=True):
+                apart = heads_are_apart(self, self.inputs([EXAMPLES[0].prompt]), layers)
+            self._attention = layers if apart else []
+        return self._attention
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.
