@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
     from circuitlens.evaluation.features import describe as describe
+    from circuitlens.evaluation.heads import with_heads as with_heads
     from circuitlens.evaluation.intervention import ablate as ablate
     from circuitlens.evaluation.intervention import intervene as intervene
+    from circuitlens.evaluation.paths import path_effect as path_effect
     from circuitlens.evaluation.verification import verify as verify
     from circuitlens.prompts.pairs import Pair as Pair
     from circuitlens.prompts.pairs import read_pairs as read_pairs
@@ -41,9 +43,11 @@ _PUBLIC = {
     "intervene": ("circuitlens.evaluation.intervention", "intervene"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
+    "path_effect": ("circuitlens.evaluation.paths", "path_effect"),
     "read_pairs": ("circuitlens.prompts.pairs", "read_pairs"),
     "verify": ("circuitlens.evaluation.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
+    "with_heads": ("circuitlens.evaluation.heads", "with_heads"),
     "wrap": ("circuitlens_saelens", "wrap"),
 }
 # Not `open`: a star import must not hide the built-in.

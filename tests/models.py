@@ -156,3 +156,41 @@ class Freezable(TinyTransformer):
             )
             x = at(f"{n}.resid", x)
         return normed("scale", x) @ self.head
+
+
+class Linear(TinyTransformer):
+    """Three numbers a position that go up linearly, to the right along the prompt too; every one of them is a neuron.
+
+    Layer `n + 1` is a matrix times layer `n` and times the sum of all positions so far, which has a site of its own:
+    edges skip it, as they do an attention output.
+    """
+
+    def __init__(self, layers: int = 3) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.straight, self.across = torch.randn(2, layers, 3, 3, generator=generator, dtype=torch.float64)
+        sites = [Site("0", "input", "0", "0", 0, IdentityCoder(3))]
+        for n in range(layers):
+            sites += [Site(f"{n}+", "neuron", f"{n}+", f"{n}+", 2 * n + 1, IdentityCoder(3))]
+            sites += [Site(f"{n + 1}", "neuron", f"{n + 1}", f"{n + 1}", 2 * n + 2, IdentityCoder(3))]
+        Adapter.__init__(self, "linear", "", sites, [Example("1 2", "+", "-", "3 5")])
+
+    def inputs(self, prompts: Sequence[str]) -> Inputs:
+        numbers = torch.tensor([[float(word) for word in prompt.split()] for prompt in prompts], dtype=torch.float64)
+        values = torch.stack([numbers, numbers - 4, 0.5 - numbers], -1)
+        return Inputs(values, torch.ones(values.shape[:2]).bool(), tuple(tuple(prompt.split()) for prompt in prompts))
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        def at(name: str, x: Tensor) -> Tensor:
+            y = hooks[name](x) if name in hooks else None
+            return x if y is None else y
+
+        x = at("0", inputs.values)
+        for n, (straight, across) in enumerate(zip(self.straight, self.across, strict=True)):
+            x = at(f"{n + 1}", x @ straight + at(f"{n}+", x.cumsum(1) @ across))
+        return x[..., :2]
+
+    def answer_index(self, answer: str, prompt: str) -> int:
+        return "+-".index(answer)
+
+    def output_label(self, index: int) -> str:
+        return "+-"[index]

@@ -129,7 +129,7 @@ def test_the_demos_output_is_what_is_printed(cats: circuitlens.Circuit, capsys: 
     print_path_effects(circuitlens.load("toy"), cats)
     (shown,) = blocks("docs/demo.md", "")
     shown, printed = (re.sub(r"residual .*", "", text.strip()) for text in (shown, capsys.readouterr().out))
-    assert len(numbers(shown)) == 8
+    assert len(numbers(shown)) == 11
     assert_alike(shown, printed, rel=0.05)
 
 

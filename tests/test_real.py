@@ -96,6 +96,10 @@ def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Ad
     assert {" are", " were"} <= {text for text, _ in told.promoted}
     assert told.activations[2] > 0
     assert circuitlens.ablate(adapter, circuit, [strongest.id]).measured > 3
+    path = circuitlens.path_effect(adapter, circuit)
+    assert path.measured == pytest.approx(path.weight, rel=0.2)
+    together = circuitlens.ablate(adapter, circuit, [node.id for node in path.nodes if node.kind == "feature"])
+    assert together.predicted == pytest.approx(together.measured, rel=0.2)  # the sum of three is 2.5 times as much
 
 
 def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> None:

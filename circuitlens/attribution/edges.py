@@ -65,12 +65,7 @@ def score_edges(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for s in range(1, len(clean.sites) + 1):
         chosen = (keep & (nodes.site == s)).nonzero()[:, 0]
-        batches = (
-            _site_batches(clean, nodes, s, chosen, moved and moved[s])
-            if s < len(clean.sites)
-            else _logit_batches(clean, nodes, chosen)
-        )
-        for batch in batches:
+        for batch in target_batches(clean, nodes, s, chosen, moved and moved[s]):
             parts.extend(_pull(clean, sources, batch, s, rest))
         on_site()
     if not parts:
@@ -78,6 +73,15 @@ def score_edges(
         return EdgeScores(empty, empty, nodes.delta.new_zeros(0), rest)
     source, target, weight = (torch.cat(column) for column in zip(*parts, strict=True))
     return EdgeScores(source, target, weight, rest)
+
+
+def target_batches(
+    clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved: Tensor | None = None
+) -> Iterator[Batch]:
+    """The products that carry chosen targets of site `s`, or of the logits (`s` counts the sites), where all are."""
+    if s == len(clean.sites):
+        return _logit_batches(clean, nodes, chosen)
+    return _site_batches(clean, nodes, s, chosen, moved)
 
 
 def _site_batches(clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved: Tensor | None) -> Iterator[Batch]:

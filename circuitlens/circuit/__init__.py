@@ -13,6 +13,7 @@ from circuitlens.circuit.nodes import DISTRACTOR as DISTRACTOR
 from circuitlens.circuit.nodes import CircuitPath as CircuitPath
 from circuitlens.circuit.nodes import Edge as Edge
 from circuitlens.circuit.nodes import FullGraphSize as FullGraphSize
+from circuitlens.circuit.nodes import HeadShare as HeadShare
 from circuitlens.circuit.nodes import MetricRecord as MetricRecord
 from circuitlens.circuit.nodes import Node as Node
 from circuitlens.circuit.nodes import Output as Output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,8 @@ from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
-from circuitlens.circuit.graph import is_acyclic, prune, strongest_first, strongest_path
+from circuitlens.circuit.flow import carried, own_parts
+from circuitlens.circuit.graph import into_metric, is_acyclic, prune, strongest_first, strongest_path
 from circuitlens.circuit.nodes import (
     ANSWER,
     CircuitPath,
@@ -173,16 +174,34 @@ class Circuit(Document):
                 return node
         raise CircuitError(f"This circuit has no logit node for its answer {wanted.text if wanted else ANSWER!r}.")
 
-    def strongest_path(self, target: str | None = None) -> CircuitPath:
-        """The widest path to `target` (a node's id; the answer by default): of all paths from the lowest layer that
-        reaches it, the one whose weakest edge is strongest by |weight|; where those tie, the stronger last edge wins.
+    def own_parts(self, node_ids: Iterable[str]) -> dict[str, float]:
+        """Of each of these nodes, the part of its attribution that reaches the metric without passing another of them.
+
+        By the circuit's edges, in units of the metric: what setting the nodes together does counts once, and sums to
+        less than their attributions where they lie on one path. Exact in a linear model whose edges are all there.
 
         Raises:
-            CircuitError: `target` is not a node.
+            CircuitError: a node is not there.
+        """
+        return own_parts(self._by_id, self.edges, [self.node(node_id).id for node_id in node_ids])
+
+    def strongest_path(self, target: str | None = None) -> CircuitPath:
+        """The widest path to the metric, and an estimate of what it carries by itself.
+
+        Of all paths from the lowest layer that reaches the end, it is the one whose weakest edge is strongest by
+        |weight|; where those tie, the stronger last edge wins. The path ends at the answer's logit, which stands for
+        the metric: its last step is what a node does by all logits together.
+
+        Args:
+            target: where it is to end instead: a node's id, also of one logit by itself.
+
+        Raises:
+            CircuitError: `target` is not a node, or the answer is not there.
         """
         end = self.answer() if target is None else self.node(target)
-        nodes, weight = strongest_path(self._by_id, self.edges, end)
-        return CircuitPath(nodes=tuple(nodes), weight=weight, tokens=self.tokens)
+        edges = into_metric(self.edges, self._by_id, end) if target is None else self.edges
+        nodes = strongest_path(self._by_id, edges, end)
+        return CircuitPath(nodes=tuple(nodes), weight=carried(self._by_id, edges, nodes), tokens=self.tokens)
 
     def prune(
         self, *, max_nodes: int | None = None, max_edges: int | None = None, share: float | None = None

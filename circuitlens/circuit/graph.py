@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from itertools import pairwise
 
 from circuitlens.circuit.nodes import Edge, Node
 from circuitlens.errors import CircuitError
@@ -24,8 +23,19 @@ def is_acyclic(nodes: Iterable[Node], edges: Iterable[Edge]) -> bool:
     return True
 
 
-def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) -> tuple[list[Node], float]:
-    """The widest path to `end` and the weight of its weakest edge; see `Circuit.strongest_path`."""
+def into_metric(edges: Sequence[Edge], nodes: Mapping[str, Node], end: Node) -> list[Edge]:
+    """The edges with all that a node does by any logit as one edge to the logit `end`, which stands for the metric."""
+    inner, sums = list[Edge](), dict[str, float]()
+    for edge in edges:
+        if nodes[edge.target].is_logit:
+            sums[edge.source] = sums.get(edge.source, 0.0) + edge.weight
+        else:
+            inner.append(edge)
+    return [*inner, *(Edge(source=source, target=end.id, weight=weight) for source, weight in sums.items())]
+
+
+def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) -> list[Node]:
+    """The widest path to `end`; see `Circuit.strongest_path`."""
     sources = _sources(nodes.values(), edges)
     order = list(TopologicalSorter(sources).static_order())
     # In reverse order a node comes before its sources, so that one pass finds all that reach the end.
@@ -50,8 +60,7 @@ def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) 
     chain = [end.id]
     while chain[0] in before:
         chain.insert(0, before[chain[0]])
-    weakest = min((weight[pair] for pair in pairwise(chain)), key=abs, default=0.0)
-    return [nodes[name] for name in chain], weakest
+    return [nodes[name] for name in chain]
 
 
 def prune(

@@ -66,6 +66,22 @@ class Node(Value):
         return self.kind == "logit"
 
 
+class HeadShare(Value):
+    """What of an edge to a later position one attention head carries, in units of the metric: by values that it moves
+    there with its attention held, and by its pattern, where the source changes how far it attends.
+    """
+
+    layer: Count
+    head: Count
+    by_values: Number
+    by_pattern: Number
+
+    @property
+    def weight(self) -> float:
+        """All that the head carries of the edge."""
+        return self.by_values + self.by_pattern
+
+
 class Edge(Value):
     """The direct effect of `source` on the metric through `target`, other sites held fixed, in units of the metric.
 
@@ -79,6 +95,12 @@ class Edge(Value):
     measured: bool = Field(
         default=False, exclude_if=lambda value: not value, description="by path patching; else estimated"
     )
+    heads: Annotated[
+        Many[HeadShare],
+        Field(
+            exclude_if=lambda value: not value, description="attention heads that carry it, where they were told apart"
+        ),
+    ] = ()
 
     @property
     def basis(self) -> Literal["measured", "estimated"]:
@@ -117,10 +139,16 @@ class MetricRecord(Value):
 
 
 class CircuitPath(Value):
-    """A chain of nodes from the bottom up; `weight` is that of its weakest edge, 0 for a single node."""
+    """A chain of nodes from the bottom up, and what it carries by itself, in units of the metric.
+
+    `weight` is an estimate of that by the flow along the circuit's edges: of the first edge, the share that goes on at
+    every further node (0 for a single node). `measured` is what it did in the real model (`circuitlens.path_effect`),
+    or None where that is not known.
+    """
 
     nodes: tuple[Node, ...]
     weight: Number
+    measured: Number | None = None
     tokens: tuple[str, ...] = Field(description="of the prompt")
 
     def __str__(self) -> str:

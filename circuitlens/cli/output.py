@@ -32,15 +32,17 @@ def print_summary(circuit: Circuit, more: Sequence[tuple[str, str]] = ()) -> Non
 
 
 def print_path_effects(adapter: Adapter, circuit: Circuit) -> None:
-    """Ablate each node of the strongest path in the model, and set the measured effect beside the attribution."""
+    """Ablate each node of the strongest path in the model, and move the path by itself, beside what is predicted."""
     from circuitlens.circuit import full_name
     from circuitlens.evaluation.features import describe
     from circuitlens.evaluation.intervention import ablate
+    from circuitlens.evaluation.paths import path_effect
 
     baseline = "its value in the corrupted run" if circuit.from_corrupted else "zero"
     typer.echo(f"Set to {baseline} for real, the metric falls by (a nonlinearity on the way makes the difference)")
     rows = [("  node", "predicted", "measured", "speaks for")]
-    for node in circuit.strongest_path().nodes[:-1]:
+    path = path_effect(adapter, circuit)
+    for node in path.nodes[:-1]:
         result = ablate(adapter, circuit, [node.id])
         promoted = ""
         if node.kind in ("feature", "neuron"):
@@ -48,6 +50,8 @@ def print_path_effects(adapter: Adapter, circuit: Circuit) -> None:
             promoted = ", ".join(repr(text) for text, logit in outputs if logit > 0)
         name = full_name(node, circuit.tokens)
         rows.append((f"  {name}", f"{result.predicted_drop:+.4f}", f"{result.measured_drop:+.4f}", promoted))
+    alone = "–" if path.measured is None else f"{path.measured:+.4f}"
+    rows.append(("  the path alone", f"{path.weight:+.4f}", alone, ""))
     print_table(rows)
 
 

@@ -60,9 +60,9 @@ class Outcome:
     """The metric with nothing set and with the nodes set, the change that attribution predicts, and the outputs.
 
     Changes count upwards: a positive one raised the metric. Means over the prompts of a circuit over many.
-    `predicted_change` is the sum over the nodes of what each does by itself, linearly, in the circuit's own metric
-    (also where another is measured), or None where attribution does not say. `outputs` come by falling probability
-    before.
+    `predicted_change` is what the nodes do together, linearly, in the circuit's own metric (also where another is
+    measured): the sum of their own parts (`Circuit.own_parts`), so that what one does through another counts once; or
+    None where attribution does not say. `outputs` come by falling probability before.
     """
 
     nodes: tuple[Node, ...]
@@ -105,7 +105,7 @@ class Ablation:
 def ablate(
     adapter: Adapter, circuit: Circuit, node_ids: Iterable[str], metric: MetricName | Score | None = None
 ) -> Ablation:
-    """Switch nodes of a circuit off together in the real model, and compare with the sum of their attributions.
+    """Switch nodes of a circuit off together in the real model, and compare with what their attributions predict.
 
     They are set to where attribution measures from: zero, or their value in the corrupted run. `metric` is needed where
     the circuit's was a function of one's own; the same function is to be given again.
@@ -117,7 +117,9 @@ def ablate(
     """
     away: Setting = "corrupted" if circuit.from_corrupted else 0
     outcome = intervene(adapter, circuit, dict.fromkeys(node_ids, away), metric, outputs=0)
-    predicted = sum((node.attribution for node in outcome.nodes), 0.0)
+    if outcome.predicted_change is not None:
+        return Ablation(outcome.nodes, outcome.before, outcome.after, 0.0 - outcome.predicted_change)
+    predicted = sum(circuit.own_parts(node.id for node in outcome.nodes).values(), 0.0)
     return Ablation(outcome.nodes, outcome.before, outcome.after, predicted)
 
 
@@ -166,11 +168,7 @@ def intervene(
             f"With these nodes set so, the model's outputs are not finite (the metric is {after}): "
             "set fewer of them, or by factors nearer to 1."
         )
-    said = [
-        _predicted(adapter, circuit, node, setting, runs[0].values.get(number))
-        for number, (node, setting) in enumerate(zip(nodes, chosen, strict=True))
-    ]
-    predicted = None if None in said else sum((change for change in said if change is not None), 0.0)
+    predicted = _predicted(adapter, circuit, nodes, chosen, runs[0].values)
     return Outcome(nodes, before, after, predicted, _changes(adapter, probabilities, asked, outputs))
 
 
@@ -279,27 +277,54 @@ def _feature_values(clean: SiteTrace, other: SiteTrace, where: Places) -> dict[i
 
 
 def _predicted(
-    adapter: Adapter, circuit: Circuit, node: Node, setting: Setting, values: tuple[float, float] | None
+    adapter: Adapter,
+    circuit: Circuit,
+    nodes: Sequence[Node],
+    settings: Sequence[Setting],
+    values: Mapping[int, tuple[float, float]],
 ) -> float | None:
-    """What attribution says of one node's setting: in proportion to the change it measured, else None."""
+    """What attribution says of all settings together, or None where it does not say.
+
+    Each node does its own part in proportion to its setting: what it does through another node that is set does not
+    happen, as that one is held at its value.
+    """
+    if adapter.bos and circuit.by == "sum" and any(setting not in ("corrupted", 1) for setting in settings):
+        return None  # of the positions that were summed up, the first is left alone
+    left_alone = {
+        node.id
+        for node, setting in zip(nodes, settings, strict=True)
+        if setting != "corrupted" and is_bos(adapter, circuit.by, node.pos)
+    }
+    own = circuit.own_parts(node.id for node in nodes if node.id not in left_alone)
+    total = 0.0
+    for number, (node, setting) in enumerate(zip(nodes, settings, strict=True)):
+        if node.id in left_alone:
+            continue
+        share = _share(circuit.from_corrupted, setting, values.get(number))
+        if share is None:
+            return None
+        total += share * own[node.id]
+    return total
+
+
+def _share(from_corrupted: bool, setting: Setting, values: tuple[float, float] | None) -> float | None:
+    """Of the change that attribution measured, from its baseline up to the clean run, how much a setting adds; None
+    where that is not known. `values` are the node's in the clean and in the corrupted run.
+    """
     if setting == 1:
         return 0.0
-    if setting != "corrupted" and adapter.bos and circuit.by == "sum":
-        return None  # of the positions that were summed up, the first is left alone
-    if setting != "corrupted" and is_bos(adapter, circuit.by, node.pos):
-        return 0.0
-    if setting == "corrupted" and circuit.from_corrupted:
-        return -node.attribution
-    if setting != "corrupted" and not circuit.from_corrupted:
-        return (setting - 1) * node.attribution
+    if setting == "corrupted" and from_corrupted:
+        return -1.0
+    if setting != "corrupted" and not from_corrupted:
+        return setting - 1
     if values is None:
         return None
     clean, other = values
     value = other if setting == "corrupted" else setting * clean
-    baseline = other if circuit.from_corrupted else 0.0
+    baseline = other if from_corrupted else 0.0
     if value == clean:
         return 0.0
-    return None if clean == baseline else node.attribution * (value - clean) / (clean - baseline)
+    return None if clean == baseline else (value - clean) / (clean - baseline)
 
 
 def _changes(

@@ -42,12 +42,14 @@ def describe_method(circuit: Circuit) -> str:
 
 
 def describe_path(circuit: Circuit) -> str:
-    """The strongest path to the answer, with its weakest edge."""
+    """The strongest path to the metric, with what it carries by itself as its edges say."""
     try:
         path = circuit.strongest_path()
     except CircuitError:  # pruned or edited so that the answer's logit is gone
         return "none: the answer's logit is not in this circuit"
-    return f"{path} (weakest edge {path.weight:+.3f})"
+    metric = circuit.metric
+    start = (metric.corrupted_value or 0.0) if circuit.from_corrupted else 0.0
+    return f"{path} (carries about {path.weight:+.3f} of {metric.value - start:+.3f})"
 
 
 def describe_size(circuit: Circuit) -> str:

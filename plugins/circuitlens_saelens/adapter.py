@@ -12,7 +12,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Example, Hook, Inputs, Option, RelevanceRules, Site
+from circuitlens.adapter import Adapter, Attention, Example, Hook, Inputs, Option, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
@@ -25,7 +25,15 @@ from circuitlens_saelens.fit import (
     warn_of_saes,
 )
 from circuitlens_saelens.model import HookedModel, Model
-from circuitlens_saelens.probe import after_heads, fired, frozen_fault, padding_is_harmless, plain_logits, prove_cuts
+from circuitlens_saelens.probe import (
+    after_heads,
+    fired,
+    frozen_fault,
+    heads_are_apart,
+    padding_is_harmless,
+    plain_logits,
+    prove_cuts,
+)
 from circuitlens_saelens.relevance import find_rules
 from circuitlens_saelens.shortcuts import Shortcuts, Start, find_entry
 from circuitlens_saelens.text import Text
@@ -103,6 +111,7 @@ class SAELensAdapter(Adapter):
         self._rules: RelevanceRules | None = None
         entries = [entry for site in sites if (entry := self.entry([site.read, site.write])) is not None]
         self._shortcuts = Shortcuts(model, entries, short, self.inputs([EXAMPLES[1].prompt]))
+        self._attention: Sequence[Attention] | None = None
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
             plain = plain_logits(self, short)
@@ -177,6 +186,17 @@ class SAELensAdapter(Adapter):
             with own_modes(gradients=True):
                 self._rules = find_rules(self, self._model, self.inputs([EXAMPLES[0].prompt]), self._holdable)
         return self._rules
+
+    @property
+    def attention(self) -> Sequence[Attention]:
+        """All layers, where each has hooks at its heads' outputs, keys and values that the model goes on with."""
+        if self._attention is None:
+            blocks = range(self._model.cfg.n_layers)
+            layers = [Attention(n, *(f"blocks.{n}.attn.hook_{name}" for name in "zkv")) for n in blocks]
+            with own_modes(gradients=True):
+                apart = heads_are_apart(self, self.inputs([EXAMPLES[0].prompt]), layers)
+            self._attention = layers if apart else []
+        return self._attention
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.

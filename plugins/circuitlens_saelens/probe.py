@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Hook, Inputs, Site, agree
+from circuitlens.adapter import Adapter, Attention, Hook, Inputs, Site, agree
 from circuitlens.errors import AdapterError, PromptError
 
 if TYPE_CHECKING:
@@ -98,6 +98,35 @@ def padding_is_harmless(adapter: Adapter, prompt: str, alone: Tensor) -> bool:
             both = adapter.inputs([prompt, " ".join([prompt] * times)])
             return agree(_last(adapter, both, {})[:1], alone)
     return False
+
+
+def heads_are_apart(adapter: Adapter, inputs: Inputs, layers: Sequence[Attention]) -> bool:
+    """Whether every attention layer shows heads' outputs, keys and values, and goes on with what its hooks return."""
+    seen: dict[str, Tensor] = {}
+
+    def see(name: str) -> Hook:
+        def hook(x: Tensor) -> Tensor:
+            seen[name] = x.clone() if x.requires_grad else x.detach().clone().requires_grad_()
+            return seen[name]
+
+        return hook
+
+    names = [name for layer in layers for name in (layer.z, layer.k, layer.v)]
+    try:
+        logits = inputs.at_last(adapter.run(inputs, {name: see(name) for name in names}))
+    except (AdapterError, RuntimeError):  # no such hook
+        return False
+    if len(seen) < len(names) or not agree(logits.detach(), _last(adapter, inputs, {})):
+        return False
+    for layer in layers:
+        z, k, v = seen[layer.z], seen[layer.k], seen[layer.v]
+        if any(x.dim() != 4 or x.shape[:2] != inputs.mask.shape or z.shape[2] % x.shape[2] for x in (z, k, v)):
+            return False
+        for output, inner in ((logits, (z,)), (z, (k, v))):
+            found = torch.autograd.grad(output.sum(), inner, retain_graph=True, allow_unused=True)
+            if any(gradient is None for gradient in found):
+                return False
+    return True
 
 
 def after_heads(adapter: Adapter, inputs: Inputs, model: Model, site: Site) -> Tensor | None:

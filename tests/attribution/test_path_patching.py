@@ -22,6 +22,7 @@ from circuitlens.progress import Progress
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.runs import run_held
 from circuitlens.testing import example_batch
+from circuitlens.tracing import Trace
 from tests.helpers import close, padded
 from tests.models import Line, Spelled, by_layout
 from tests.oracles import Place, path_patched

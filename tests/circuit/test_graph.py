@@ -28,11 +28,32 @@ def test_to_networkx(cats: Circuit) -> None:
 
 
 def test_the_strongest_path_by_hand() -> None:
+    """To the metric d does −2.5 + 4 and c 1, so that the weakest edges are 1.5 and 1."""
     path = LADDER.strongest_path()
-    assert str(path) == "a → d → yes"  # weakest edge 2.5, against 1.0 by c
-    assert path.weight == -2.5
+    assert str(path) == "a → d → yes"
+    assert (path.weight, path.measured) == (0.0, None)  # 1.5 of d's −4 goes on to the metric: no share of it
     assert str(LADDER.strongest_path("no")) == "a → d → no"
     assert str(LADDER.strongest_path("a")) == "a"
+    assert LADDER.strongest_path("a").weight == 0
+    assert LADDER.strongest_path("d").weight == -3
+
+
+def test_a_path_carries_the_share_of_each_node_that_goes_on() -> None:
+    chain = circuit(
+        [
+            node("a", 0, 6.0),
+            node("b", 1, 4.0),
+            node("c", 2, 3.0),
+            node("yes", 3, 5.0, "logit"),
+            node("no", 3, kind="logit"),
+        ],
+        {("a", "b"): 5.0, ("b", "c"): 3.0, ("b", "yes"): 1.0, ("c", "yes"): 4.0, ("c", "no"): -2.0},
+    )
+    assert str(chain.strongest_path()) == "a → b → c → yes"
+    assert chain.strongest_path().weight == pytest.approx(5 * 3 / 4 * 2 / 3)
+    assert chain.strongest_path("c").weight == pytest.approx(5 * 3 / 4)
+    # All into c is its attribution, as in a linear model: more than all of it goes on to one logit.
+    assert chain.strongest_path("yes").weight == pytest.approx(5 * 3 / 4 * 4 / 3)
 
 
 def test_a_path_starts_in_the_lowest_layer_that_reaches_its_end() -> None:
@@ -54,7 +75,6 @@ def test_the_strongest_path_against_all_paths(drawn: Drawn) -> None:
         for path in networkx.all_simple_paths(graph, start, "yes")
     ]
     found = made.strongest_path()
-    assert abs(found.weight) == max(widths)
     ids = [n.id for n in found.nodes]
     assert ids[0] in starts
     assert min(abs(graph.edges[pair]["weight"]) for pair in pairwise(ids)) == max(widths)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from circuitlens.evaluation.intervention import Setting, intervene
 from circuitlens.literals import MethodName
 from circuitlens.prompts.pairs import Pair
 from tests.circuits import PAIRS, example_circuit, inner, strongest_feature, toy_circuit
+from tests.models import Linear
 from tests.tiny_transformer import TinyTransformer
 
 FACTORS = st.floats(-20, 20)
@@ -132,6 +134,25 @@ def test_of_means_over_prompts_only_what_is_exact_is_said(
     for node in inner(circuit):
         predicted = intervene(adapter, circuit, {node.id: setting}).predicted_change
         assert predicted == (None if share is None else pytest.approx(share * node.attribution))
+
+
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_of_a_linear_model_every_set_is_predicted_exactly(method: MethodName) -> None:
+    """What one node does through another counts once, also where it goes by several ways and others lie between."""
+    adapter = Linear()
+    circuit = example_circuit(adapter, method, max_nodes=None, max_edges=None)
+    chance, gaps = random.Random(0), []
+    for count in range(1, 13):
+        chosen = chance.sample(inner(circuit), count)
+        ablated = circuitlens.ablate(adapter, circuit, [node.id for node in chosen])
+        assert ablated.measured == pytest.approx(ablated.predicted, abs=1e-9)
+        gaps.append(abs(ablated.measured - sum(node.attribution for node in chosen)))
+        factors = {node.id: chance.choice([0, 1, 0.5, -2]) for node in chosen}
+        outcome = intervene(adapter, circuit, factors)
+        assert outcome.predicted_change is not None
+        assert outcome.measured_change == pytest.approx(outcome.predicted_change, abs=1e-9)
+    assert gaps[0] == pytest.approx(0, abs=1e-9)
+    assert max(gaps) > 1
 
 
 # Many prompts, one by one

@@ -25,7 +25,8 @@ def test_every_row_has_its_number(cats: Circuit) -> None:
     assert list(rows) == ["metric", "method", "active", "size", "strongest path", "conservation"]
     assert rows["metric"] == f"logit 'run' − 'runs' = {cats.metric.value:+.3f}"
     assert rows["method"] == "gradient: change from zero"
-    assert rows["strongest path"] == f"{cats.strongest_path()} (weakest edge {cats.strongest_path().weight:+.3f})"
+    path = cats.strongest_path()
+    assert rows["strongest path"] == f"{path} (carries about {path.weight:+.3f} of {cats.metric.value:+.3f})"
     assert rows["conservation"].startswith(f"residual {cats.conservation_residual:.1e} (")
 
 
