@@ -65,7 +65,7 @@ def score_edges(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for s in range(1, len(clean.sites) + 1):
         chosen = (keep & (nodes.site == s)).nonzero()[:, 0]
-        for batch in target_batches(clean, nodes, s, chosen, moved and moved[s]):
+        for batch in target_batches(clean, nodes, s, chosen, moved[s] if moved and s < len(moved) else None):
             parts.extend(_pull(clean, sources, batch, s, rest))
         on_site()
     if not parts:

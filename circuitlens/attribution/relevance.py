@@ -49,7 +49,7 @@ class RelevancePropagation(AttributionMethod):
         """The direct effects in both runs, half of each."""
         clean, corrupted = _ends(runs)
         halves = [
-            score_edges(run, _as_in(run, other, nodes), keep, lambda: progress.step("edges"), clean)
+            score_edges(run, _as_in(run, other, nodes), keep, lambda: progress.step("edges"), directed_by=clean)
             for run, other in ((clean, corrupted), (corrupted, clean))
         ]
         count = len(nodes.site)

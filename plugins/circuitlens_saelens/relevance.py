@@ -19,7 +19,7 @@ from torch import Tensor
 from circuitlens.adapter import ActivationFunction, Adapter, Inputs, RelevanceRules, agree
 from circuitlens.errors import AdapterError
 from circuitlens_saelens.model import HookedModel
-from circuitlens_saelens.probe import frozen_fault
+from circuitlens_saelens.probe import frozen_fault, plain_logits
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ def _held(adapter: Adapter, inputs: Inputs, holdable: Sequence[str]) -> list[str
     if adapter.frozen:
         return list(adapter.frozen)
     kinds = [[name for name in holdable if name.endswith(end)] for end in ("hook_scale", "hook_pattern")]
-    return [name for kind in kinds if kind and not frozen_fault(adapter, inputs, kind) for name in kind]
+    plain = plain_logits(adapter, inputs)
+    return [name for kind in kinds if kind and not frozen_fault(adapter, inputs, kind, plain) for name in kind]
 
 
 def _activation(model: HookedModel, mlp: str) -> ActivationFunction | None:

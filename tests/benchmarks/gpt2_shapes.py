@@ -39,11 +39,12 @@ from torch import Tensor
 from circuitlens.attribution.attributions import attribute_nodes
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.edges import score_edges
+from circuitlens.attribution.methods import measures_edges
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.scores import NodeScores, conservation_residual
 from circuitlens.attribution.way import Way
-from circuitlens.discovery import MAX_EDGES, MAX_NODES
+from circuitlens.discovery import MAX_EDGES, MAX_NODES, MEASURED_EDGES
 from circuitlens.literals import MethodName
 from circuitlens.pipeline import Search
 from circuitlens.prompts.alignment import PromptSet
@@ -210,7 +211,8 @@ class Case:
         pair = Pair.model_construct(prompt="", corrupted="", answer=("",), distractor=("",))
         prompts = PromptSet.of_one(pair, self.inputs.tokens[0])
         batch = PromptBatch(self.inputs, self.corrupted, self.metric)
-        search = Search(self.adapter, prompts, batch, method, None, False, MAX_NODES, MAX_EDGES)
+        measured = MEASURED_EDGES if measures_edges(method, True) else 0
+        search = Search(self.adapter, prompts, batch, method, None, False, MAX_NODES, MAX_EDGES, measured)
         with own_modes(gradients=True):
             search.run(None)
 
