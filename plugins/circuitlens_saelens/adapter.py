@@ -101,7 +101,7 @@ class SAELensAdapter(Adapter):
             bos=bos,
         )
         entries = [entry for site in sites if (entry := self.entry([site.read, site.write])) is not None]
-        self._shortcuts = Shortcuts(model, entries, short, self.inputs([EXAMPLES[1].prompt]))
+        self._shortcuts = Shortcuts(model, entries, lambda: [self.inputs([example.prompt]) for example in EXAMPLES])
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):
             plain = plain_logits(self, short)
