@@ -259,11 +259,14 @@ def find_start(
     adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
 ) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
     """The last stream that was seen from which a run still reaches these hooks, and its value; None without one."""
-    streams = {} if seen is None else seen.streams
-    for name in reversed(list(streams)):
+    if seen is None:
+        return None
+    times = len(inputs.mask) // len(seen.inputs.mask)
+    assert torch.equal(inputs.values, seen.inputs.repeated(times).values), "other prompts were seen"
+    for name in reversed(list(seen.streams)):
         if adapter.entry([name, *hooks]) == name:
-            value = streams[name]
-            return name, value.repeat(len(inputs.mask) // len(value), *[1] * (value.dim() - 1))
+            value = seen.streams[name]
+            return name, value.repeat(times, *[1] * (value.dim() - 1))
     return None
 
 

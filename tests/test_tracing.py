@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 import torch
@@ -145,6 +145,23 @@ def test_a_model_that_edits_activations_in_place_does_not_reach_the_record() -> 
     assert torch.equal(traced.sites[0].error, expected.sites[0].error)
     assert torch.equal(traced.sites[0].leaf, expected.sites[0].leaf)
     assert not torch.allclose(traced.logits, expected.logits)  # the model did go on with zeros
+
+
+def test_a_stream_to_start_from_is_kept_as_it_flowed_in() -> None:
+    class InPlace(TinyTransformer):
+        def entry(self, hooks: Collection[str]) -> str:
+            return "1.ln2"
+
+        def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+            def spoilt(hook: Hook) -> Hook:
+                return lambda x: x.zero_() if (y := hook(x)) is None else y
+
+            return super().run(inputs, {name: spoilt(hook) for name, hook in hooks.items()})
+
+    asked, kept = example_batch(TinyTransformer()), list[Tensor]()
+    traced = trace(InPlace(), asked.clean, asked.metric, graph=False)
+    TinyTransformer().run(asked.clean, {"1.ln2": kept.append})
+    assert torch.equal(traced.streams["1.ln2"], kept[0])
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class SAELensAdapter(Adapter):
         self._holdable = self.frozen
         self._rules: RelevanceRules | None = None
         entries = [entry for site in sites if (entry := self.entry([site.read, site.write])) is not None]
-        self._shortcuts = Shortcuts(model, entries, short, self.inputs([EXAMPLES[1].prompt]))
+        self._shortcuts = Shortcuts(model, entries, lambda: [self.inputs([example.prompt]) for example in EXAMPLES])
         self._attention: Sequence[Attention] | None = None
         self._kinds = {hook: hook.rsplit(".", 1)[-1].removeprefix("hook_") for hook in reads}
         with own_modes(gradients=True):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -41,13 +41,13 @@ Start = tuple[str, Tensor]
 class Shortcuts:
     """Runs of `model` that are as short as may be; `entries` are the hooks at which they may be asked to start.
 
-    `short` and `other` are two different prompts to try them on.
+    `prompts` makes two different ones to try them on, where the model is then.
     """
 
-    def __init__(self, model: HookedModel, entries: Iterable[str], short: Inputs, other: Inputs):
+    def __init__(self, model: HookedModel, entries: Iterable[str], prompts: Callable[[], Sequence[Inputs]]):
         self._model = model
         self._entries = sorted(set(entries), key=lambda hook: _place(model, hook), reverse=True)
-        self._prompts = short, other
+        self._prompts = prompts
         self._tried = False
         self._proven: set[str] = set()
         self._unembeds_last = False
@@ -82,8 +82,7 @@ class Shortcuts:
         The other prompt runs in between, so that what a model keeps from one run for the next gives itself away; the
         latest entry comes first, so that no blocks before the next one have run on this prompt again.
         """
-        self._tried = True
-        (short, other), seen = self._prompts, dict[str, Tensor]()
+        (short, other), seen = self._prompts(), dict[str, Tensor]()
         hooks = {name: _mover(name, seen) for name in self._entries}
         with _observed_forms(self._model) as self._forms:
             whole = self._run(short, hooks, None, last_only=False)
@@ -105,6 +104,7 @@ class Shortcuts:
             except FAULTS as error:
                 told = f"{type(error).__name__}: {error}"
             log.info("Runs of %s don't start at %s (%s).", self._model.cfg.model_name, name, told)
+        self._tried = True
 
 
 def find_entry(model: HookedModel, hooks: Collection[str]) -> str | None:

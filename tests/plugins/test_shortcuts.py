@@ -15,10 +15,13 @@ from torch.testing import assert_close
 
 import circuitlens
 from circuitlens.adapter import Adapter, Inputs
+from circuitlens.evaluation.circuit_inputs import circuit_prompts
+from circuitlens.evaluation.faithfulness import AblationRuns
 from circuitlens.prompts.batch import tokenize
 from circuitlens.runs import run_patched, run_spliced
 from circuitlens.testing import late_runs_are_whole_runs
 from circuitlens.tracing import Trace, trace
+from tests.circuits import ablatable_circuit
 from tests.families import ASK, hooked, sae, tiny
 from tests.saelens import LAYERS, made, model, wrapped
 
@@ -186,6 +189,15 @@ def test_where_runs_may_start() -> None:
     assert adapter.entry([write, read]) == "blocks.2.hook_resid_pre"
     assert adapter.entry(["blocks.0.hook_resid_post", write]) == "blocks.0.hook_resid_post"
     assert adapter.entry(["blocks.0.hook_mlp_out"]) is adapter.entry(["hook_embed"]) is None
+
+
+def test_ablations_start_at_the_first_site_that_they_may_change() -> None:
+    adapter = circuitlens.wrap(model("float32"), [made("standard", n, "float32") for n in (2, 3)])
+    circuit, nodes = ablatable_circuit(adapter)
+    runs = AblationRuns(adapter, circuit, circuit_prompts(adapter, circuit), "corrupted", nodes)
+    with blocks_run(adapter) as ran:
+        _ = runs.empty_circuit
+    assert ran == [2, 3]
 
 
 def test_an_intervention_starts_at_the_first_site_that_it_changes() -> None:
