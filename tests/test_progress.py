@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
