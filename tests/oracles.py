@@ -162,8 +162,8 @@ class PatchedPaths:
             f[b, p, i] = 0 if other is None else other[0][b, p, i]
         return self.decode(site, f) + error
 
-    def fall(self, source: Place, target: Place) -> float:
-        """How far the metric falls when the source changes and only the target feels it."""
+    def fall(self, source: Place, target: Place, share: float = 1.0) -> float:
+        """How far the metric falls when the source changes and only the target feels it, or a share of it."""
         seen: dict[str, Tensor] = {}
         writers = {site.write: k for k, site in enumerate(self.adapter.sites)}
 
@@ -186,22 +186,31 @@ class PatchedPaths:
             which = [k for k in range(logits.shape[1]) if (k == i if i != VECTOR else k not in named)]
             after[b, which] = logits[b, which]
             return float(before - self.metric(after)[b])
-        made = self.written(target, seen)
-        after = self.inputs.at_last(
-            self.adapter.run(self.inputs, {self.adapter.sites[t].write: lambda _: made.clone()})
-        )
+        write = self.adapter.sites[t].write
+        made = self.plain[write] + share * (self.written(target, seen) - self.plain[write])
+        after = self.inputs.at_last(self.adapter.run(self.inputs, {write: lambda _: made.clone()}))
         return float(before - self.metric(after)[b])
 
 
-def path_patched(adapter: Adapter, batch: PromptBatch, contrastive: bool, source: Place, target: Place) -> float:
-    """The weight of an edge: the mean of both directions."""
+def path_patched(
+    adapter: Adapter, batch: PromptBatch, contrastive: bool, source: Place, target: Place, moved: bool = False
+) -> float:
+    """The weight of an edge: the mean of both directions. Of one that is only `moved`, the target's change times its
+    derivative in each, by a central difference.
+    """
     assert batch.corrupted is not None
+    step = 1e-5
+
+    def fall(ours: Inputs, other: Inputs | None) -> float:
+        paths = PatchedPaths(adapter, batch.metric, ours, other)
+        if not moved or target[0] == len(adapter.sites):
+            return paths.fall(source, target)
+        return (paths.fall(source, target, step) - paths.fall(source, target, -step)) / (2 * step)
+
     with torch.no_grad():
-        away = PatchedPaths(adapter, batch.metric, batch.clean, batch.corrupted if contrastive else None)
         if not contrastive:
-            return away.fall(source, target)
-        back = PatchedPaths(adapter, batch.metric, batch.corrupted, batch.clean)
-        return (away.fall(source, target) - back.fall(source, target)) / 2
+            return fall(batch.clean, None)
+        return (fall(batch.clean, batch.corrupted) - fall(batch.corrupted, batch.clean)) / 2
 
 
 def metric_with(adapter: Adapter, batch: PromptBatch, site: Site, value: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def place(nodes: NodeScores, row: Tensor) -> Place:
 
 
 @pytest.mark.parametrize("layout", ["toy", *get_args(Layout)])
-def test_measured_edges_are_path_patching_path_patched(layout: str, contrastive: bool, toy64: Adapter) -> None:
+def test_measured_edges_are_path_patching_by_hand(layout: str, contrastive: bool, toy64: Adapter) -> None:
     adapter = by_layout(layout, toy64, toy64)
     batch = example_batch(adapter) if layout == "toy" else several_answers(adapter, "probability_difference")
     runs, nodes, edges = estimated(adapter, batch, contrastive)
@@ -55,16 +55,17 @@ def test_measured_edges_are_path_patching_path_patched(layout: str, contrastive:
     u, d, estimate = edges.source[chosen], edges.target[chosen], edges.weight[chosen]
     weight, measured = weighed_edges(runs, nodes, u, d, estimate, small=0.0)
     assert measured.all()
-    told = [
-        path_patched(adapter, batch, contrastive, place(nodes, s), place(nodes, t)) for s, t in zip(u, d, strict=True)
-    ]
+    ends = [(place(nodes, s), place(nodes, t)) for s, t in zip(u, d, strict=True)]
+    told = [path_patched(adapter, batch, contrastive, *both) for both in ends]
     close(weight, torch.tensor(told, dtype=weight.dtype))
     assert weight.abs().max() > 1e-2
     assert (weight - estimate).abs().max() > 1e-3  # what gradients say is another thing
     assert layout == "toy" or {0, 1, 2} <= {n for n, kind in enumerate(kinds) if kind[chosen].any()}
-    # What does not go all the way is the target's real change, times its gradient; logits are always true.
+    # What does not go all the way is the target's real change, times its gradient in each run; logits are always true.
     moved, to_the_end = weighed_edges(runs, nodes, u, d, estimate, small=float("inf"))
     assert torch.equal(to_the_end, nodes.is_logit[d])
+    told = [path_patched(adapter, batch, contrastive, *both, moved=True) for both in ends]
+    assert torch.allclose(moved, torch.tensor(told, dtype=weight.dtype), rtol=1e-5, atol=1e-7)
     close(moved[to_the_end], weight[to_the_end])
 
 
