@@ -17,7 +17,7 @@ from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.scores import NodeScores
 from circuitlens.circuit import ANSWER, DISTRACTOR
 from circuitlens.literals import MethodName
-from circuitlens.prompts.batch import PromptBatch
+from circuitlens.prompts.batch import BatchMetric, PromptBatch
 from circuitlens.prompts.pairs import Pair
 from circuitlens.tracing import Decode, Edit, Trace
 from tests.tiny_transformer import TinyTransformer
@@ -119,6 +119,99 @@ def baselines(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> list[T
     return starts
 
 
+Place = tuple[int, int, int, int]
+"""A node by site, example, position and index."""
+
+
+class PatchedPaths:
+    """Path patching in one run towards another (None: zero), with hooks and coders alone."""
+
+    def __init__(self, adapter: Adapter, metric: BatchMetric, ours: Inputs, other: Inputs | None):
+        self.adapter, self.metric, self.inputs = adapter, metric, ours
+        self.plain = activations(adapter, ours)
+        self.goal = None if other is None else activations(adapter, other)
+        self.logits = ours.at_last(adapter.run(ours, {}))
+        self.goal_logits = None if other is None else other.at_last(adapter.run(other, {}))
+
+    def coded(self, site: Site, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features in a run with these values, and its error as what they leave when they are decoded in our own."""
+        assert site.coder is not None
+        f = site.coder.encode(values[site.read])
+        site.coder.decode(f)
+        return f, values[site.write] - self.decode(site, f)
+
+    def decode(self, site: Site, f: Tensor) -> Tensor:
+        assert site.coder is not None
+        site.coder.encode(self.plain[site.read])
+        return site.coder.decode(f)
+
+    def written(self, node: Place, values: dict[str, Tensor] | None) -> Tensor:
+        """What the node's site writes in our run, if the node alone is as in a run with these values."""
+        s, b, p, i = node
+        site = self.adapter.sites[s]
+        if site.coder is None:
+            made = self.plain[site.write].clone()
+            made[b, p] = 0 if values is None else values[site.write][b, p]
+            return made
+        f, error = (x.clone() for x in self.coded(site, self.plain))
+        other = None if values is None else self.coded(site, values)
+        if i == VECTOR:
+            error[b, p] = 0 if other is None else other[1][b, p]
+        else:
+            f[b, p, i] = 0 if other is None else other[0][b, p, i]
+        return self.decode(site, f) + error
+
+    def fall(self, source: Place, target: Place, share: float = 1.0) -> float:
+        """How far the metric falls when the source changes and only the target feels it, or a share of it."""
+        seen: dict[str, Tensor] = {}
+        writers = {site.write: k for k, site in enumerate(self.adapter.sites)}
+
+        def hook(name: str) -> Hook:
+            def at(x: Tensor) -> Tensor:
+                k = writers.get(name)
+                y = x if k is None else self.written(source, self.goal) if k == source[0] else self.plain[name]
+                seen[name] = x if k is not None and k == target[0] else y
+                return y.clone()
+
+            return at
+
+        names = {name for site in self.adapter.sites for name in (site.read, site.write)}
+        logits = self.inputs.at_last(self.adapter.run(self.inputs, {name: hook(name) for name in names}))
+        t, b, _, i = target
+        before = self.metric(self.logits)[b]
+        if t == len(self.adapter.sites):
+            after = self.logits.clone()
+            named = {*self.metric.answers[b].tolist(), *self.metric.distractors[b].tolist()}
+            which = [k for k in range(logits.shape[1]) if (k == i if i != VECTOR else k not in named)]
+            after[b, which] = logits[b, which]
+            return float(before - self.metric(after)[b])
+        write = self.adapter.sites[t].write
+        made = self.plain[write] + share * (self.written(target, seen) - self.plain[write])
+        after = self.inputs.at_last(self.adapter.run(self.inputs, {write: lambda _: made.clone()}))
+        return float(before - self.metric(after)[b])
+
+
+def path_patched(
+    adapter: Adapter, batch: PromptBatch, contrastive: bool, source: Place, target: Place, moved: bool = False
+) -> float:
+    """The weight of an edge: the mean of both directions. Of one that is only `moved`, the target's change times its
+    derivative in each, by a central difference.
+    """
+    assert batch.corrupted is not None
+    step = 1e-5
+
+    def fall(ours: Inputs, other: Inputs | None) -> float:
+        paths = PatchedPaths(adapter, batch.metric, ours, other)
+        if not moved or target[0] == len(adapter.sites):
+            return paths.fall(source, target)
+        return (paths.fall(source, target, step) - paths.fall(source, target, -step)) / (2 * step)
+
+    with torch.no_grad():
+        if not contrastive:
+            return fall(batch.clean, None)
+        return (fall(batch.clean, batch.corrupted) - fall(batch.corrupted, batch.clean)) / 2
+
+
 def metric_with(adapter: Adapter, batch: PromptBatch, site: Site, value: Tensor) -> Tensor:
     """The metric of the model with one site's activation put in by hand."""
     with torch.no_grad():
@@ -138,10 +231,9 @@ Scores = dict[Any, float]
 def of_one_prompt(
     adapter: Adapter, one: Pair, method: MethodName, names: Callable[[int], int]
 ) -> tuple[Scores, Scores, Scores]:
-    """One prompt's attributions, activations and edges by site, position (as `names` calls it) and index."""
-    circuit = circuitlens.find(
-        adapter, one.prompt, one.answer, one.distractor, one.corrupted, method, max_nodes=None, max_edges=None
-    )
+    """One prompt's attributions, activations and estimated edges by site, position (as `names` calls it) and index."""
+    everything: dict[str, Any] = {"max_nodes": None, "max_edges": None, "measured_edges": 0}
+    circuit = circuitlens.find(adapter, one.prompt, one.answer, one.distractor, one.corrupted, method, **everything)
     answers = {output.index for output in circuit.metric.answers}
 
     def key(node_id: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 import circuitlens
 from circuitlens.adapter import Adapter
+from circuitlens.attribution.methods import DEFAULT
 from circuitlens.circuit import Circuit
 from circuitlens.errors import PromptError
 from circuitlens.evaluation.checks import CHECKS
@@ -50,9 +51,12 @@ def test_find_tells_each_stage(toy: Adapter, method: MethodName) -> None:
     check(told)
     assert [done for name, done, _ in told if name != "patching"][:2] == [1, 2]
     # Two runs; nodes at once or of each of three sites; perhaps patching; edges into two sites and the logits.
+    # Where edges are measured, that.
     names = list(dict.fromkeys(name for name, _, _ in told))
-    assert names == ["clean run", "corrupted run", "nodes", *(["patching"] if method == "exact" else []), "edges"]
-    assert told[-1][1] == {"gradient": 6, "contrastive": 6, "ig": 8, "exact": 9}[method]
+    measured = ["patching"] if method == "exact" else []
+    last = ["path patching"] if method == DEFAULT else []
+    assert names == ["clean run", "corrupted run", "nodes", *measured, "edges", *last]
+    assert told[-1][1] == {"gradient": 6, "contrastive": 6, "ig": 8, "exact": 9}[method] + len(last)
     assert circuit == work(None)
 
 
@@ -75,12 +79,12 @@ def test_find_tells_of_every_layout(model: Adapter) -> None:
 
 
 @pytest.mark.parametrize("method", ["contrastive", "exact"])
-@pytest.mark.parametrize("max_edges", [0, 10])
-def test_aggregate_tells_each_batch(method: MethodName, max_edges: int) -> None:
+@pytest.mark.parametrize(("max_edges", "measured_edges"), [(0, 3), (10, 0), (10, 3)])
+def test_aggregate_tells_each_batch(method: MethodName, max_edges: int, measured_edges: int) -> None:
+    sizes: dict[str, Any] = {"max_nodes": 5, "max_edges": max_edges, "measured_edges": measured_edges, "batch_size": 2}
+
     def work(progress: ProgressCallback | None) -> Circuit:
-        return circuitlens.aggregate(
-            TinyTransformer(), PAIRS, method, max_nodes=5, max_edges=max_edges, batch_size=2, progress=progress
-        )
+        return circuitlens.aggregate(TinyTransformer(), PAIRS, method, **sizes, progress=progress)
 
     told, circuit = told_by(work)
     check(told)
@@ -89,7 +93,8 @@ def test_aggregate_tells_each_batch(method: MethodName, max_edges: int) -> None:
     measured = ["patching"] if method == "exact" else []
     again = [*runs, *measured, *["edges"] * sites] if max_edges else [*runs, *measured] if measured else []
     steps = [name for k, (name, done, _) in enumerate(told) if done > (told[k - 1][1] if k else 0)]
-    assert steps == [*runs * 3, *again * 3]
+    weighed = [*runs, "path patching"] if max_edges and measured_edges else []
+    assert steps == [*runs * 3, *again * 3, *weighed * 3]
     assert circuit == work(None)
 
 
@@ -129,7 +134,7 @@ def test_what_progress_raises_comes_out_unchanged_wherever_it_is_raised(
         "find": toy_work(toy, "ig"),
         "exact": toy_work(toy, "exact"),
         "aggregate": lambda progress: circuitlens.aggregate(
-            TinyTransformer(), PAIRS, max_nodes=5, batch_size=2, progress=progress
+            TinyTransformer(), PAIRS, max_nodes=5, measured_edges=1, batch_size=2, progress=progress
         ),
         "verify": verification(toy, toy_work(toy, "contrastive")(None)),
     }

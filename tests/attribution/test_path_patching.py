@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Hook, Inputs, Site
+from circuitlens.adapter import Adapter, Inputs, Site
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.edges import score_edges
 from circuitlens.attribution.integrated import integrated_edges, integrated_gradients
@@ -19,17 +19,14 @@ from circuitlens.attribution.nodes import score_nodes
 from circuitlens.attribution.path_patching import SMALL, weighed_edges
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.progress import Progress
-from circuitlens.prompts.batch import BatchMetric, PromptBatch, tokenize
+from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.testing import example_batch
 from circuitlens.tracing import run_held
 from tests.helpers import close, padded
 from tests.models import Line, Spelled, by_layout
-from tests.oracles import activations
+from tests.oracles import Place, path_patched
 from tests.scores import TINY_PROMPTS, several_answers, tiny_batch, traced
 from tests.tiny_transformer import Layout, TinyTransformer
-
-Place = tuple[int, int, int, int]
-"""A node by site, example, position and index."""
 
 
 def estimated(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[Runs, NodeScores, EdgeScores]:
@@ -41,86 +38,6 @@ def estimated(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[
 
 def place(nodes: NodeScores, row: Tensor) -> Place:
     return tuple(int(column[row]) for column in (nodes.site, nodes.example, nodes.pos, nodes.index))  # type: ignore[return-value]
-
-
-class ByHand:
-    """Path patching in one run towards another (None: zero), with hooks and coders alone."""
-
-    def __init__(self, adapter: Adapter, metric: BatchMetric, ours: Inputs, other: Inputs | None):
-        self.adapter, self.metric, self.inputs = adapter, metric, ours
-        self.plain = activations(adapter, ours)
-        self.goal = None if other is None else activations(adapter, other)
-        self.logits = ours.at_last(adapter.run(ours, {}))
-        self.goal_logits = None if other is None else other.at_last(adapter.run(other, {}))
-
-    def coded(self, site: Site, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Features in a run with these values, and its error as what they leave when they are decoded in our own."""
-        assert site.coder is not None
-        f = site.coder.encode(values[site.read])
-        site.coder.decode(f)
-        return f, values[site.write] - self.decode(site, f)
-
-    def decode(self, site: Site, f: Tensor) -> Tensor:
-        assert site.coder is not None
-        site.coder.encode(self.plain[site.read])
-        return site.coder.decode(f)
-
-    def written(self, node: Place, values: dict[str, Tensor] | None) -> Tensor:
-        """What the node's site writes in our run, if the node alone is as in a run with these values."""
-        s, b, p, i = node
-        site = self.adapter.sites[s]
-        if site.coder is None:
-            made = self.plain[site.write].clone()
-            made[b, p] = 0 if values is None else values[site.write][b, p]
-            return made
-        f, error = (x.clone() for x in self.coded(site, self.plain))
-        other = None if values is None else self.coded(site, values)
-        if i == VECTOR:
-            error[b, p] = 0 if other is None else other[1][b, p]
-        else:
-            f[b, p, i] = 0 if other is None else other[0][b, p, i]
-        return self.decode(site, f) + error
-
-    def fall(self, source: Place, target: Place) -> float:
-        """How far the metric falls when the source changes and only the target feels it."""
-        seen: dict[str, Tensor] = {}
-        writers = {site.write: k for k, site in enumerate(self.adapter.sites)}
-
-        def hook(name: str) -> Hook:
-            def at(x: Tensor) -> Tensor:
-                k = writers.get(name)
-                y = x if k is None else self.written(source, self.goal) if k == source[0] else self.plain[name]
-                seen[name] = x if k is not None and k == target[0] else y
-                return y.clone()
-
-            return at
-
-        names = {name for site in self.adapter.sites for name in (site.read, site.write)}
-        logits = self.inputs.at_last(self.adapter.run(self.inputs, {name: hook(name) for name in names}))
-        t, b, _, i = target
-        before = self.metric(self.logits)[b]
-        if t == len(self.adapter.sites):
-            after = self.logits.clone()
-            named = {*self.metric.answers[b].tolist(), *self.metric.distractors[b].tolist()}
-            which = [k for k in range(logits.shape[1]) if (k == i if i != VECTOR else k not in named)]
-            after[b, which] = logits[b, which]
-            return float(before - self.metric(after)[b])
-        made = self.written(target, seen)
-        after = self.inputs.at_last(
-            self.adapter.run(self.inputs, {self.adapter.sites[t].write: lambda _: made.clone()})
-        )
-        return float(before - self.metric(after)[b])
-
-
-def by_hand(adapter: Adapter, batch: PromptBatch, contrastive: bool, source: Place, target: Place) -> float:
-    """The weight of an edge: the mean of both directions."""
-    assert batch.corrupted is not None
-    with torch.no_grad():
-        away = ByHand(adapter, batch.metric, batch.clean, batch.corrupted if contrastive else None)
-        if not contrastive:
-            return away.fall(source, target)
-        back = ByHand(adapter, batch.metric, batch.corrupted, batch.clean)
-        return (away.fall(source, target) - back.fall(source, target)) / 2
 
 
 @pytest.mark.parametrize("layout", ["toy", *get_args(Layout)])
@@ -137,14 +54,17 @@ def test_measured_edges_are_path_patching_by_hand(layout: str, contrastive: bool
     u, d, estimate = edges.source[chosen], edges.target[chosen], edges.weight[chosen]
     weight, measured = weighed_edges(runs, nodes, u, d, estimate, small=0.0)
     assert measured.all()
-    told = [by_hand(adapter, batch, contrastive, place(nodes, s), place(nodes, t)) for s, t in zip(u, d, strict=True)]
+    ends = [(place(nodes, s), place(nodes, t)) for s, t in zip(u, d, strict=True)]
+    told = [path_patched(adapter, batch, contrastive, *both) for both in ends]
     close(weight, torch.tensor(told, dtype=weight.dtype))
     assert weight.abs().max() > 1e-2
     assert (weight - estimate).abs().max() > 1e-3  # what gradients say is another thing
     assert layout == "toy" or {0, 1, 2} <= {n for n, kind in enumerate(kinds) if kind[chosen].any()}
-    # What does not go all the way is the target's real change, times its gradient; logits are always true.
+    # What does not go all the way is the target's real change, times its gradient in each run; logits are always true.
     moved, to_the_end = weighed_edges(runs, nodes, u, d, estimate, small=float("inf"))
     assert torch.equal(to_the_end, nodes.is_logit[d])
+    told = [path_patched(adapter, batch, contrastive, *both, moved=True) for both in ends]
+    assert torch.allclose(moved, torch.tensor(told, dtype=weight.dtype), rtol=1e-5, atol=1e-7)
     close(moved[to_the_end], weight[to_the_end])
 
 
@@ -174,7 +94,7 @@ def test_a_feature_that_switches_on_is_a_target() -> None:
     strongest = int(weight.abs().argmax())
     assert weight[strongest].abs() > 0.1
     ends = place(nodes, source[strongest]), place(nodes, target[strongest])
-    assert weight[strongest].item() == pytest.approx(by_hand(adapter, batch, True, *ends), rel=1e-9)
+    assert weight[strongest].item() == pytest.approx(path_patched(adapter, batch, True, *ends), rel=1e-9)
     at_clean = score_edges(runs.clean, nodes)
     assert not ((at_clean.source == source[strongest]) & (at_clean.target == target[strongest])).any()
 

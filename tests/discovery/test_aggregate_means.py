@@ -47,7 +47,7 @@ def assert_means(circuit: Circuit, scores: Sequence[tuple[Scores, Scores, Scores
 
 
 def whole(adapter: Adapter, pairs: Sequence[Pair], method: MethodName, **options: Any) -> Circuit:
-    everything: dict[str, Any] = {"max_nodes": None, "max_edges": None, **options}
+    everything: dict[str, Any] = {"max_nodes": None, "max_edges": None, "measured_edges": 0, **options}
     return aggregate(adapter, pairs, method, **everything)
 
 
@@ -125,7 +125,7 @@ def test_exact_means_are_ablations(layout: str, toy64: Adapter) -> None:
 def test_a_single_prompt_has_no_standard_error() -> None:
     adapter = TinyTransformer()
     one = PAIRS[0]
-    circuit = aggregate(adapter, [one], max_nodes=None, max_edges=None)
+    circuit = whole(adapter, [one], "ig")
     assert circuit.prompt == one.prompt
     assert circuit.tokens == ("a", "b", "c")
     assert {n.standard_error for n in circuit.nodes} == {e.standard_error for e in circuit.edges} == {None}
@@ -167,6 +167,7 @@ def test_a_function_for_a_metric(method: MethodName) -> None:
             metric=margin,
             max_nodes=None,
             max_edges=None,
+            measured_edges=0,
         )
         for p in pairs
     ]

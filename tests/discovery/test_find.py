@@ -90,7 +90,9 @@ def test_logits_that_are_not_finite_are_refused(toy: Adapter) -> None:
 
 
 SEARCHES: dict[str, Callable[..., Circuit]] = {
-    "contrastive": partial(circuitlens.find, TinyTransformer("components"), "a b c", "d", "e", "a b f"),
+    "contrastive": partial(
+        circuitlens.find, TinyTransformer("components"), "a b c", "d", "e", "a b f", measured_edges=0
+    ),
     "gradient": partial(circuitlens.find, TinyTransformer("normalised"), "a b c", ["d", "b"], metric="log_probability"),
 }
 either = pytest.mark.parametrize("method", SEARCHES)
