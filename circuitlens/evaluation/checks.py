@@ -211,9 +211,9 @@ def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
 
 
 CHECKS: tuple[CheckDefinition, ...] = (
-    *(intact, reproduced, record, dictionary, reconstruction),
+    *(intact, reproduced, record, dictionary),
     *(task, margin, contrast),
-    *(faithfulness, features, necessity, random, edges, path),
+    *(reconstruction, faithfulness, features, necessity, random, edges, path),
     *(held_out, paraphrase, estimate, stability),
 )
 """All checks, in their order."""

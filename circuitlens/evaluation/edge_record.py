@@ -14,8 +14,8 @@ from circuitlens.circuit import Circuit, Edge
 from circuitlens.evaluation.rescoring import Rescored
 from circuitlens.evaluation.weighing import Ends, Weights
 
-NOISE = 1e-4
-"""The share of the largest weight that rounding explains."""
+NOISE, ROUNDING = 1e-4, 1e-5
+"""The share of the largest weight that does not matter, and that which rounding explains."""
 
 GROSS = 0.3
 """The share of its own weight from which on an edge is another one: a coder's threshold moves it by an eighth."""
@@ -73,10 +73,10 @@ class EdgeRecord:
         value, error = weights.get(ends, (0.0, 0.0))
         off = max(0.0, abs(weight - value) - self._slack(ends, error))
         share, own = off / self.largest, max(abs(weight), abs(value))
-        if not self.again.coarse and off > GROSS * own + NOISE * self.largest:
+        if not self.again.coarse and off > GROSS * own + ROUNDING * self.largest:
             share = max(share, off / own)
         name = f"the {'measured ' if edge.measured else ''}edge {edge.source} → {edge.target}"
-        if ends not in self.known and not self.sampled and abs(weight) > NOISE**1.5 * self.largest:
+        if ends not in self.known and not self.sampled and abs(weight) > 0.1 * ROUNDING * self.largest:
             return 1.0, f"{name} is not there in the model"
         if edge.standard_error is not None and not self.sampled and error is not None:
             far = LOOSE * abs(edge.standard_error - error) / self.largest

@@ -171,7 +171,9 @@ def _sizes(circuit: Circuit, again: Rescored, total: int) -> Iterator[Deviation]
         count, limit = len(edges.sums.keys), prod((found.nodes + len(again.outputs), found.nodes)) // 2
         if len(inner) == found.nodes:
             limit = count
-        off = max(least * count - found.edges, found.edges - most * limit, 0) / max(count, found.edges, 1)
+        weighed = any(edge.measured for edge in circuit.edges)  # some of them to 0, and those are not counted
+        fewest = len(circuit.edges) if weighed else least * count
+        off = max(fewest - found.edges, found.edges - most * limit, 0) / max(count, found.edges, 1)
         yield Deviation(off, f"{found.edges} edges were found, says the file, and the model has {count}")
 
 

@@ -32,6 +32,9 @@ from circuitlens.prompts.batch import Score
 PARTS = 16
 """Into how many parts the prompts are divided, at most."""
 
+PATCHED = 32
+"""On how many prompts the strongest nodes are patched, at most, unless their effects are the circuit's own figures."""
+
 CONNECTED = 16
 """Of how many prompts the edges are scored, at most: they cost more than all nodes."""
 
@@ -56,9 +59,9 @@ class Rescored:
     """Sums over a circuit's prompts, of nodes in the circuit and outside it.
 
     `parts` and `total` are node sums of parts of the prompts and of all, `exact` sums of the strongest nodes' exact
-    effects. `outputs` are those of `circuit_inputs.outputs_of`, `numbers` those of the circuit's nodes. `edges` are
-    None for a circuit without edges. Nodes in `fixed_group`, a group of positions, are never ablated. `coarse` says
-    that the model computes in half precision.
+    effects on `patched` prompts. `outputs` are those of `circuit_inputs.outputs_of`, `numbers` those of the circuit's
+    nodes. `edges` are None for a circuit without edges. Nodes in `fixed_group`, a group of positions, are never
+    ablated. `coarse` says that the model computes in half precision.
     """
 
     adapter: Adapter
@@ -70,6 +73,7 @@ class Rescored:
     parts: tuple[BatchSums, ...]
     total: BatchSums
     exact: KeyedSums
+    patched: int
     edges: RescoredEdges | None
     dictionaries: Dictionaries
     coarse: bool
@@ -86,11 +90,11 @@ class Rescored:
 
     def attributions(self, nodes: Sequence[Node]) -> list[float]:
         """The mean attribution of each of these nodes."""
-        return self._means(self.total.nodes, nodes)
+        return self._means(self.total.nodes, nodes, self.prompts)
 
     def effects(self, nodes: Sequence[Node]) -> list[float]:
         """The mean exact effect of each of these nodes, which are among the strongest."""
-        return self._means(self.exact, nodes)
+        return self._means(self.exact, nodes, self.patched)
 
     def chance(self, nodes: Sequence[Node], total: int) -> list[float]:
         """What chance explains of each node's value on a sample of `total` prompts; 0 where it is all of them.
@@ -151,8 +155,8 @@ class Rescored:
             shares.append(len(whole & again) / max(len(whole | again), 1))
         return shares
 
-    def _means(self, table: KeyedSums, nodes: Sequence[Node]) -> list[float]:
-        return (table.at(self.index.located(self.adapter, nodes))[:, ATTRIBUTION] / self.prompts).tolist()
+    def _means(self, table: KeyedSums, nodes: Sequence[Node], prompts: int) -> list[float]:
+        return (table.at(self.index.located(self.adapter, nodes))[:, ATTRIBUTION] / prompts).tolist()
 
     def _strongest(self, sums: BatchSums, count: int) -> set[int]:
         """The numbers of the `count` nodes of largest |attribution| that can be ablated."""
@@ -192,13 +196,16 @@ def rescore(
     ends = torch.cat([numbers, of_outputs]).unique()
     method = "ig" if circuit.method == "exact" else circuit.method
     batches = list(prompts.batches(max(1, -(-len(prompts) // PARTS))))
-    connected = batches[:: max(1, -(-len(prompts) // CONNECTED))] if circuit.edges else []
+    every = [max(1, -(-len(prompts) // most)) for most in (PATCHED, CONNECTED)]
+    patched = batches[:: 1 if circuit.method == "exact" else every[0]]
+    connected = batches[:: every[1]] if circuit.edges else []
     parts, exact, dictionaries, coarse = [], [], Dictionaries(), False
     sums, residual = KeyedSums.empty(1), 0.0
     for batch in batches:
         found = attribute_nodes(adapter, tokenize_pairs(adapter, batch.pairs, metric), method, circuit.frozen)
         parts.append(BatchSums.of(index, batch, found))
-        exact.append(_effects(circuit, index, batch, found, kept))
+        if any(batch is each for each in patched):
+            exact.append(_effects(circuit, index, batch, found, kept))
         if any(batch is each for each in connected):
             keep, place = among(index, batch, found, ends)
             scores, worst = attribute_edges(found, keep)
@@ -218,7 +225,7 @@ def rescore(
         edges = RescoredEdges(ends, sums, sum(map(len, connected)), residual, weigh)
     return Rescored(
         *(adapter, circuit, index, outputs, numbers, fixed_group),
-        *(tuple(parts), total, effects, edges, dictionaries, coarse),
+        *(tuple(parts), total, effects, sum(map(len, patched)), edges, dictionaries, coarse),
     )
 
 
