@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, layer_norm
 
-from circuitlens.adapter import Adapter, Example, Hook, IdentityCoder, Inputs, Site
+from circuitlens.adapter import Adapter, Attention, Example, Hook, IdentityCoder, Inputs, Site
 from tests.tiny_transformer import LAYERS, D, Layout, TinyTransformer
 
 # tests.saelens has them; it is imported by the tests that need it only, since it takes seconds.
@@ -194,3 +194,38 @@ class Linear(TinyTransformer):
 
     def output_label(self, index: int) -> str:
         return "+-"[index]
+
+
+class Headed(TinyTransformer):
+    """A tiny transformer whose attention has four heads, two to a key and value, with hooks that tell them apart."""
+
+    HEADS, GROUPS = 4, 2
+
+    @property
+    def attention(self) -> Sequence[Attention]:
+        return [Attention(n, f"{n}.z", f"{n}.k", f"{n}.v") for n in range(LAYERS)]
+
+    def run(self, inputs: Inputs, hooks: Mapping[str, Hook]) -> Tensor:
+        def at(name: str, x: Tensor) -> Tensor:
+            y = hooks[name](x) if name in hooks else None
+            return x if y is None else y
+
+        width, times = D // self.HEADS, self.HEADS // self.GROUPS
+        mask = inputs.mask
+        seen = torch.ones(mask.shape[1], mask.shape[1]).tril().bool() & mask[:, None, None, :]
+        places = (mask.long().cumsum(1) - 1).clamp_min(0)
+        x = at("embed", self.embed[inputs.values]) + at("position", self.position[places])
+        for n, (q, k, v, o, up, down) in enumerate(self.blocks):
+            h = layer_norm(x, [D])
+            queries = (h @ q).unflatten(-1, (self.HEADS, width)).transpose(1, 2)
+            keys, values = (
+                at(name, (h @ weight)[..., : self.GROUPS * width].unflatten(-1, (self.GROUPS, width)))
+                .repeat_interleave(times, 2)
+                .transpose(1, 2)
+                for name, weight in ((f"{n}.k", k), (f"{n}.v", v))
+            )
+            pattern = (queries @ keys.transpose(2, 3)).masked_fill(~seen, -1e9).softmax(-1)
+            x = x + at(f"{n}.attn_out", at(f"{n}.z", (pattern @ values).transpose(1, 2)).flatten(2) @ o)
+            x = x + at(f"{n}.mlp_out", gelu(at(f"{n}.ln2", layer_norm(x, [D])) @ up) @ down)
+            x = at(f"{n}.resid", x)
+        return layer_norm(x, [D]) @ self.head

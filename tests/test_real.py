@@ -102,6 +102,19 @@ def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Ad
     assert together.predicted == pytest.approx(together.measured, rel=0.2)  # the sum of three is 2.5 times as much
 
 
+def test_a_few_heads_carry_the_number_from_the_noun_to_the_next_word(adapter: Adapter) -> None:
+    circuit = circuitlens.find(
+        adapter, "The poets that", " run", " runs", "The poet that", "contrastive", max_nodes=100, max_edges=2000
+    )
+    told = circuitlens.with_heads(adapter, circuit, 10)
+    edges = [edge for edge in told.edges if edge.heads]
+    assert len(edges) >= 10
+    for edge in edges:  # but for heads that carry next to nothing, and are left out
+        assert sum(share.weight for share in edge.heads) == pytest.approx(edge.weight, rel=0.3)
+    early = [edge for edge in edges if edge.target.startswith("blocks.8")]
+    assert {(edge.heads[0].layer, edge.heads[0].head) for edge in early} == {(1, 2)}
+
+
 def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> None:
     from sae_lens import SAE, SAETransformerBridge
 

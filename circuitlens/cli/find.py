@@ -56,6 +56,10 @@ Measured = Annotated[
         "of prompts where the method is the default one for corrupted prompts, else none.",
     ),
 ]
+Heads = Annotated[
+    bool, typer.Option("--heads", help="Tell which attention heads carry the strongest edges between positions.")
+]
+Verify = Annotated[bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")]
 
 
 def find(
@@ -72,9 +76,8 @@ def find(
     max_nodes: Nodes = None,
     max_edges: Annotated[int | None, typer.Option(min=0, max=MANY, help="How many edges to keep.")] = None,
     measured_edges: Measured = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")
-    ] = False,
+    verify: Verify = False,
+    heads: Heads = False,
     held_out: HeldOut = None,
     require: RequiredVerdict = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
@@ -82,7 +85,7 @@ def find(
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
     if adapter not in (known := installed_names()):
         raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
-    _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by)
+    _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
     if (held_out or require) and not verify:
         raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
     require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
@@ -100,6 +103,7 @@ def find(
     start = time.perf_counter()
     if pairs is None:
         circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
+        circuit = circuitlens.with_heads(loaded, circuit) if heads else circuit
     else:
         aligned = align(loaded, pairs, by or "position")
         print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
@@ -121,7 +125,12 @@ def find(
 
 
 def _check_prompts(
-    prompt: str | None, answer: list[str] | None, others: bool, prompts: Path | None, by: PositionGrouping | None
+    prompt: str | None,
+    answer: list[str] | None,
+    others: bool,
+    prompts: Path | None,
+    by: PositionGrouping | None,
+    heads: bool,
 ) -> None:
     """Refuse a call that names no prompts, or one prompt and a file, or flags of the one with the other.
 
@@ -133,6 +142,8 @@ def _check_prompts(
         raise typer.BadParameter("give at least one.", param_hint="--answer")
     if prompts is not None and (answer or others):
         raise typer.BadParameter("the file has these itself.", param_hint="--answer, --distractor, --corrupted")
+    if prompts is not None and heads:
+        raise typer.BadParameter("it is for one prompt.", param_hint="--heads")
     if prompts is None and by is not None:
         raise typer.BadParameter("it is for --prompts.", param_hint="--by")
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from circuitlens.attribution.methods import METHODS
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Edge
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.errors import CircuitError
 from circuitlens.literals import CheckStatus
+
+HEADS = 3
+"""How many heads of an edge are named."""
 
 MARKS: dict[CheckStatus, str] = {"passed": "yes", "weak": "weak", "failed": "no", "not tested": "–"}
 """The word for how a check ended."""
@@ -21,6 +26,7 @@ def summary_rows(circuit: Circuit) -> list[tuple[str, str]]:
         *([] if found is None else [("active", f"{found.features} features, {len(circuit.tokens)} tokens")]),
         ("size", describe_size(circuit)),
         ("strongest path", describe_path(circuit)),
+        *([("heads", heads)] if (heads := describe_path_heads(circuit)) else []),
         ("conservation", describe_conservation(circuit)),
         *([("integration", gaps)] if gaps else []),
     ]
@@ -50,6 +56,28 @@ def describe_path(circuit: Circuit) -> str:
     metric = circuit.metric
     start = (metric.corrupted_value or 0.0) if circuit.from_corrupted else 0.0
     return f"{path} (carries about {path.weight:+.3f} of {metric.value - start:+.3f})"
+
+
+def describe_path_heads(circuit: Circuit) -> str:
+    """The attention heads that carry the strongest path's edges between positions; empty where they are not known."""
+    try:
+        path = circuit.strongest_path()
+    except CircuitError:
+        return ""
+    edges = {(edge.source, edge.target): edge for edge in circuit.edges}
+    told = []
+    for source, target in pairwise(path.nodes):
+        edge = edges.get((source.id, target.id))
+        if edge is not None and edge.heads:
+            places = f"from {circuit.tokens[source.pos]!r} to {circuit.tokens[target.pos]!r}"
+            told.append(f"{describe_heads(edge)} of {source.label} → {target.label}, {places}")
+    return "; ".join(told)
+
+
+def describe_heads(edge: Edge) -> str:
+    """The heads that carry most of an edge between positions, with their shares of what heads carry (by size)."""
+    whole = sum(abs(share.weight) for share in edge.heads) or 1.0
+    return ", ".join(f"L{share.layer}H{share.head} {share.weight / whole:.0%}" for share in edge.heads[:HEADS])
 
 
 def describe_size(circuit: Circuit) -> str:

@@ -139,6 +139,7 @@ def test_a_file_without_a_prompt_is_one_sentence(there: Path, text: str) -> None
         (("find", "toy"), "give a prompt"),
         (("find", "toy", "The cats", "--prompts", "p.jsonl"), "give a prompt"),
         (("find", "toy", "--prompts", "p.jsonl", "--answer", "run"), "the file has these itself"),
+        (("find", "toy", "--prompts", "p.jsonl", "--heads"), "it is for one prompt"),
         ((*CATS, "--require", "supported"), "it is for --verify"),
         ((*CATS, "--by", "sum"), "it is for --prompts"),
         ((*CATS, "--held-out", "b.jsonl"), "it is for --verify"),

@@ -9,8 +9,9 @@ import pytest
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Edge, HeadShare
 from circuitlens.report.summary import check_rows, curve_rows, describe_method, describe_size, summary_rows
+from tests.circuit.handmade import LADDER, node
 
 
 def test_words_need_no_torch() -> None:
@@ -28,6 +29,18 @@ def test_every_row_has_its_number(cats: Circuit) -> None:
     path = cats.strongest_path()
     assert rows["strongest path"] == f"{path} (carries about {path.weight:+.3f} of {cats.metric.value:+.3f})"
     assert rows["conservation"].startswith(f"residual {cats.conservation_residual:.1e} (")
+
+
+def test_the_heads_of_the_strongest_path_are_named() -> None:
+    shares = [
+        HeadShare(layer=3, head=n, by_values=value, by_pattern=0.5) for n, value in enumerate([5.5, 1.5, -2.5, 0.0])
+    ]
+    edges = (Edge(source="a", target="b", weight=6.0, heads=tuple(shares)), Edge(source="b", target="yes", weight=6.0))
+    nodes = (node("a", 0), node("b", 1).model_copy(update={"pos": 1}), node("yes", 2, kind="logit"))
+    fields = {name: getattr(LADDER, name) for name in Circuit.model_fields}
+    made = Circuit(**{**fields, "tokens": ("one", " two"), "nodes": nodes, "edges": edges})
+    assert dict(summary_rows(made))["heads"] == "L3H0 57%, L3H1 19%, L3H2 -19% of a → b, from 'one' to ' two'"
+    assert "heads" not in dict(summary_rows(LADDER))
 
 
 @pytest.mark.parametrize(

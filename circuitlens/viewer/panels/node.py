@@ -9,6 +9,7 @@ from dash import html
 
 from circuitlens.circuit import Circuit, Edge, Node, full_name
 from circuitlens.circuit.comparison import Comparison, Graph
+from circuitlens.report.summary import describe_heads
 from circuitlens.viewer.panels.parts import KINDS, LISTED, error_of, focus_button, message, terms
 from circuitlens.viewer.text import count, signed, visible
 
@@ -144,7 +145,7 @@ def _edge_table(graph: Graph, edges: Sequence[tuple[Node, Edge]], heaviest: floa
     rows = [
         html.Tr(
             [
-                html.Td(focus_button(other, full_name(other, graph.tokens))),
+                html.Td([focus_button(other, full_name(other, graph.tokens)), *_carried(edge)]),
                 html.Td(
                     html.Div(className="meter", style={"width": f"{100 * abs(edge.weight) / heaviest:.0f}%"}),
                     className="bar",
@@ -159,3 +160,8 @@ def _edge_table(graph: Graph, edges: Sequence[tuple[Node, Edge]], heaviest: floa
     more = len(edges) - LISTED
     rest = [html.P(f"and {count(more)} weaker", className="hint")] if more > 0 else []
     return html.Div([html.Table(html.Tbody(rows)), *rest])
+
+
+def _carried(edge: Edge) -> list[Any]:
+    """The attention heads that carry the edge, where they were told apart."""
+    return [html.Small(f"by {describe_heads(edge)}", className="hint")] if edge.heads else []
