@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
@@ -74,16 +74,16 @@ class HookedModel:
         self._paths = _paths(model)
         self._kept: set[str] = set()
 
-    def require_ready(self) -> None:
-        """Raise AdapterError where the model would not give its own numbers: with SAEs attached, in training mode, with
-        backward hooks, or made under `torch.inference_mode`.
+    def require_ready(self) -> list[torch.nn.Parameter]:
+        """The model's parameters; raises AdapterError where it would not give its own numbers: with SAEs attached, in
+        training mode, with backward hooks, or made under `torch.inference_mode`.
         """
         if attached := list(getattr(self.model, "acts_to_saes", {})):
             raise AdapterError(
                 f"SAEs are attached to the model at {', '.join(attached)}, which hides its own activations. "
                 "Call model.reset_saes() first: CircuitLens puts SAEs in place itself, with their errors."
             )
-        for module in self.model.modules():
+        for module in (modules := list(self.model.modules())):
             if isinstance(module, torch.nn.Dropout) and module.training and module.p:
                 raise AdapterError("The model is in training mode and drops activations at random: call model.eval().")
             if module._backward_hooks or module._backward_pre_hooks:
@@ -92,11 +92,13 @@ class HookedModel:
                     f"There are backward hooks on the model at {where!r}. Gradients are computed many at a time, which "
                     "such hooks can't follow: call model.reset_hooks(), or remove them, first."
                 )
-        if any(parameter.is_inference() for parameter in self.model.parameters()):
+        parameters = [p for module in modules for p in module._parameters.values() if p is not None]
+        if any(parameter.is_inference() for parameter in parameters):
             raise AdapterError(
                 "The model was made under torch.inference_mode, so it has no gradients: load it outside of it "
                 "(torch.no_grad does no harm)."
             )
+        return parameters
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,7 +143,7 @@ class HookedModel:
             AdapterError: the model is not ready (`require_ready`).
         """
         with self.lock:
-            self.require_ready()
+            parameters = self.require_ready()
             planned = self._planned(tokens, hooks)
             if mask[:, 0].all():
                 # What is padded on the right no earlier position sees. Masked, it might see nothing itself where the
@@ -152,7 +154,7 @@ class HookedModel:
                 scores = [self.hook_point(name) for name in self._paths if name.endswith("attn.hook_attn_scores")]
                 planned += [(point, lambda x: x.clamp_min(torch.finfo(x.dtype).min)) for point in scores]
             kept = [self.model.get_submodule(path) for path in self._kept]
-            with _frozen_parameters(self.model), _placed(planned), _never_dropped(kept):
+            with _frozen_parameters(parameters), _placed(planned), _never_dropped(kept):
                 return self.model(tokens, attention_mask=mask.long(), return_type="logits")
 
     def _planned(self, tokens: Tensor, hooks: Mapping[str, Hook]) -> list[tuple[HookPoint, Hook]]:
@@ -241,9 +243,9 @@ def _never_dropped(points: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen_parameters(model: torch.nn.Module) -> Iterator[None]:
+def _frozen_parameters(parameters: Sequence[torch.nn.Parameter]) -> Iterator[None]:
     """No graph back to the parameters: nothing asks for their gradients, and keeping it costs memory and time."""
-    thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    thawed = [parameter for parameter in parameters if parameter.requires_grad]
     try:
         for parameter in thawed:
             parameter.requires_grad_(False)
