@@ -66,7 +66,7 @@ def record(measured: Measurements) -> Finding:
     1 less the largest deviation of labels, addresses, layers, activations, outputs, tokens, standard errors, gaps, the
     size of the whole graph, and of the edges, which are scored again: one that is not in the model, or has another
     weight, or is missing though the model has it stronger than the weakest that is there. Texts are compared exactly,
-    weights as shares of the largest. Of many prompts edges are scored on at most 16.
+    weights as shares of the largest. Of many prompts edges are scored on at most 8.
     """
     found = list(deviations(measured.circuit, measured.rescored, len(measured.own_prompts)))
     off = worst(found)

@@ -35,7 +35,7 @@ PARTS = 16
 PATCHED = 32
 """On how many prompts the strongest nodes are patched, at most, unless their effects are the circuit's own figures."""
 
-CONNECTED = 16
+CONNECTED = 8
 """Of how many prompts the edges are scored, at most: they cost more than all nodes."""
 
 

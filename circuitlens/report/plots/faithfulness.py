@@ -78,12 +78,13 @@ def faithfulness_plot(evidence: Evidence) -> plotly.graph_objects.Figure:
 
 
 def _add_random(figure: plotly.graph_objects.Figure, curves: Sequence[Curve]) -> tuple[list[_Line], list[float]]:
-    """Draw one curve's random control, the held-out one's if there is one; returns it and the ends of its intervals."""
-    for curve in sorted(curves, key=lambda curve: curve.prompts != HELD_OUT):
-        points = [point for point in _points(curve) if point.random is not None]
-        if points:
-            break
-    else:
+    """Draw one curve's random control, that of most points, of several the held-out one; returns it and the ends of its
+    intervals.
+    """
+    held_out_first = sorted(curves, key=lambda curve: curve.prompts != HELD_OUT)
+    controlled = [(curve, [p for p in _points(curve) if p.random is not None]) for curve in held_out_first]
+    curve, points = max(controlled, key=lambda each: len(each[1]), default=(None, []))
+    if curve is None or not points:
         return [], []
     intervals = [point.random for point in points if point.random is not None]
     nodes, means = [point.nodes for point in points], [each.mean for each in intervals]
