@@ -84,10 +84,12 @@ def _crossing(circuit: Circuit, count: int | None) -> list[Edge]:
     crossing = [edge for edge in circuit.edges if circuit.node(edge.source).pos < circuit.node(edge.target).pos]
     crossing.sort(key=lambda edge: -abs(edge.weight))
     try:
-        path = [node.id for node in circuit.strongest_path().nodes]
+        path = circuit.strongest_path().nodes
     except CircuitError:
-        path = []
-    on_path = set(pairwise(path))
+        path = ()
+    on_path = {(source.id, target.id) for source, target in pairwise(path)}
+    # Its last step is into the metric, through all logits together.
+    on_path |= {(node.id, end.id) for node in path[-2:-1] for end in circuit.nodes if end.is_logit}
     return [
         edge for n, edge in enumerate(crossing) if count is None or n < count or (edge.source, edge.target) in on_path
     ]

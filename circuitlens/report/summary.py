@@ -64,20 +64,28 @@ def describe_path_heads(circuit: Circuit) -> str:
         path = circuit.strongest_path()
     except CircuitError:
         return ""
-    edges = {(edge.source, edge.target): edge for edge in circuit.edges}
     told = []
     for source, target in pairwise(path.nodes):
-        edge = edges.get((source.id, target.id))
-        if edge is not None and edge.heads:
+        # The last step is into the metric, through all logits together.
+        ends = {node.id for node in circuit.nodes if node.is_logit} if target.is_logit else {target.id}
+        edges = [edge for edge in circuit.edges if edge.source == source.id and edge.target in ends]
+        if heads := describe_heads(*edges):
             places = f"from {circuit.tokens[source.pos]!r} to {circuit.tokens[target.pos]!r}"
-            told.append(f"{describe_heads(edge)} of {source.label} → {target.label}, {places}")
+            told.append(f"{heads} of {source.label} → {'the metric' if target.is_logit else target.label}, {places}")
     return "; ".join(told)
 
 
-def describe_heads(edge: Edge) -> str:
-    """The heads that carry most of an edge between positions, with their shares of what heads carry (by size)."""
-    whole = sum(abs(share.weight) for share in edge.heads) or 1.0
-    return ", ".join(f"L{share.layer}H{share.head} {share.weight / whole:.0%}" for share in edge.heads[:HEADS])
+def describe_heads(*edges: Edge) -> str:
+    """The heads that carry most of an edge between positions (or of several together), with their shares of what heads
+    carry by size; empty where they are not known.
+    """
+    sums: dict[str, float] = {}
+    for share in (share for edge in edges for share in edge.heads):
+        name = f"L{share.layer}H{share.head}"
+        sums[name] = sums.get(name, 0.0) + share.weight
+    whole = sum(map(abs, sums.values())) or 1.0
+    strongest = sorted(sums, key=lambda name: -abs(sums[name]))[:HEADS]
+    return ", ".join(f"{name} {sums[name] / whole:.0%}" for name in strongest)
 
 
 def describe_size(circuit: Circuit) -> str:

@@ -35,11 +35,23 @@ def test_the_heads_of_the_strongest_path_are_named() -> None:
     shares = [
         HeadShare(layer=3, head=n, by_values=value, by_pattern=0.5) for n, value in enumerate([5.5, 1.5, -2.5, 0.0])
     ]
-    edges = (Edge(source="a", target="b", weight=6.0, heads=tuple(shares)), Edge(source="b", target="yes", weight=6.0))
-    nodes = (node("a", 0), node("b", 1).model_copy(update={"pos": 1}), node("yes", 2, kind="logit"))
+    last = [HeadShare(layer=4, head=1, by_values=by, by_pattern=0.0) for by in (3.0, -1.0)]
+    edges = (
+        Edge(source="a", target="b", weight=6.0, heads=tuple(shares)),
+        Edge(source="b", target="yes", weight=3.0, heads=(last[0],)),
+        Edge(source="b", target="no", weight=-1.0, heads=(last[1], last[0].model_copy(update={"head": 0}))),
+    )
+    nodes = (
+        node("a", 0),
+        node("b", 1).model_copy(update={"pos": 1}),
+        *(node(name, 2, kind="logit").model_copy(update={"pos": 1}) for name in ("yes", "no")),
+    )
     fields = {name: getattr(LADDER, name) for name in Circuit.model_fields}
     made = Circuit(**{**fields, "tokens": ("one", " two"), "nodes": nodes, "edges": edges})
-    assert dict(summary_rows(made))["heads"] == "L3H0 57%, L3H1 19%, L3H2 -19% of a → b, from 'one' to ' two'"
+    assert dict(summary_rows(made))["heads"] == (
+        "L3H0 57%, L3H1 19%, L3H2 -19% of a → b, from 'one' to ' two'; "
+        "L4H0 60%, L4H1 40% of b → the metric, from ' two' to ' two'"
+    )
     assert "heads" not in dict(summary_rows(LADDER))
 
 
