@@ -33,8 +33,9 @@ from circuitlens.progress import Progress
 ROUNDING = 100
 """Units of rounding, of the example's largest attribution, below which what does not change has none."""
 
-LARGEST_FACTOR = 2
-"""By how much a node's edges are scaled at most, up or down, to sum to its attribution."""
+FACTORS = 0.1, 2.0
+"""Between which a node's edges are scaled to sum to its attribution: where the decision is sudden, gradients at its
+middle say several times too much."""
 
 STRETCHES = 1
 """Intervals over which edges are taken; two cost twice as much, and order the strongest edges hardly better."""
@@ -227,7 +228,7 @@ def _edges(way: Way, nodes: WayScores, keep: Bool[Tensor, " node"], progress: Pr
     key, place = (row_of[found.source[here]] * count + row_of[found.target[here]]).unique(return_inverse=True)
     weight = nodes.delta.new_zeros(len(key)).index_add(0, place, found.weight[here])
     factor = nodes.attribution / torch.where(coarse == 0, nodes.attribution, coarse)
-    factor = factor.nan_to_num(1.0).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
+    factor = factor.nan_to_num(1.0).clamp(*FACTORS)
     missing = (nodes.attribution - factor * coarse).masked_fill(~keep | nodes.is_logit, 0)
     source = key // count
     return EdgeScores(source, key % count, factor[source] * weight, factor * rest + missing)

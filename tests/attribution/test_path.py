@@ -271,15 +271,15 @@ def test_edges_are_scaled_to_the_finer_integral(monkeypatch: pytest.MonkeyPatch)
     """Without a bound they sum to the attribution by themselves; with one, nothing is more than doubled."""
     way, _, _, _, nodes = found("residual")
     bounded = edges_of(way, nodes)
-    monkeypatch.setattr("circuitlens.attribution.path.LARGEST_FACTOR", 1e9)
+    monkeypatch.setattr("circuitlens.attribution.path.FACTORS", (0, 1e9))
     free = edges_of(way, nodes)
-    monkeypatch.setattr("circuitlens.attribution.path.LARGEST_FACTOR", 1)
+    monkeypatch.setattr("circuitlens.attribution.path.FACTORS", (1, 1))
     plain = edges_of(way, nodes)
     at = bounded.source * len(nodes.site) + bounded.target
     for other in (free, plain):
         assert torch.equal(other.source * len(nodes.site) + other.target, at)
     factor = bounded.weight / plain.weight
-    assert 0.5 <= factor.min() < 0.9
+    assert 0.1 <= factor.min() < 0.9
     assert 1.1 < factor.max() <= 2
     inner = nodes.attribution.abs() > 1e-3
     inner &= ~nodes.is_logit & (nodes.delta != 0)
