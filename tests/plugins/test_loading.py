@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from circuitlens_saelens import SAELensAdapter, loading
-from circuitlens_saelens.sources import parse_layers
+from circuitlens_saelens.sources import find_sources, parse_layers
 from safetensors.torch import save_file
 
 import circuitlens
@@ -120,6 +120,21 @@ def test_folders_of_saes_and_models(cache: Path, tmp_path: Path) -> None:
     assert [site.layer for site in load(str(tmp_path), 1).sites if site.kind == "feature"] == [1]
     options = {"model": str(model), "saes": str(tmp_path), "device": "cpu", "dtype": "float32", "prepend_bos": True}
     assert both.options == options
+
+
+def test_a_folder_is_found_without_the_directory_of_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a second to read. A folder without SAEs may have a release's name."""
+    names = ["gpt2-small-res-jb", "b", "a"]
+    for name in names[1:]:
+        (tmp_path / "saes" / name).mkdir(parents=True)
+        (tmp_path / "saes" / name / "cfg.json").write_text("{}")
+    (tmp_path / names[0]).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert all(source.folder is None for source in find_sources(names[0]))
+    with monkeypatch.context() as patch:
+        patch.setattr("circuitlens_saelens.sources.get_pretrained_saes_directory", lambda: pytest.fail("was read"))
+        assert [source.sae_id for source in find_sources("saes")] == ["a", "b"]
+        assert [source.sae_id for source in find_sources("saes/b")] == ["b"]
 
 
 def test_lower_precision(cache: Path) -> None:
