@@ -34,7 +34,7 @@ from circuitlens.attribution.exact import falls, in_runs
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, named_logits, scaled, score_nodes
 from circuitlens.attribution.scores import NodeScores, ranks
-from circuitlens.edits import own_tokens
+from circuitlens.edits import ELEMENTS, own_tokens
 from circuitlens.progress import Progress
 from circuitlens.tracing import Trace, run_held, total_gradients, trace
 
@@ -184,8 +184,9 @@ class _MovingSources:
             return held.index_put(self.at, held[self.at] - self.change)
         edges = self.edges[self.end.nodes.site[self.target[self.edges]] == t]
         if len(edges) and t > self.s:
-            written = _writes_more(self.end, t, self.target[edges], self.row[edges], read, write)
-            self.arrived[t] = _Arrived(edges, written)
+            some = edges.split(max(1, ELEMENTS // (1 if site.coder is None else site.coder.d_sae)))
+            written = [_writes_more(self.end, t, self.target[now], self.row[now], read, write) for now in some]
+            self.arrived[t] = _Arrived(edges, torch.cat(written))
         return None if t >= self.last else held
 
 

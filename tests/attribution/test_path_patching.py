@@ -151,6 +151,7 @@ def test_how_runs_are_batched_changes_nothing(positions: int, monkeypatch: pytes
     u, d, estimate = edges.source[some], edges.target[some], edges.weight[some]
     weight, measured = weighed_edges(runs, nodes, u, d, estimate)
     monkeypatch.setattr("circuitlens.attribution.exact.POSITIONS", positions)
+    monkeypatch.setattr("circuitlens.attribution.path_patching.ELEMENTS", positions)
     again, once_more = weighed_edges(runs, nodes, u, d, estimate)
     close(again, weight)
     assert torch.equal(measured, once_more)

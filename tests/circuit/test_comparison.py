@@ -54,6 +54,18 @@ def test_singular_and_plural(cat: Circuit, cats: Circuit) -> None:
     consistent(compared)
 
 
+def test_a_difference_is_measured_where_all_of_it_is(cat: Circuit, cats: Circuit) -> None:
+    def with_measured(circuit: Circuit) -> Circuit:
+        edges = [edge.model_copy(update={"measured": True}) for edge in circuit.edges]
+        return circuit.model_copy(update={"edges": tuple(edges)})
+
+    both, one = (compare(with_measured(cats), other).difference.edges for other in (with_measured(cat), cat))
+    assert all(edge.measured for edge in both)
+    alone = {(edge.source, edge.target) for edge in cats.edges} - {(edge.source, edge.target) for edge in cat.edges}
+    assert {(edge.source, edge.target) for edge in one if edge.measured} == alone
+    assert alone
+
+
 def test_a_token_that_only_one_has_gets_a_column_of_its_own() -> None:
     adapter = TinyTransformer("components")
     short = circuitlens.find(adapter, "a b c", "d", "e").prune(max_nodes=60)

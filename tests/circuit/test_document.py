@@ -36,6 +36,17 @@ def test_any_circuit_survives_its_file(tmp_path: Path, drawn: Drawn, prompt: str
     assert circuitlens.open(tmp_path / "c.json") == made
 
 
+def test_a_file_says_of_an_edge_that_it_is_measured_and_else_nothing(cats: Circuit, tmp_path: Path) -> None:
+    first, *rest = cats.edges
+    made = Circuit(**{**dict(cats), "edges": (first.model_copy(update={"measured": True}), *rest)})
+    made.save(tmp_path / "c.json")
+    document = json.loads((tmp_path / "c.json").read_text())
+    assert [edge.get("measured") for edge in document["edges"]] == [True, *[None] * len(rest)]
+    jsonschema.validate(document, schema())
+    assert circuitlens.open(tmp_path / "c.json") == made
+    assert made.content_digest != cats.content_digest  # evidence is of the one or of the other
+
+
 def edited(cats: Circuit, **changes: Any) -> bytes:
     return json.dumps({**json.loads(cats.model_dump_json()), **changes}).encode()
 

@@ -19,9 +19,16 @@ def test_to_networkx(cats: Circuit) -> None:
     assert networkx.is_directed_acyclic_graph(graph)
     assert graph.number_of_nodes() == len(cats.nodes)
     for edge in cats.edges:
-        assert graph.edges[edge.source, edge.target]["weight"] == edge.weight
+        assert graph.edges[edge.source, edge.target] == {"weight": edge.weight, "measured": False}
     for kept in cats.nodes:
         assert graph.nodes[kept.id]["attribution"] == kept.attribution
+
+
+def test_what_is_measured_is_known_to_networkx_and_stays_so_when_pruned(cats: Circuit) -> None:
+    first, *rest = cats.edges
+    circuit = Circuit(**{**dict(cats), "edges": (first.model_copy(update={"measured": True}), *rest)})
+    assert circuit.to_networkx().edges[first.source, first.target]["measured"]
+    assert [edge.measured for edge in circuit.prune(max_edges=3).edges] == [True, False, False]
 
 
 # Paths

@@ -115,6 +115,15 @@ def test_find_with_a_corrupted_prompt_measures_from_it(here: Here) -> None:
     assert "gradient: change from zero" in here(*words, "--method", "gradient")[1]
 
 
+def test_find_measures_as_many_edges_as_it_is_told(here: Here, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    words = ("find", "toy", "The cats", "--answer", "run", "--corrupted", "The cat", "-o", str(path))
+    for count in (0, 3):
+        printed = here(*words, "--measured-edges", str(count))[1]
+        assert sum(edge.measured for edge in circuitlens.open(path).edges) == count
+        assert ("(3 measured)" in printed) == (count == 3)
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [

@@ -59,6 +59,12 @@ def test_the_size_says_of_how_many_the_strongest_were_taken(toy: Adapter, cats: 
     )
 
 
+def test_the_size_says_how_many_edges_are_measured(cats: Circuit) -> None:
+    edges = [edge.model_copy(update={"measured": n < 2}) for n, edge in enumerate(cats.edges)]
+    some = cats.model_copy(update={"edges": tuple(edges)})
+    assert describe_size(some) == f"{len(cats.nodes)} nodes, {len(cats.edges)} edges (2 measured)"
+
+
 def test_evidence_is_rows_below_their_heads(toy: Adapter) -> None:
     circuit = circuitlens.find(toy, "The cats", "run", "runs", "The cat")
     evidence = circuitlens.verify(toy, circuit, draws=2, top=3, prompts=2).evidence

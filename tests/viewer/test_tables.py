@@ -23,6 +23,9 @@ def test_rows_say_what_the_circuit_has(cats: Circuit) -> None:
     assert [(row["source"], row["target"], row["weight"]) for row in edges] == [
         (e.source, e.target, e.weight) for e in cats.edges
     ]
+    assert {row["basis"] for row in edges} == {"estimated"}
+    measured = cats.model_copy(update={"edges": (cats.edges[0].model_copy(update={"measured": True}),)})
+    assert [row["basis"] for row in edge_rows(measured, {})] == ["measured"]
     assert {row["source_name"] for row in edges if row["source"] == "sae:0:4"} == {"plural verb"}
 
 
