@@ -265,8 +265,13 @@ def test_each_run_is_told(toy64: Adapter, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("circuitlens.edits.ELEMENTS", 8 * 3)  # three variants of one position and eight features
     prompts = circuit_prompts(toy64, circuit)
     runs = AblationRuns(toy64, circuit, prompts, "corrupted", nodes, on_run=lambda: told.append("run"))
-    runs(half(nodes).repeat(7, 1), False)
+    each = torch.eye(len(nodes), dtype=torch.bool)[:7]
+    alone = runs(each, False)
     assert len(told) == 3
+    assert torch.equal(runs(each.flip(0), False), alone.flip(0))
+    assert len(told) == 3, "what was run is not run again"
+    runs(each[:1], True)
+    assert len(told) == 4
 
 
 # What can't be measured
