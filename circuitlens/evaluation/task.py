@@ -45,9 +45,9 @@ class TaskMeasure:
         values = torch.zeros(0)
         with torch.no_grad():
             for batch in batches:
-                value = batch.metric(batch.clean.at_last(adapter.run(batch.clean, {})))
+                value = batch.metric(adapter.last_logits(batch.clean, {}))
                 if self.rises and batch.corrupted is not None:
-                    value = value - batch.metric(batch.corrupted.at_last(adapter.run(batch.corrupted, {})))
+                    value = value - batch.metric(adapter.last_logits(batch.corrupted, {}))
                 values = torch.cat([values.to(value), value])
         return values
 
@@ -67,7 +67,7 @@ class TaskMeasure:
         batch = tokenize_pairs(adapter, pairs, self.metric)
         assert batch.corrupted is not None, "they differ from one"
         with torch.no_grad():
-            return -batch.metric(batch.corrupted.at_last(adapter.run(batch.corrupted, {})))
+            return -batch.metric(adapter.last_logits(batch.corrupted, {}))
 
 
 def task_measure(circuit: Circuit, metric: MetricName | Score) -> TaskMeasure | None:
