@@ -35,7 +35,7 @@ from circuitlens.runs import run_patched
 from circuitlens.tracing import Trace, next_sites, trace, unreached
 
 STEPS = 8
-"""Midpoints on the way; on a real model 8 leave a few per cent at SAEs, and up to 29 % of the metric at the embedding."""
+"""Midpoints on the way; on a real model 8 leave a few per cent at SAEs, and up to 29 % at the embedding."""
 
 POSITIONS = 2048
 """Steps × examples × positions of one run, if more than one step."""
