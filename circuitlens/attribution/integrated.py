@@ -101,7 +101,7 @@ def integrated_gradients(runs: Runs, steps: int = STEPS, progress: Progress | No
         totals.append(total)
         gaps.append(gap)
         progress.step("nodes")
-    return score_nodes(clean, runs.baseline, totals, _logit_gradient(runs, steps)), torch.stack(gaps, 1)
+    return score_nodes(clean, runs.baseline, totals, logit_gradient_between(runs, steps)), torch.stack(gaps, 1)
 
 
 def integrated_edges(
@@ -151,7 +151,7 @@ def integrated_edges(
     return EdgeScores(key // count, key % count, weight, rest)
 
 
-def _logit_gradient(runs: Runs, steps: int) -> Float[Tensor, "batch output"]:
+def logit_gradient_between(runs: Runs, steps: int = STEPS) -> Float[Tensor, "batch output"]:
     """The metric's gradient in the logits, averaged on their own way from the corrupted run's (or zero)."""
     end = runs.clean.logits.detach()
     start = torch.zeros_like(end) if runs.baseline is None else runs.baseline.logits.detach()

@@ -72,7 +72,7 @@ def _site_nodes(
     clean: SiteTrace, corrupted: SiteTrace | None, traced: Trace, total: Tensor
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """One site's nodes, sorted, as columns (example, pos, index, activation, delta, gradient); its vectors' units."""
-    example, pos, index, value, other = features_of_either(clean, corrupted)
+    example, pos, index, value, other = _union(clean, corrupted)
     gradient = torch.zeros_like(value)
     # All that the features' change does not write: with a stateful decode (a layer norm), its change as well.
     change = clean.error if corrupted is None else (clean.write - corrupted.write).detach()
@@ -100,7 +100,7 @@ def _site_nodes(
     return tuple(column[order] for column in columns), unit
 
 
-def features_of_either(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _union(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Example, pos, index, clean and corrupted value of the features active in either run, sorted."""
     ours = clean.features
     if corrupted is None or clean.site.coder is None:

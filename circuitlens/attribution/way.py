@@ -2,9 +2,8 @@
 
 The way starts at the *roots*, the sites that no other reaches (the embeddings): they move on straight lines from their
 corrupted to their clean values, and everything after them is computed, so that each point is a run of the real model.
-A site does not go straight then. Over an interval of the way a node's part of the metric's change is, to second order,
-`∂m/∂node` at the interval's middle times how far the node itself moved in it: its *conductance* (Dhamdhere,
-Sundararajan and Yan 2019), here of features, errors and logits.
+A site does not go straight then. Over an interval of the way what it does to the metric is, to second order, `∂m/∂x` at
+the interval's middle times how far it itself moved in it (conductance: Dhamdhere, Sundararajan and Yan 2019).
 
 Intervals are halved where they miss the metric's change most, until what every site misses in all is a small share of
 it: a model often decides in a small part of the way. The middle of an interval is then the end of two, so that no
@@ -14,7 +13,7 @@ point is run twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,7 +22,7 @@ from torch import Tensor
 from circuitlens.adapter import agree
 from circuitlens.attribution.base import Runs
 from circuitlens.errors import AdapterError
-from circuitlens.tracing import ActiveFeatures, Trace, cut_sites, next_sites, total_gradients, trace
+from circuitlens.tracing import Trace, cut_sites, next_sites, total_gradients, trace
 
 INTERVALS = 4
 """Intervals of the way at first, for each example."""
@@ -45,24 +44,21 @@ POSITIONS = 512
 class Points:
     """The model at points of the way, a row each: `share[r]` of the way of `example[r]`, 0 corrupted and 1 clean.
 
-    `writes`, `reads`, `features` and `gradients` (`∂m/∂x`, 0 where they were not asked for) are a site's, `features`
-    with rows for examples; at the roots but for gradients they are those of the clean run, which its decoder goes by.
+    `writes`, `reads` and `gradients` (`∂m/∂x`, 0 where they were not asked for) are a site's. At the roots the first
+    two are those of the clean run, which its decoder goes by.
     """
 
     example: Int[Tensor, " row"]
     share: Float[Tensor, " row"]
     metric: Float[Tensor, " row"]
-    logits: Float[Tensor, "row output"]
     logit_gradient: Float[Tensor, "row output"]
     writes: tuple[Float[Tensor, "row pos ..."], ...]
     reads: tuple[Float[Tensor, "row pos ..."], ...]
-    features: tuple[ActiveFeatures, ...]
     gradients: tuple[Float[Tensor, "row pos ..."], ...]
 
     @staticmethod
     def of(traced: Trace, example: Tensor, share: Tensor, *, gradients: bool) -> Points:
         """The points that a run has at these shares of the way, one an example of the run."""
-        logits = traced.logits.detach()
         if gradients:
             totals = [total.detach() for total in total_gradients(traced)]
             slope = torch.autograd.grad(traced.metric.sum(), traced.logits, retain_graph=True, allow_unused=True)[0]
@@ -75,25 +71,19 @@ class Points:
             example,
             share,
             traced.metric.detach(),
-            logits,
-            torch.zeros_like(logits) if slope is None else slope,
+            torch.zeros_like(traced.logits.detach()) if slope is None else slope,
             writes,
             reads,
-            tuple(site.features for site in traced.sites),
             tuple(totals),
         )
 
     @staticmethod
     def joined(parts: Sequence[Points]) -> Points:
         """All rows of several, in turn."""
-        starts = torch.tensor([0, *(len(part.share) for part in parts)]).cumsum(0)[:-1].tolist()
         columns: dict[str, object] = {}
         for field in fields(Points):
             values = [getattr(part, field.name) for part in parts]
-            if field.name == "features":
-                sites = zip(*values, strict=True)
-                columns["features"] = tuple(_joined(site, starts) for site in sites)
-            elif isinstance(values[0], tuple):
+            if isinstance(values[0], tuple):
                 columns[field.name] = tuple(torch.cat(site) for site in zip(*values, strict=True))
             else:
                 columns[field.name] = torch.cat(values)
@@ -104,30 +94,8 @@ class Points:
         columns: dict[str, object] = {}
         for field in fields(Points):
             value = getattr(self, field.name)
-            if field.name == "features":
-                columns[field.name] = tuple(_chosen(site, rows) for site in value)
-            else:
-                columns[field.name] = tuple(x[rows] for x in value) if isinstance(value, tuple) else value[rows]
+            columns[field.name] = tuple(x[rows] for x in value) if isinstance(value, tuple) else value[rows]
         return Points(**columns)  # pyright: ignore[reportArgumentType]
-
-
-def entries_of(example: Int[Tensor, " active"], rows: Int[Tensor, " wanted"]) -> tuple[Tensor, Tensor]:
-    """The places in a sorted column that hold each of the wanted rows, and which wanted row each place is of."""
-    start, end = (torch.searchsorted(example.contiguous(), rows.contiguous(), right=right) for right in (False, True))
-    count = end - start
-    wanted = torch.arange(len(rows), device=rows.device).repeat_interleave(count)
-    offset = torch.arange(len(wanted), device=rows.device) - (count.cumsum(0) - count)[wanted]
-    return start[wanted] + offset, wanted
-
-
-def _chosen(site: ActiveFeatures, rows: Tensor) -> ActiveFeatures:
-    at, row = entries_of(site.example, rows)
-    return ActiveFeatures(row, site.pos[at], site.index[at], site.value[at])
-
-
-def _joined(site: Sequence[ActiveFeatures], starts: Sequence[int]) -> ActiveFeatures:
-    shifted = [replace(each, example=each.example + start) for each, start in zip(site, starts, strict=True)]
-    return ActiveFeatures(*(torch.cat([getattr(f, c.name) for f in shifted]) for c in fields(ActiveFeatures)))
 
 
 @dataclass(frozen=True)
@@ -161,7 +129,7 @@ class Way:
             step = share.view(-1, *[1] * (start.dim() - 1)) * self.change[s][example]
             replaced[clean.sites[s].site.name] = start + step
         inputs, metric = clean.inputs.chosen(example), clean.scored_by.chosen(example)
-        return trace(self.runs.adapter, inputs, metric, replaced=replaced)
+        return trace(self.runs.adapter, inputs, metric, replaced=replaced, coded=())
 
     def points(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Points:
         """The model at these points, as many at a time as memory allows."""

@@ -1,7 +1,8 @@
-"""Conductance on one way for all sites: completeness, its parts one by one, edges that conserve (docs/laws.md)."""
+"""One way for all sites: completeness, nodes by hand, edges that conserve (docs/laws.md)."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, get_args
 
@@ -15,7 +16,7 @@ from circuitlens.attribution.base import Runs
 from circuitlens.attribution.edges import STEEPEST, _secants
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, score_nodes
-from circuitlens.attribution.path import Path, WayScores, stretches
+from circuitlens.attribution.path import Path, WayScores, middles
 from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
 from circuitlens.attribution.way import TOLERANCE, Intervals, Points, Way
 from circuitlens.errors import AdapterError
@@ -83,7 +84,7 @@ def test_points_are_runs_of_the_model(layout: Layout) -> None:
         start, end = ends
         hooks[adapter.sites[s].write] = lambda _, x=start + 0.25 * (end - start): x
     logits = adapter.run(inputs, hooks)[:, int(inputs.last[0])]
-    close(points.logits[[row]], logits.detach())
+    close(points.metric[[row]], way.clean.scored_by.chosen(torch.tensor([0]))(logits).detach())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -158,48 +159,37 @@ def test_a_prompt_that_does_not_change_has_no_effect() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_conductance_one_by_one(layout: Layout) -> None:
-    """`Σ ∂m/∂node at the middle · (node at the right − node at the left)`, each by itself and by hand."""
+def test_nodes_by_hand(layout: Layout) -> None:
+    """`Δ` times the gradient, weighted by the way along each position's own line, and a share of what the site carries
+    beside that.
+    """
     way, points, intervals, _, nodes = found(layout)
-    chosen = (nodes.site < len(way.clean.sites)) & (nodes.attribution != 0)
-    strongest = nodes.attribution.abs().masked_fill(~chosen, 0).argsort(descending=True)[:25].tolist()
-    for n in [*strongest, *chosen.nonzero()[::9, 0].tolist()]:
-        s, b, p, i = (int(column[n]) for column in (nodes.site, nodes.example, nodes.pos, nodes.index))
-        coder, total = way.clean.sites[s].site.coder, 0.0
-        if s in way.roots and coder is not None:
-            continue  # a straight line: test_first_sites_go_straight
-        for left, middle, right in zip(*(rows.tolist() for rows in vars(intervals).values()), strict=True):
-            if points.example[middle] != b:
-                continue
-            at = points.reads[s][[middle], [p]]
-            before, after = (_parts(way, points, s, row, p) for row in (left, right))
-            whole = way.moved(points, s, torch.tensor([left]), torch.tensor([right]))[0, p]
-            rows = None
-            if coder is not None:
-                index = torch.arange(coder.d_sae)
-                rows = coder.decoder_rows(at.expand(coder.d_sae, *at.shape[1:]), index)
-            change = after - before
-            if i == VECTOR:
-                step = whole if rows is None else whole - change @ rows
-            else:
-                assert rows is not None
-                step = change[i] * rows[i]
-            total += (points.gradients[s][middle, p] * step).sum().item()
-        assert nodes.attribution[n].item() == pytest.approx(total, rel=1e-9, abs=1e-11)
-
-
-def _parts(way: Way, points: Points, s: int, row: int, p: int) -> Tensor:
-    """The features of one site, position and point, by encoding what was read there."""
-    coder = way.clean.sites[s].site.coder
-    if coder is None:
-        return torch.zeros(0)
-    f = coder.encode(points.reads[s][[row]])
-    coder.decode(f)
-    return f[0, p]
+    example = points.example[intervals.middle].tolist()
+    steps = list(zip(*(rows.tolist() for rows in (intervals.left, intervals.middle, intervals.right)), strict=True))
+    for s, site in enumerate(way.clean.sites):
+        line = (site.write - way.corrupted.sites[s].write).detach()
+        for b in (0, 1):
+            mean, carried = torch.zeros_like(line[b]), 0.0
+            for of, (left, middle, right) in zip(example, steps, strict=True):
+                if of != b:
+                    continue
+                gone = way.moved(points, s, torch.tensor([left]), torch.tensor([right]))[0]
+                carried += (points.gradients[s][middle] * gone).sum().item()
+                for p in range(len(mean)):
+                    if line[b, p].any():
+                        part = (gone[p] * line[b, p]).sum() / line[b, p].square().sum()
+                        mean[p] += part * points.gradients[s][middle, p]
+            rows = ((nodes.site == s) & (nodes.example == b)).nonzero()[:, 0]
+            slope = (directions(way.clean, nodes, s, rows) * mean[nodes.pos[rows]]).sum(1)
+            straight = nodes.delta[rows] * slope
+            beside = carried - straight.sum()
+            expected = straight + beside * straight.abs() / straight.abs().sum().clamp_min(1e-300)
+            close(nodes.attribution[rows], expected)
+            assert nodes.attribution[rows].sum().item() == pytest.approx(carried, abs=1e-9)
 
 
 def test_first_sites_go_straight() -> None:
-    """A decoder is affine, so features and error of a first site go straight: Δ times a mean gradient."""
+    """A decoder is affine, so features and error of a first site go straight: `Δ` times a mean gradient."""
     way, points, intervals, _, nodes = found("residual")
     assert way.roots == [0]
     width = points.share[intervals.right] - points.share[intervals.left]
@@ -209,17 +199,6 @@ def test_first_sites_go_straight() -> None:
     rows = (nodes.site == 0).nonzero()[:, 0]
     gradient = (directions(way.clean, nodes, 0, rows) * mean[nodes.example[rows], nodes.pos[rows]]).sum(1)
     close(nodes.attribution[rows], nodes.delta[rows] * gradient)
-
-
-@pytest.mark.parametrize("layout", ["normalised", "components"])
-def test_features_that_are_active_on_the_way_alone_are_nodes(layout: Layout) -> None:
-    _, _, _, _, nodes = found(layout)
-    inner = nodes.index != VECTOR
-    alone = inner & (nodes.delta == 0) & (nodes.activation == 0) & (nodes.site < len(nodes.totals))
-    assert (nodes.attribution[alone] != 0).all()
-    assert alone.any()
-    order = torch.stack([nodes.site, nodes.example, nodes.pos, nodes.index], 1).tolist()
-    assert order == sorted(order)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -304,12 +283,10 @@ def test_a_feature_that_is_switched_on_takes_its_share() -> None:
     assert weights[:, off].abs().sum(0).max() > 0.05 * nodes.attribution.abs().max()
 
 
-def test_stretches_are_of_equal_parts_of_the_decision() -> None:
+def test_edges_are_taken_where_half_of_the_decision_is_made() -> None:
     share = torch.linspace(0, 1, 17)
     metric = torch.where(share < 0.5, torch.zeros(17), (share - 0.5) * 10)
     none = torch.zeros(17, 1)
-    made = Points(torch.zeros(17, dtype=torch.long), share, metric, none, none, (), (), (), ())
-    over = stretches(made, 1, 2)
-    assert share[over.left].tolist() == pytest.approx([0, 0.75], abs=0.07)
-    assert share[over.middle].tolist() == pytest.approx([0.625, 0.875], abs=0.07)
-    assert share[over.right].tolist() == pytest.approx([0.75, 1], abs=0.07)
+    sudden = Points(torch.zeros(17, dtype=torch.long), share, metric, none, (), (), ())
+    assert share[middles(sudden, 1)].item() == 0.75
+    assert share[middles(replace(sudden, metric=torch.zeros(17)), 1)].item() == 0.5
