@@ -51,6 +51,9 @@ def watched(adapter: Adapter, seen: dict[str, Tensor]) -> Adapter:
 
     other = copy(adapter)
     other.run = run
+    # The whole run, which the default of both goes by: what is before a late start shows its heads too.
+    other.last_logits = lambda inputs, hooks, start=None: Adapter.last_logits(other, inputs, hooks)
+    other.entry = lambda hooks: None
     return other
 
 

@@ -51,7 +51,7 @@ METHODS: Mapping[MethodName, MethodEntry] = {
         rules=True,
     ),
     "path": MethodEntry(
-        "conductance on one way for all sites", "circuitlens.attribution.path:Path", "corrupted", has_gaps=True
+        "change on one way for all sites", "circuitlens.attribution.path:Path", "corrupted", has_gaps=True
     ),
     "ig": MethodEntry(
         "gradients integrated on the way",

@@ -66,7 +66,7 @@ class Circuit(Document):
     fingerprint: Fingerprint | None = Field(default=None, description="of the weights it was found in")
     method: MethodName = Field(
         description="gradient: change from zero; contrastive: change from the corrupted prompt; relp: the same by "
-        "rules of relevance; path: conductance on "
+        "rules of relevance; path: change on "
         "one way from the corrupted prompt; ig: integrated gradients; exact: measured effect of each node (edges as in "
         "ig); the last two from the corrupted prompt where there is one, else from zero"
     )

@@ -26,7 +26,7 @@ def test_to_networkx(cats: Circuit) -> None:
 
 def test_what_is_measured_is_known_to_networkx_and_stays_so_when_pruned(cats: Circuit) -> None:
     first, *rest = cats.edges
-    circuit = Circuit(**{**dict(cats), "edges": (first.model_copy(update={"measured": True}), *rest)})
+    circuit = cats.model_copy(update={"edges": (first.model_copy(update={"measured": True}), *rest)})
     assert circuit.to_networkx().edges[first.source, first.target]["measured"]
     assert [edge.measured for edge in circuit.prune(max_edges=3).edges] == [True, False, False]
 

@@ -110,7 +110,7 @@ def test_a_terminal_of_few_letters_gets_its_file(tmp_path: Path) -> None:
 
 def test_find_with_a_corrupted_prompt_measures_from_it(here: Here) -> None:
     words = ("find", "toy", "The cats", "--answer", "run", "--distractor", "runs", "--corrupted", "The cat")
-    assert "ig: gradients integrated on the way from 'The cat'" in here(*words)[1]
+    assert "path: change on one way for all sites from 'The cat'" in here(*words)[1]
     assert "contrastive: change from 'The cat'" in here(*words, "--method", "contrastive")[1]
     assert "gradient: change from zero" in here(*words, "--method", "gradient")[1]
 

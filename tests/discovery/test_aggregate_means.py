@@ -125,7 +125,7 @@ def test_exact_means_are_ablations(layout: str, toy64: Adapter) -> None:
 def test_a_single_prompt_has_no_standard_error() -> None:
     adapter = TinyTransformer()
     one = PAIRS[0]
-    circuit = whole(adapter, [one], "ig")
+    circuit = whole(adapter, [one], "path")
     assert circuit.prompt == one.prompt
     assert circuit.tokens == ("a", "b", "c")
     assert {n.standard_error for n in circuit.nodes} == {e.standard_error for e in circuit.edges} == {None}

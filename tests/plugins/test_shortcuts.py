@@ -111,9 +111,9 @@ def test_one_position_is_unembedded(adapter: Any) -> None:
 def test_integrated_gradients_run_the_blocks_after_each_site_only(bridge: bool) -> None:
     """Three whole runs, then three a site that changes: midpoints for nodes and for edges, and one end of the way."""
     mine = circuitlens.wrap(model("float32", bridge), [made("standard", 1, "float32"), made("standard", 3, "float32")])
-    circuitlens.find(mine, **ASK, corrupted="The cat")  # what is tried once is tried
+    circuitlens.find(mine, **ASK, corrupted="The cat", method="ig")  # what is tried once is tried
     with blocks_run(mine) as ran:
-        circuitlens.find(mine, **ASK, corrupted="The cat")
+        circuitlens.find(mine, **ASK, corrupted="The cat", method="ig")
     assert [ran.count(n) for n in range(LAYERS)] == [6, 9, 9, 12]  # the token embedding changes too
 
 

@@ -59,7 +59,7 @@ def test_the_heads_of_the_strongest_path_are_named() -> None:
     ("change", "method"),
     [
         ({"corrupted": "The cat", "method": "contrastive"}, "contrastive: change from 'The cat'"),
-        ({"corrupted": "The cat"}, "ig: gradients integrated on the way from 'The cat'"),
+        ({"corrupted": "The cat"}, "path: change on one way for all sites from 'The cat'"),
         ({"method": "exact"}, "exact: measured change from zero"),
     ],
 )
