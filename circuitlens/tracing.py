@@ -142,9 +142,8 @@ def next_sites(traced: Trace) -> list[list[int]]:
     return after
 
 
-def cut_sites(traced: Trace, starts: Collection[int]) -> list[bool]:
-    """Which sites every way from the sites `starts` to the metric passes."""
-    after, end = next_sites(traced), len(traced.sites)
+def cut_sites(links: Collection[tuple[int, int]], starts: Collection[int], end: int) -> list[bool]:
+    """Which of `end` sites every way along `links` from the sites `starts` to the metric (number `end`) passes."""
 
     def reaches(without: int) -> bool:
         seen, waiting = {without}, [s for s in starts if s != without]
@@ -152,8 +151,9 @@ def cut_sites(traced: Trace, starts: Collection[int]) -> list[bool]:
             s = waiting.pop()
             if s == end:
                 return True
-            waiting.extend(t for t in after[s] if t not in seen)
-            seen.update(after[s])
+            after = {t for u, t in links if u == s} - seen
+            waiting.extend(after)
+            seen |= after
         return False
 
     return [not reaches(s) for s in range(end)]
@@ -175,10 +175,12 @@ def _leaves_behind(outputs: Sequence[Tensor], number: Mapping[int, int]) -> set[
     return found
 
 
-def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
+def total_gradients(traced: Trace, links: set[tuple[int, int]] | None = None) -> list[Float[Tensor, "batch pos ..."]]:
     """`∂m/∂x` at every site's output, in site order: the gradient of the model itself, each example's own metric.
 
     One reverse sweep: what reaches a later leaf is carried through its segment to earlier leaves. The graph is kept.
+    `links` is given each pair of sites, or of a site and the metric (their number), of which the first acts on the
+    second by no other.
 
     Raises:
         AdapterError: a site reaches neither a later one nor the metric, so that all its gradients would be 0.
@@ -195,6 +197,8 @@ def total_gradients(traced: Trace) -> list[Float[Tensor, "batch pos ..."]]:
             if gradient is not None:
                 totals[s] = totals[s] + gradient
                 reaches[s] = True
+                if links is not None and gradient.any():  # some models add and take away what they go around
+                    links.add((s, into))
 
     carry(traced.metric, torch.ones_like(traced.metric), len(leaves))
     for s in reversed(range(len(leaves))):

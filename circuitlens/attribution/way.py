@@ -57,10 +57,14 @@ class Points:
     gradients: tuple[Float[Tensor, "row pos ..."], ...]
 
     @staticmethod
-    def of(traced: Trace, example: Tensor, share: Tensor, *, gradients: bool) -> Points:
-        """The points that a run has at these shares of the way, one an example of the run."""
+    def of(
+        traced: Trace, example: Tensor, share: Tensor, *, gradients: bool, links: set[tuple[int, int]] | None = None
+    ) -> Points:
+        """The points that a run has at these shares of the way, one an example of the run; `links` as for
+        `total_gradients`.
+        """
         if gradients:
-            totals = [total.detach() for total in total_gradients(traced)]
+            totals = [total.detach() for total in total_gradients(traced, links)]
             slope = torch.autograd.grad(traced.metric.sum(), traced.logits, retain_graph=True, allow_unused=True)[0]
         else:
             totals, slope = [torch.zeros_like(site.write.detach()) for site in traced.sites], None
@@ -119,7 +123,7 @@ class Way:
         self.change = {s: (self.clean.sites[s].write - self.corrupted.sites[s].write).detach() for s in roots}
         self.roots = [s for s in roots if self.change[s].any()]
         """The roots that change: the others are where they are on the whole way."""
-        self.cuts = cut_sites(self.clean, self.roots)
+        self._links, self.cuts = set[tuple[int, int]](), list[bool]()
 
     def run(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Trace:
         """The model at these points, with its graph."""
@@ -137,7 +141,7 @@ class Way:
         parts = zip(example.split(size), share.split(size), strict=True)
         found = []
         for part in parts:
-            found.append(Points.of(self.run(*part), *part, gradients=True))
+            found.append(Points.of(self.run(*part), *part, gradients=True, links=self._links))
             self._on_run()
         return Points.joined(found)
 
@@ -160,6 +164,10 @@ class Way:
         change = (self.clean.metric - self.corrupted.metric).detach()
         self._require_start()
         points, intervals = self._first()
+        end = len(self.clean.sites)
+        # Where a root does nothing, nothing shows what its ways are.
+        blind = {(s, end) for s in self.roots if not points.gradients[s].any()}
+        self.cuts = cut_sites(self._links | blind, self.roots, end)
         while True:
             misses = self._misses(points, intervals)
             example = points.example[intervals.middle]
