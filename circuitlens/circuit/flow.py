@@ -7,6 +7,9 @@ node's outgoing edges. What reaches `d` by an edge goes on from there as all of 
 In a linear model that is exact, and a share may be negative or above 1, where what `d` does by several ways cancels.
 There the edges into `d` sum to its attribution. Where they do not, a share beyond 0 to 1 comes of two numbers that were
 measured in different places, and is held to 0 or 1.
+
+Edges that are measured may say more than the attribution of the node they start at, which is an estimate: what flows
+through that node is then what flows out of it.
 """
 
 from __future__ import annotations
@@ -34,11 +37,18 @@ class Flow:
             self.outgoing[edge.source].append(edge)
             into[edge.target] += edge.weight
             sizes[edge.target] += abs(edge.weight)
+        self.whole = {name: self._through(node) for name, node in nodes.items()}
         self._linear = {name for name in sizes if abs(into[name] - nodes[name].attribution) <= LINEAR * sizes[name]}
+
+    def _through(self, node: Node) -> float:
+        """All that flows through a node: its attribution, or its edges where measured ones are more."""
+        out = sum(edge.weight for edge in self.outgoing[node.id])
+        more = any(edge.measured for edge in self.outgoing[node.id]) and out * node.attribution > node.attribution**2
+        return out if more else node.attribution
 
     def share(self, name: str, part: float) -> float:
         """Which share of all that a node does `part` of it is, in units of the metric."""
-        whole = self.nodes[name].attribution
+        whole = self.whole[name]
         if not whole:
             return 0.0
         share = part / whole
@@ -54,7 +64,7 @@ def own_parts(nodes: Mapping[str, Node], edges: Sequence[Edge], chosen: Collecti
     for name in TopologicalSorter(targets).static_order():
         part = sum((edge.weight * through[edge.target] for edge in flow.outgoing[name]), 0.0)
         if name in chosen:
-            own[name], through[name] = nodes[name].attribution - part, 1.0
+            own[name], through[name] = (flow.whole[name] if part else nodes[name].attribution) - part, 1.0
         else:
             through[name] = flow.share(name, part)
     return {name: own[name] for name in chosen}
