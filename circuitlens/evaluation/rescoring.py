@@ -16,6 +16,7 @@ from torch import Tensor
 from circuitlens.adapter import LOGITS, Adapter, Site
 from circuitlens.attribution.attributions import Attributions, attribute_edges, attribute_nodes
 from circuitlens.attribution.exact import exact_effects
+from circuitlens.attribution.methods import METHODS
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.sums import ATTRIBUTION, BatchSums, KeyedSums, among, edge_sums, measured_sums
 from circuitlens.circuit import Circuit, Node
@@ -196,9 +197,8 @@ def rescore(
     ends = torch.cat([numbers, of_outputs]).unique()
     method = "ig" if circuit.method == "exact" else circuit.method
     batches = list(prompts.batches(max(1, -(-len(prompts) // PARTS))))
-    every = [max(1, -(-len(prompts) // most)) for most in (PATCHED, CONNECTED)]
-    patched = batches[:: 1 if circuit.method == "exact" else every[0]]
-    connected = batches[:: every[1]] if circuit.edges else []
+    patched = batches if circuit.method == "exact" else _some(batches, PATCHED)
+    connected = _some(batches, CONNECTED) if circuit.edges else []
     parts, exact, dictionaries, coarse = [], [], Dictionaries(), False
     sums, residual = KeyedSums.empty(1), 0.0
     for batch in batches:
@@ -218,15 +218,22 @@ def rescore(
     if connected:
         at = torch.searchsorted(ends, numbers).tolist()
         names = {node.id: place for node, place, number in zip(circuit.nodes, at, numbers, strict=True) if number >= 0}
-        # What changes is the same with integrated gradients and without.
+        # What changes is the same however gradients are averaged.
         cheap: MethodName = "contrastive" if circuit.from_corrupted else "gradient"
-        changes = cheap if method == "ig" else method
+        changes = cheap if METHODS[method].has_gaps else method
         weigh = Weigher(adapter, index, ends, names, tuple(connected), metric, changes)
         edges = RescoredEdges(ends, sums, sum(map(len, connected)), residual, weigh)
     return Rescored(
         *(adapter, circuit, index, outputs, numbers, fixed_group),
         *(tuple(parts), total, effects, sum(map(len, patched)), edges, dictionaries, coarse),
     )
+
+
+def _some(batches: Sequence[PromptSet], most: int) -> list[PromptSet]:
+    """Batches of at most so many prompts (or one), drawn at random: in many files kinds of prompts take turns."""
+    count = max(1, most // len(batches[0]))
+    drawn = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))[:count]
+    return [batches[n] for n in sorted(drawn.tolist())]
 
 
 def _effects(
