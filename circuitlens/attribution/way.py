@@ -187,7 +187,7 @@ class Way:
         with torch.no_grad():
             replaced = {self.clean.sites[s].site.write: self.corrupted.sites[s].write.detach() for s in self.change}
             hooks = {name: (lambda _, x=x: x.clone()) for name, x in replaced.items()}
-            start = self.clean.inputs.at_last(self.runs.adapter.run(self.clean.inputs, hooks))
+            start = self.runs.adapter.last_logits(self.clean.inputs, hooks)
         if not agree(start, self.corrupted.logits.detach()):
             names = ", ".join(self.clean.sites[s].site.name for s in self.change)
             raise AdapterError(
