@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
@@ -22,14 +22,20 @@ this run, returns the features and ε to go on with."""
 
 
 def run_patched(
-    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor], *, seen: Trace | None = None
+    adapter: Adapter,
+    inputs: Inputs,
+    site: Site,
+    patch: Callable[[Tensor], Tensor],
+    *,
+    seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch output"]:
     """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph.
 
-    `seen` is an earlier run of these prompts, or of those that they repeat, with nothing replaced.
+    `seen` is an earlier run of these prompts with nothing replaced; these are `example` of it, or repeat it.
     """
     hooks: dict[str, Hook] = {site.write: patch}
-    return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
+    return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
 
 
 class _Enough(BaseException):
@@ -43,12 +49,13 @@ def run_held(
     hold: Callable[[Site, Tensor, Tensor], Tensor | None],
     *,
     seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch output"] | None:
     """Run the model with what some sites write held, and return the last logits.
 
     `hold` is told each of the sites and what flowed into its two hooks (read, write), and gives a tensor of the run's
     own to go on with: what flows into a site, and the logits, is then what sites before it do to it directly. Where it
-    gives None the run ends, without logits. `seen` is as for `run_patched`.
+    gives None the run ends, without logits. `seen` and `example` are as for `run_patched`.
     """
     reads: dict[str, Tensor] = {}
 
@@ -61,7 +68,7 @@ def run_held(
     hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
     try:
         with torch.no_grad():
-            return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
+            return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
     except _Enough:
         return None
 

@@ -72,6 +72,34 @@ class Trace:
     metric: Float[Tensor, " batch"]
     streams: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def beside(self, other: Trace) -> Trace:
+        """The values of two runs with the same sites, metric and shape, as those of one batch: this run first."""
+        count = len(self.metric)
+
+        def both(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat([a.detach(), b.detach()])
+
+        sites = []
+        for ours, theirs in zip(self.sites, other.sites, strict=True):
+            write, (f, g) = both(ours.write, theirs.write), (ours.features, theirs.features)
+            read = write if ours.read is ours.write else both(ours.read, theirs.read)
+            columns = (f.example, g.example + count), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
+            features = ActiveFeatures(*(torch.cat(column) for column in columns))
+            sites.append(SiteTrace(ours.site, read, write, write, features, both(ours.error, theirs.error)))
+        inputs = Inputs(
+            both(self.inputs.values, other.inputs.values),
+            both(self.inputs.mask, other.inputs.mask),
+            self.inputs.tokens + other.inputs.tokens,
+        )
+        return Trace(
+            inputs,
+            tuple(sites),
+            both(self.logits, other.logits),
+            self.scored_by.repeated(2),
+            both(self.metric, other.metric),
+            {name: both(x, other.streams[name]) for name, x in self.streams.items() if name in other.streams},
+        )
+
 
 def trace(
     adapter: Adapter,
@@ -260,17 +288,25 @@ def _recording(
 
 
 def find_start(
-    adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
+    adapter: Adapter,
+    inputs: Inputs,
+    hooks: Collection[str],
+    seen: Trace | None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
-    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one."""
+    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one.
+
+    The inputs are the examples of the run that was `seen`, all of them once or several times over unless it is said.
+    """
     if seen is None:
         return None
-    times = len(inputs.mask) // len(seen.inputs.mask)
-    assert torch.equal(inputs.values, seen.inputs.repeated(times).values), "other prompts were seen"
+    if example is None:
+        count = len(seen.inputs.mask)
+        example = torch.arange(len(inputs.mask), device=inputs.mask.device) % count
+    assert torch.equal(inputs.values, seen.inputs.values[example]), "other prompts were seen"
     for name in reversed(list(seen.streams)):
         if adapter.entry([name, *hooks]) == name:
-            value = seen.streams[name]
-            return name, value.repeat(times, *[1] * (value.dim() - 1))
+            return name, seen.streams[name][example]
     return None
 
 
