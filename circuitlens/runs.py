@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
-from circuitlens.tracing import Trace, find_start, site_hooks
+from circuitlens.tracing import Enough, Trace, find_start, site_hooks
 
 Decode = Callable[[Tensor], Tensor]
 Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
@@ -38,10 +38,6 @@ def run_patched(
     return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
 
 
-class _Enough(BaseException):
-    """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""
-
-
 def run_held(
     adapter: Adapter,
     inputs: Inputs,
@@ -62,14 +58,14 @@ def run_held(
     def cut(site: Site, x: Tensor) -> Tensor:
         held = hold(site, x if site.read == site.write else reads[site.name], x)
         if held is None:
-            raise _Enough
+            raise Enough
         return held
 
     hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
     try:
         with torch.no_grad():
             return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
-    except _Enough:
+    except Enough:
         return None
 
 

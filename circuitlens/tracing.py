@@ -101,6 +101,10 @@ class Trace:
         )
 
 
+class Enough(BaseException):
+    """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""
+
+
 def trace(
     adapter: Adapter,
     inputs: Inputs,
@@ -113,14 +117,17 @@ def trace(
     only: Collection[str] | None = None,
     coded: Collection[str] | None = None,
     seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
+    to_metric: bool = True,
 ) -> Trace:
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. `rules` change no
     value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that
     is `replaced` the model goes on with that value, and the site's own trace says what was there before. Features are
-    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts, or of those
-    that they repeat, with nothing replaced.
+    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts with nothing
+    replaced; these are `example` of it, or repeat it. A run that is not `to_metric` ends at its last site: its logits
+    and metric are 0.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
@@ -139,10 +146,12 @@ def trace(
         # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
         leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
+        if not to_metric and len(done) == len(sites):
+            raise Enough
         return leaf.clone()
 
     hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
-    start = None if frozen else find_start(adapter, inputs, hooks, seen)
+    start = None if frozen else find_start(adapter, inputs, hooks, seen, example)
     streams: dict[str, Tensor] = {}
     if not replaced and start is None:
         hooks = _recording(hooks, sites, _entries(adapter, sites), streams)
@@ -153,7 +162,12 @@ def trace(
     if rules is not None and graph:
         hooks = by_rules(rules, hooks)
     with torch.set_grad_enabled(graph):
-        logits = adapter.last_logits(inputs, hooks, start)
+        try:
+            logits = adapter.last_logits(inputs, hooks, start)
+        except Enough:
+            assert seen is not None, "how many outputs there are is not known"
+            none = seen.logits.new_zeros(len(inputs.mask), seen.logits.shape[1])
+            return Trace(inputs, tuple(done), none, metric, none[:, 0])
         if len(done) < len(sites):
             raise AdapterError(_order_message(adapter, sites[len(done)]))
         return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)

@@ -130,7 +130,7 @@ def test_behind_the_toys_hidden_layer_ig_is_contrastive(toy64: Adapter, steps: i
     if contrastive:
         assert (nodes.attribution - plain.attribution)[~above].abs().max() > 0.1  # inputs pass a ReLU
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    ours = matrix(nodes, integrated_edges(Runs(toy64, clean, corrupted), nodes, keep, steps))
+    ours = matrix(nodes, integrated_edges(Runs(toy64, clean, corrupted), nodes, keep))
     theirs = matrix(plain, score_edges(clean, plain))
     sae, logits = nodes.site == 2, nodes.site == 3
     close(ours[sae][:, logits], theirs[sae][:, logits])
@@ -197,7 +197,7 @@ def test_no_trace_is_left(model: Adapter) -> None:
     values = [None if grad is None else grad.clone() for _, grad in grads]
     clean, corrupted = traced(model, batch, True)
     nodes, _ = integrated_gradients(Runs(model, clean, corrupted), 1)
-    edges = integrated_edges(Runs(model, clean, corrupted), nodes, torch.arange(len(nodes.site)) % 3 < 2, 1)
+    edges = integrated_edges(Runs(model, clean, corrupted), nodes, torch.arange(len(nodes.site)) % 3 < 2)
     for found in (nodes.attribution, edges.weight, edges.rest):
         assert not found.requires_grad
     assert torch.equal(model.run(batch.clean, {}), before)

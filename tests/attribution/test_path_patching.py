@@ -33,7 +33,7 @@ def estimated(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[
     """The runs of a batch, its nodes, and all its edges by integrated gradients of two steps."""
     runs = Runs(adapter, *traced(adapter, batch, contrastive))
     nodes, _ = integrated_gradients(runs, 2)
-    return runs, nodes, integrated_edges(runs, nodes, torch.ones_like(nodes.site, dtype=torch.bool), 2)
+    return runs, nodes, integrated_edges(runs, nodes, torch.ones_like(nodes.site, dtype=torch.bool))
 
 
 def place(nodes: NodeScores, row: Tensor) -> Place:
