@@ -74,7 +74,6 @@ class Trace:
 
     def beside(self, other: Trace) -> Trace:
         """The values of two runs with the same sites, metric and shape, as those of one batch: this run first."""
-        count = len(self.metric)
 
         def both(a: Tensor, b: Tensor) -> Tensor:
             return torch.cat([a.detach(), b.detach()])
@@ -83,16 +82,12 @@ class Trace:
         for ours, theirs in zip(self.sites, other.sites, strict=True):
             write, (f, g) = both(ours.write, theirs.write), (ours.features, theirs.features)
             read = write if ours.read is ours.write else both(ours.read, theirs.read)
-            columns = (f.example, g.example + count), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
-            features = ActiveFeatures(*(torch.cat(column) for column in columns))
+            columns = (f.example, g.example + len(self.metric)), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
+            features = ActiveFeatures(*map(torch.cat, columns))
             sites.append(SiteTrace(ours.site, read, write, write, features, both(ours.error, theirs.error)))
-        inputs = Inputs(
-            both(self.inputs.values, other.inputs.values),
-            both(self.inputs.mask, other.inputs.mask),
-            self.inputs.tokens + other.inputs.tokens,
-        )
+        x, y = self.inputs, other.inputs
         return Trace(
-            inputs,
+            Inputs(both(x.values, y.values), both(x.mask, y.mask), x.tokens + y.tokens),
             tuple(sites),
             both(self.logits, other.logits),
             self.scored_by.repeated(2),
@@ -133,8 +128,7 @@ def trace(
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
     """
     assert adapter.pads or inputs.mask.all(), "prompts of one length share a batch"
-    reads: dict[str, Tensor] = {}
-    done: list[SiteTrace] = []
+    reads, done = dict[str, Tensor](), list[SiteTrace]()
     sites = [site for site in adapter.sites if only is None or site.name in only]
 
     def cut(site: Site, x: Tensor) -> Tensor:
@@ -155,12 +149,7 @@ def trace(
     streams: dict[str, Tensor] = {}
     if not replaced and start is None:
         hooks = _recording(hooks, sites, _entries(adapter, sites), streams)
-    if frozen:
-        if not adapter.frozen:
-            raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
-        hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
-    if rules is not None and graph:
-        hooks = by_rules(rules, hooks)
+    hooks = _with_derivatives(adapter, hooks, frozen, rules if graph else None)
     with torch.set_grad_enabled(graph):
         try:
             logits = adapter.last_logits(inputs, hooks, start)
@@ -171,6 +160,17 @@ def trace(
         if len(done) < len(sites):
             raise AdapterError(_order_message(adapter, sites[len(done)]))
         return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
+
+
+def _with_derivatives(
+    adapter: Adapter, hooks: Mapping[str, Hook], frozen: bool, rules: RelevanceRules | None
+) -> Mapping[str, Hook]:
+    """The hooks of a run that holds values, or whose derivatives are those of rules."""
+    if frozen:
+        if not adapter.frozen:
+            raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
+        hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
+    return hooks if rules is None else by_rules(rules, hooks)
 
 
 def next_sites(traced: Trace) -> list[list[int]]:
