@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuitlens.adapter import Adapter, Hook, Inputs, Site
-from circuitlens.tracing import Trace, find_start, site_hooks
+from circuitlens.tracing import Enough, Trace, find_start, site_hooks
 
 Decode = Callable[[Tensor], Tensor]
 Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
@@ -22,18 +22,20 @@ this run, returns the features and ε to go on with."""
 
 
 def run_patched(
-    adapter: Adapter, inputs: Inputs, site: Site, patch: Callable[[Tensor], Tensor], *, seen: Trace | None = None
+    adapter: Adapter,
+    inputs: Inputs,
+    site: Site,
+    patch: Callable[[Tensor], Tensor],
+    *,
+    seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch output"]:
     """Run the model with one site's activation changed by `patch`, and return the last logits, with their graph.
 
-    `seen` is an earlier run of these prompts, or of those that they repeat, with nothing replaced.
+    `seen` is an earlier run of these prompts with nothing replaced; these are `example` of it, or repeat it.
     """
     hooks: dict[str, Hook] = {site.write: patch}
-    return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
-
-
-class _Enough(BaseException):
-    """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""
+    return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
 
 
 def run_held(
@@ -43,26 +45,27 @@ def run_held(
     hold: Callable[[Site, Tensor, Tensor], Tensor | None],
     *,
     seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch output"] | None:
     """Run the model with what some sites write held, and return the last logits.
 
     `hold` is told each of the sites and what flowed into its two hooks (read, write), and gives a tensor of the run's
     own to go on with: what flows into a site, and the logits, is then what sites before it do to it directly. Where it
-    gives None the run ends, without logits. `seen` is as for `run_patched`.
+    gives None the run ends, without logits. `seen` and `example` are as for `run_patched`.
     """
     reads: dict[str, Tensor] = {}
 
     def cut(site: Site, x: Tensor) -> Tensor:
         held = hold(site, x if site.read == site.write else reads[site.name], x)
         if held is None:
-            raise _Enough
+            raise Enough
         return held
 
     hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
     try:
         with torch.no_grad():
-            return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen))
-    except _Enough:
+            return adapter.last_logits(inputs, hooks, find_start(adapter, inputs, hooks, seen, example))
+    except Enough:
         return None
 
 

@@ -75,6 +75,33 @@ class Trace:
     metric: Float[Tensor, " batch"]
     streams: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def beside(self, other: Trace) -> Trace:
+        """The values of two runs with the same sites, metric and shape, as those of one batch: this run first."""
+
+        def both(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat([a.detach(), b.detach()])
+
+        sites = []
+        for ours, theirs in zip(self.sites, other.sites, strict=True):
+            write, (f, g) = both(ours.write, theirs.write), (ours.features, theirs.features)
+            read = write if ours.read is ours.write else both(ours.read, theirs.read)
+            columns = (f.example, g.example + len(self.metric)), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
+            features = ActiveFeatures(*map(torch.cat, columns))
+            sites.append(SiteTrace(ours.site, read, write, write, features, both(ours.error, theirs.error)))
+        x, y = self.inputs, other.inputs
+        return Trace(
+            Inputs(both(x.values, y.values), both(x.mask, y.mask), x.tokens + y.tokens),
+            tuple(sites),
+            both(self.logits, other.logits),
+            self.scored_by.repeated(2),
+            both(self.metric, other.metric),
+            {name: both(x, other.streams[name]) for name, x in self.streams.items() if name in other.streams},
+        )
+
+
+class Enough(BaseException):
+    """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""
+
 
 def trace(
     adapter: Adapter,
@@ -88,21 +115,23 @@ def trace(
     only: Collection[str] | None = None,
     coded: Collection[str] | None = None,
     seen: Trace | None = None,
+    example: Int[Tensor, " batch"] | None = None,
+    to_metric: bool = True,
 ) -> Trace:
     """Run the model once, cut at its sites (or `only` at some); without `graph` only values are kept.
 
     `frozen` takes the values at the adapter's `frozen` hooks for constants: they have no derivative. `rules` change no
     value and put other derivatives in the place of the model's; `attribution.relevance` says which. After a site that
     is `replaced` the model goes on with that value, and the site's own trace says what was there before. Features are
-    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts, or of those
-    that they repeat, with nothing replaced.
+    read at all of the sites, or only at those that are `coded`. `seen` is an earlier run of these prompts with nothing
+    replaced; these are `example` of it, or repeat it. A run that is not `to_metric` ends at its last site: its logits
+    and metric are 0.
 
     Raises:
         AdapterError: the model's forward does not reach a site's hooks exactly once, in the order of `adapter.sites`.
     """
     assert adapter.pads or inputs.mask.all(), "prompts of one length share a batch"
-    reads: dict[str, Tensor] = {}
-    done: list[SiteTrace] = []
+    reads, done = dict[str, Tensor](), list[SiteTrace]()
     sites = [site for site in adapter.sites if only is None or site.name in only]
 
     def cut(site: Site, x: Tensor) -> Tensor:
@@ -114,24 +143,37 @@ def trace(
         # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
         leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
+        if not to_metric and len(done) == len(sites):
+            raise Enough
         return leaf.clone()
 
     hooks = site_hooks(sites, cut, lambda site, x: reads.__setitem__(site.name, x))
-    start = None if frozen else find_start(adapter, inputs, hooks, seen)
+    start = None if frozen else find_start(adapter, inputs, hooks, seen, example)
     streams: dict[str, Tensor] = {}
     if not replaced and start is None:
         hooks = _recording(hooks, sites, _entries(adapter, sites), streams)
+    hooks = _with_derivatives(adapter, hooks, frozen, rules if graph else None)
+    with torch.set_grad_enabled(graph):
+        try:
+            logits = adapter.last_logits(inputs, hooks, start)
+        except Enough:
+            assert seen is not None, "how many outputs there are is not known"
+            none = seen.logits.new_zeros(len(inputs.mask), seen.logits.shape[1])
+            return Trace(inputs, tuple(done), none, metric, none[:, 0])
+        if len(done) < len(sites):
+            raise AdapterError(_order_message(adapter, sites[len(done)]))
+        return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
+
+
+def _with_derivatives(
+    adapter: Adapter, hooks: Mapping[str, Hook], frozen: bool, rules: RelevanceRules | None
+) -> Mapping[str, Hook]:
+    """The hooks of a run that holds values, or whose derivatives are those of rules."""
     if frozen:
         if not adapter.frozen:
             raise AdapterError(f"Adapter {adapter.name!r} has no frozen mode: {adapter.not_frozen}.")
         hooks = {**dict.fromkeys(adapter.frozen, torch.Tensor.detach), **hooks}
-    if rules is not None and graph:
-        hooks = by_rules(rules, hooks)
-    with torch.set_grad_enabled(graph):
-        logits = adapter.last_logits(inputs, hooks, start)
-        if len(done) < len(sites):
-            raise AdapterError(_order_message(adapter, sites[len(done)]))
-        return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
+    return hooks if rules is None else by_rules(rules, hooks)
 
 
 def next_sites(traced: Trace) -> list[list[int]]:
@@ -263,17 +305,25 @@ def _recording(
 
 
 def find_start(
-    adapter: Adapter, inputs: Inputs, hooks: Collection[str], seen: Trace | None
+    adapter: Adapter,
+    inputs: Inputs,
+    hooks: Collection[str],
+    seen: Trace | None,
+    example: Int[Tensor, " batch"] | None = None,
 ) -> tuple[str, Float[Tensor, "batch pos ..."]] | None:
-    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one."""
+    """The last stream that was seen from which a run still reaches these hooks, and its value; None without one.
+
+    The inputs are the examples of the run that was `seen`, all of them once or several times over unless it is said.
+    """
     if seen is None:
         return None
-    times = len(inputs.mask) // len(seen.inputs.mask)
-    assert torch.equal(inputs.values, seen.inputs.repeated(times).values), "other prompts were seen"
+    if example is None:
+        count = len(seen.inputs.mask)
+        example = torch.arange(len(inputs.mask), device=inputs.mask.device) % count
+    assert torch.equal(inputs.values, seen.inputs.values[example]), "other prompts were seen"
     for name in reversed(list(seen.streams)):
         if adapter.entry([name, *hooks]) == name:
-            value = seen.streams[name]
-            return name, value.repeat(times, *[1] * (value.dim() - 1))
+            return name, seen.streams[name][example]
     return None
 
 

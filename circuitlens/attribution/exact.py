@@ -6,12 +6,10 @@ give the edges.
 
 A decoder is affine, so setting one node to its baseline takes `Δ · direction` out of the stream at its site: what
 `edits` would make of it, without a coder. Cost: that of integrated gradients, and one forward of the bare model a node.
-Runs are batched: row `k` of a run carries the `k`-th node of every example.
+Runs are batched: each row of a run carries a node of an example.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,14 +19,14 @@ from circuitlens.adapter import Adapter
 from circuitlens.attribution.base import Runs, Steps
 from circuitlens.attribution.integrated import IntegratedGradients
 from circuitlens.attribution.nodes import directions, scaled
-from circuitlens.attribution.scores import NodeScores, ranks
+from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
 from circuitlens.runs import run_patched
 from circuitlens.tracing import Trace
 
 POSITIONS = 2048
-"""Rows × examples × positions of one run, if more than one row."""
+"""Rows × positions of one run, if more than one row."""
 
 
 class Exact(IntegratedGradients):
@@ -65,26 +63,18 @@ def exact_effects(
     clean = runs.clean
     for s in range(len(clean.sites)):
         here = (nodes.site[rows] == s).nonzero()[:, 0]
-        for now, variant in in_runs(clean, nodes.example[rows[here]]):
-            chosen = rows[here[now]]
+        for now in here.split(rows_at_once(clean)) if len(here) else ():
+            chosen = rows[now]
             moved = -scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
-            effects[here[now]] = falls(
-                runs.adapter, clean, s, (nodes.example[chosen], nodes.pos[chosen]), moved, variant
-            )
+            effects[now] = falls(runs.adapter, clean, s, (nodes.example[chosen], nodes.pos[chosen]), moved)
             if progress is not None:
                 progress.step("patching", 0)  # the longest stage: it may be ended between its runs
     return effects
 
 
-def in_runs(run: Trace, example: Int[Tensor, " change"]) -> Iterator[tuple[Bool[Tensor, " change"], Tensor]]:
-    """Share changes of these examples out among runs of the repeated batch: those that go now, and for each of them the
-    repetition that carries it.
-    """
-    most = max(1, POSITIONS // run.inputs.mask.numel())
-    rank = ranks(example)
-    for start in range(0, int(rank.max()) + 1 if len(rank) else 0, most):
-        now = (rank >= start) & (rank < start + most)
-        yield now, rank[now] - start
+def rows_at_once(run: Trace) -> int:
+    """How many prompts as long as those of a run go through the model together."""
+    return max(1, POSITIONS // run.inputs.mask.shape[1])
 
 
 def falls(
@@ -93,14 +83,11 @@ def falls(
     s: int,
     places: tuple[Int[Tensor, " change"], Int[Tensor, " change"]],
     change: Float[Tensor, "change ..."],
-    variant: Int[Tensor, " change"],
 ) -> Float[Tensor, " change"]:
-    """How far the metric falls when each change alone is added to what site `s` writes at its (example, position), each
-    in the repetition of the batch that is its `variant`.
-    """
-    times, (example, pos) = int(variant.max()) + 1, places
-    at = variant * len(run.metric) + example, pos
+    """How far the metric falls when each change alone is added to what site `s` writes at its (example, position)."""
+    example, pos = places
+    at = torch.arange(len(example), device=pos.device), pos
     with torch.no_grad():
-        inputs, patch = run.inputs.repeated(times), lambda x: x.index_put(at, x[at] + change)
-        logits = run_patched(adapter, inputs, run.sites[s].site, patch, seen=run)
-        return run.metric.detach()[example] - run.scored_by.repeated(times)(logits)[at[0]]
+        inputs, patch = run.inputs.chosen(example), lambda x: x.index_put(at, x[at] + change)
+        logits = run_patched(adapter, inputs, run.sites[s].site, patch, seen=run, example=example)
+        return run.metric.detach()[example] - run.scored_by.chosen(example)(logits)

@@ -17,12 +17,12 @@ second costs a whole run for each *edge*, so it is left to those that are not sm
 times its gradient in that run, which to first order is the same, and do not count as measured. A logit's effect on the
 metric needs no run.
 
-Runs are batched as in `exact`.
+Runs are batched as in `exact`, those of both runs together.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,10 +30,10 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Site
 from circuitlens.attribution.base import Runs
-from circuitlens.attribution.exact import falls, in_runs
+from circuitlens.attribution.exact import falls, rows_at_once
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, named_logits, scaled, score_nodes
-from circuitlens.attribution.scores import NodeScores, ranks
+from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import ELEMENTS, own_tokens
 from circuitlens.progress import Progress
 from circuitlens.runs import run_held
@@ -46,14 +46,13 @@ STAGE = "path patching"
 
 
 @dataclass(frozen=True)
-class _End:
-    """One of the two runs that a change joins. Its nodes' `delta` is what they lose on the way to the other run, their
-    `totals` are the gradients in this one; `sign` is that of the metric's fall here as an attribution counts it.
+class _Ends:
+    """The two runs that a change joins as one batch, the clean one first, and the nodes of each in the same order: what
+    a node's `delta` says it loses on the way to the other run, and `totals` the gradients where it is.
     """
 
     run: Trace
     nodes: NodeScores
-    sign: int
 
 
 @dataclass(frozen=True)
@@ -95,57 +94,69 @@ def weighed_edges(
     edges = free.nonzero()[:, 0]
     if not len(edges):
         return weight, measured
-    u, d = source[edges], target[edges]
     ends = _ends(runs, nodes)
-    effects, arrived = weight.new_zeros(len(ends), len(edges)), list[dict[int, _Arrived]]()
-    for effect, end in zip(effects, ends, strict=True):
-        arrived.append(_move_sources(adapter, end, u, d, effect, progress))
+    sides = len(ends.nodes.site) // len(nodes.site)
+    shift = len(nodes.site) * torch.arange(sides, device=edges.device)[:, None]
+    u, d = ((shift + rows[edges]).flatten() for rows in (source, target))
+    sign = torch.tensor([1, -1], device=edges.device)[:sides, None]  # of the metric's fall, as an attribution counts it
+    effects = weight.new_zeros(len(u))
+    arrived = _move_sources(adapter, ends, u, d, effects, progress)
     contrast = (runs.clean.metric - (0 if runs.baseline is None else runs.baseline.metric)).detach().abs()
-    size = torch.maximum(effects.mean(0).abs(), estimate[edges].abs())
-    threshold = (small[edges] if isinstance(small, Tensor) else small) * contrast[nodes.example[u]]
-    chosen = (size >= threshold) | nodes.is_logit[d]
-    for effect, end, there in zip(effects, ends, arrived, strict=True):
-        _move_targets(adapter, end, d, there, chosen, effect, progress)
-    weight[edges], measured[edges] = effects.mean(0), chosen
+    estimated = (sign * effects.view(sides, -1)).mean(0)
+    size = torch.maximum(estimated.abs(), estimate[edges].abs())
+    threshold = (small[edges] if isinstance(small, Tensor) else small) * contrast[nodes.example[source[edges]]]
+    chosen = (size >= threshold) | nodes.is_logit[target[edges]]
+    _move_targets(adapter, ends, d, arrived, chosen.repeat(sides), effects, progress)
+    weight[edges], measured[edges] = (sign * effects.view(sides, -1)).mean(0), chosen
     return weight, measured
 
 
-def _ends(runs: Runs, nodes: NodeScores) -> list[_End]:
-    """The clean run, and the corrupted one with the same nodes seen from there."""
-    ends = [_End(runs.clean, replace(nodes, totals=tuple(total_gradients(runs.clean))), 1)]
-    if runs.baseline is not None:
-        # Features differ by as much in both directions; an error, by what the features leave in its own run.
-        run = runs.baseline
-        totals = total_gradients(trace(runs.adapter, run.inputs, run.scored_by, coded=()))
-        back = score_nodes(run, runs.clean, totals, nodes.logit_gradient)
-        vectors = [(n.index == VECTOR) & ~n.is_logit for n in (nodes, back)]
-        delta = (-nodes.delta).masked_scatter(vectors[0], back.delta[vectors[1]])
-        there = replace(
-            nodes, activation=nodes.activation - nodes.delta, delta=delta, totals=back.totals, units=back.units
-        )
-        ends.append(_End(run, there, -1))
-    return ends
+def _ends(runs: Runs, nodes: NodeScores) -> _Ends:
+    """The clean run, and beside it the corrupted one with the same nodes seen from there."""
+    ours = replace(nodes, totals=tuple(total_gradients(runs.clean)))
+    if runs.baseline is None:
+        return _Ends(runs.clean, ours)
+    # Features differ by as much in both directions; an error, by what the features leave in its own run.
+    run = runs.baseline
+    totals = total_gradients(trace(runs.adapter, run.inputs, run.scored_by, coded=()))
+    back = score_nodes(run, runs.clean, totals, nodes.logit_gradient)
+    vectors = [(n.index == VECTOR) & ~n.is_logit for n in (nodes, back)]
+    delta = (-nodes.delta).masked_scatter(vectors[0], back.delta[vectors[1]])
+    theirs = replace(
+        nodes,
+        example=nodes.example + len(run.metric),
+        activation=nodes.activation - nodes.delta,
+        delta=delta,
+        totals=back.totals,
+        units=back.units,
+    )
+    columns = {}
+    for name in (column.name for column in fields(NodeScores)):
+        a, b = getattr(ours, name), getattr(theirs, name)
+        sites = isinstance(a, tuple)
+        columns[name] = tuple(map(torch.cat, zip(a, b, strict=True))) if sites else torch.cat([a, b])
+    return _Ends(runs.clean.beside(run), NodeScores(**columns))
 
 
 def _move_sources(
-    adapter: Adapter, end: _End, source: Tensor, target: Tensor, effects: Tensor, progress: Progress
+    adapter: Adapter, ends: _Ends, source: Tensor, target: Tensor, effects: Tensor, progress: Progress
 ) -> dict[int, _Arrived]:
-    """Move each source by itself, all else held: what arrives at each site, and in `effects` what that does by gradient
-    (at the logits, in truth).
+    """Move each source by itself, all else held: what arrives at each site, and in `effects` how far that makes the
+    metric fall by gradient (at the logits, in truth).
     """
-    run, nodes = end.run, end.nodes
+    run, nodes = ends.run, ends.nodes
     parts: dict[int, list[_Arrived]] = {}
     every = source.unique()
     for s in nodes.site[every].unique().tolist():
-        here = every[nodes.site[every] == s]
-        for now, variant in in_runs(run, nodes.example[here]):
-            moving = _MovingSources(end, s, here[now], variant, source, target)
-            logits = run_held(adapter, run.inputs.repeated(moving.times), adapter.sites[s:], moving.hold, seen=run)
+        for now in every[nodes.site[every] == s].split(rows_at_once(run)):
+            moving = _MovingSources(ends, s, now, source, target)
+            inputs, example = run.inputs.chosen(moving.example), moving.example
+            logits = run_held(adapter, inputs, adapter.sites[s:], moving.hold, seen=run, example=example)
             for t, some in moving.arrived.items():
                 parts.setdefault(t, []).append(some)
             edges = moving.edges[nodes.is_logit[target[moving.edges]]]
             if logits is not None and len(edges):
-                effects[edges] = end.sign * _logit_falls(end, target[edges], logits[moving.row[edges]])
+                effects[edges] = _logit_falls(ends, target[edges], logits[moving.row[edges]])
             progress.step(STAGE, 0)
     arrived = {
         t: _Arrived(torch.cat([part.edge for part in some]), torch.cat([part.change for part in some]))
@@ -154,23 +165,23 @@ def _move_sources(
     for t, there in arrived.items():
         at = target[there.edge]
         gradient = nodes.totals[t][nodes.example[at], nodes.pos[at]]
-        effects[there.edge] = -end.sign * (there.change * gradient).flatten(1).sum(1)
+        effects[there.edge] = -(there.change * gradient).flatten(1).sum(1)
     return arrived
 
 
 class _MovingSources:
-    """One run in which some sources of site `s` are moved, each in a row of its own: in the repetition of the batch
-    that is its `variant`. `edges` are those that start at them, and `row` says for each where its source is moved.
+    """One run in which some sources of site `s` are moved, each in a row of its own, which is of its `example`. `edges`
+    are those that start at them, and `row` says for each where its source is moved.
     """
 
-    def __init__(self, end: _End, s: int, moving: Tensor, variant: Tensor, source: Tensor, target: Tensor):
-        self.end, self.s, self.target = end, s, target
-        nodes, self.times = end.nodes, int(variant.max()) + 1
-        rows = variant * len(end.run.metric) + nodes.example[moving]
-        self.at = rows, nodes.pos[moving]
-        self.change = scaled(directions(end.run, nodes, s, moving), nodes.delta[moving])
+    def __init__(self, ends: _Ends, s: int, moving: Tensor, source: Tensor, target: Tensor):
+        self.ends, self.s, self.target = ends, s, target
+        nodes = ends.nodes
+        self.example = nodes.example[moving]
+        self.at = torch.arange(len(moving), device=moving.device), nodes.pos[moving]
+        self.change = scaled(directions(ends.run, nodes, s, moving), nodes.delta[moving])
         self.edges = torch.isin(source, moving).nonzero()[:, 0]
-        self.row = rows[torch.searchsorted(moving, source).clamp_max(len(moving) - 1)]
+        self.row = torch.searchsorted(moving, source).clamp_max(len(moving) - 1)
         self.last = int(nodes.site[target[self.edges]].max())
         self.arrived: dict[int, _Arrived] = {}
 
@@ -178,60 +189,57 @@ class _MovingSources:
         """The site's value in the plain run, but for the sources; None behind the last target. What reaches the site's
         targets is kept.
         """
-        seen = self.end.run.sites
+        seen = self.ends.run.sites
         t = next(t for t, each in enumerate(seen) if each.site is site)
-        held = seen[t].write.detach().repeat(self.times, *[1] * (write.dim() - 1))
-        if t == self.s:
-            return held.index_put(self.at, held[self.at] - self.change)
-        edges = self.edges[self.end.nodes.site[self.target[self.edges]] == t]
+        edges = self.edges[self.ends.nodes.site[self.target[self.edges]] == t]
         if len(edges) and t > self.s:
             some = edges.split(max(1, ELEMENTS // (1 if site.coder is None else site.coder.d_sae)))
-            written = [_writes_more(self.end, t, self.target[now], self.row[now], read, write) for now in some]
+            written = [self._writes_more(t, self.target[now], self.row[now], read, write) for now in some]
             self.arrived[t] = _Arrived(edges, torch.cat(written))
-        return None if t >= self.last else held
+        if t >= self.last:
+            return None
+        held = seen[t].write.detach()[self.example]
+        return held.index_put(self.at, held[self.at] - self.change) if t == self.s else held
+
+    def _writes_more(
+        self, t: int, target: Tensor, row: Tensor, read: Tensor, write: Tensor
+    ) -> Float[Tensor, "here ..."]:
+        """What each target at site `t` writes more than it did, in the row of the run that its source is moved in."""
+        seen, nodes = self.ends.run.sites[t], self.ends.nodes
+        example, pos, index = nodes.example[target], nodes.pos[target], nodes.index[target]
+        coder = seen.site.coder
+        if coder is None:
+            return write[row, pos] - seen.write.detach()[example, pos]
+        cells, cell = torch.stack([row, pos]).unique(dim=1, return_inverse=True)
+        f = coder.encode(read[cells[0], cells[1]][:, None])
+        if coder.stateful:
+            # As everywhere, what a coder carries beside its features (a layer norm's scale) changes with the error.
+            coder.decode(f)
+            coder.encode(seen.read.detach()[self.example[cells[0]], cells[1]][:, None])
+        error = write[cells[0], cells[1]] - coder.decode(f)[:, 0]
+        feature = f[cell, 0, index.clamp_min(0)] - nodes.activation[target]
+        change = scaled(directions(self.ends.run, nodes, t, target), feature)
+        vector = index == VECTOR
+        change[vector] = (error[cell] - seen.error[example, pos])[vector]
+        return change
 
 
-def _writes_more(
-    end: _End, t: int, target: Tensor, row: Tensor, read: Tensor, write: Tensor
-) -> Float[Tensor, "here ..."]:
-    """What each target at site `t` writes more than it did, in the row of the run that its source is moved in."""
-    seen, nodes = end.run.sites[t], end.nodes
-    example, pos, index = nodes.example[target], nodes.pos[target], nodes.index[target]
-    coder = seen.site.coder
-    if coder is None:
-        return write[row, pos] - seen.write.detach()[example, pos]
-    cells, cell = torch.stack([row, pos]).unique(dim=1, return_inverse=True)
-    f = coder.encode(read[cells[0], cells[1]][:, None])
-    coder.decode(f)
-    # As everywhere, what a coder carries beside its features (a layer norm's scale) changes with the error.
-    coder.encode(seen.read.detach()[cells[0] % len(end.run.metric), cells[1]][:, None])
-    error = write[cells[0], cells[1]] - coder.decode(f)[:, 0]
-    feature = f[cell, 0, index.clamp_min(0)] - nodes.activation[target]
-    change = scaled(directions(end.run, nodes, t, target), feature)
-    vector = index == VECTOR
-    change[vector] = (error[cell] - seen.error[example, pos])[vector]
-    return change
-
-
-def _logit_falls(end: _End, target: Tensor, logits: Float[Tensor, "here output"]) -> Float[Tensor, " here"]:
+def _logit_falls(ends: _Ends, target: Tensor, logits: Float[Tensor, "here output"]) -> Float[Tensor, " here"]:
     """How far the metric falls where each target's logit alone becomes that of a moved run: of the rest of the logits,
     all that have no node of their own.
     """
-    run, example, index = end.run, end.nodes.example[target], end.nodes.index[target]
+    run, example, index = ends.run, ends.nodes.example[target], ends.nodes.index[target]
     mine = ~named_logits(run)[example]
     named = (index != VECTOR).nonzero()[:, 0]
     mine[named] = torch.nn.functional.one_hot(index[named], mine.shape[1]).bool()
-    variant = ranks(example)
-    times, row = int(variant.max()) + 1, variant * len(run.metric) + example
-    before = run.logits.detach()
-    changed = before.repeat(times, 1).index_put((row,), torch.where(mine, logits, before[example]))
+    changed = torch.where(mine, logits, run.logits.detach()[example])
     with torch.no_grad():
-        return run.metric.detach()[example] - run.scored_by.repeated(times)(changed)[row]
+        return run.metric.detach()[example] - run.scored_by.chosen(example)(changed)
 
 
 def _move_targets(
     adapter: Adapter,
-    end: _End,
+    ends: _Ends,
     target: Tensor,
     arrived: dict[int, _Arrived],
     chosen: Bool[Tensor, " edge"],
@@ -242,8 +250,8 @@ def _move_targets(
     for t, there in arrived.items():
         mine = chosen[there.edge]
         edges, change = there.edge[mine], there.change[mine]
-        example, pos = end.nodes.example[target[edges]], end.nodes.pos[target[edges]]
-        for now, variant in in_runs(end.run, example):
-            fallen = falls(adapter, end.run, t, (example[now], pos[now]), change[now], variant)
-            effects[edges[now]] = end.sign * fallen
+        size = rows_at_once(ends.run)
+        for some, moved in zip(edges.split(size), change.split(size), strict=True) if len(edges) else ():
+            at = ends.nodes.example[target[some]], ends.nodes.pos[target[some]]
+            effects[some] = falls(adapter, ends.run, t, at, moved)
             progress.step(STAGE, 0)

@@ -17,7 +17,8 @@ from torch import Tensor
 from circuitlens.adapter import LOGITS, Adapter
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.heads import Sources, head_parts, watched
-from circuitlens.attribution.integrated import POSITIONS, STEPS, lines
+from circuitlens.attribution.integrated import POSITIONS, midpoints
+from circuitlens.attribution.lines import Midpoints, lines
 from circuitlens.attribution.methods import METHODS
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, scaled, score_nodes
@@ -124,18 +125,17 @@ def _scored(adapter: Adapter, circuit: Circuit, metric: MetricName | Score) -> _
     return _Scored(adapter, _Run(clean, score_nodes(clean, baseline), seen), baseline)
 
 
-def _midpoints(scored: _Scored, s: int) -> Iterator[_Run]:
-    """Runs at the midpoints of the line of site `s`, as many at a time as memory allows."""
+def _along(scored: _Scored, s: int, points: Midpoints) -> Iterator[_Run]:
+    """Runs at points of the line of site `s`, as many at a time as memory allows."""
     clean = scored.clean.run
     line = lines(Runs(scored.adapter, clean, scored.baseline))[s]
-    middles = (torch.arange(STEPS, device=line.end.device, dtype=line.end.dtype) + 0.5) / STEPS
-    for shares in middles.split(max(1, POSITIONS // clean.inputs.mask.numel())):
+    for some in points.of(points.example, max(1, POSITIONS // clean.inputs.mask.numel())):
         seen: dict[str, Tensor] = {}
         run = trace(
             watched(scored.adapter, seen),
-            clean.inputs.repeated(len(shares)),
-            clean.scored_by.repeated(len(shares)),
-            replaced={clean.sites[s].site.name: line.at(shares)},
+            clean.inputs.chosen(some.example),
+            clean.scored_by.chosen(some.example),
+            replaced={clean.sites[s].site.name: line.at(some.example, some.share)},
         )
         yield _Run(run, score_nodes(run), seen)
 
@@ -161,8 +161,8 @@ def _of_site(
     if len(rows) < len(source):
         raise CircuitError("A node with an edge is not active on the circuit's prompt: the file was edited.")
     sources = Sources(s, nodes.pos[rows], scaled(directions(clean, nodes, s, rows), nodes.delta[rows]))
-    integrates = METHODS[circuit.method].has_gaps
-    runs = _midpoints(scored, s) if integrates else iter([scored.clean])
+    points = midpoints(Runs(adapter, clean, scored.baseline), s) if METHODS[circuit.method].has_gaps else None
+    runs = iter([scored.clean]) if points is None else _along(scored, s, points)
     parts = sum(
         head_parts(
             each.run, each.seen, adapter.attention, each.nodes, sources, _numbers(each.nodes, target_at), len(target)
@@ -170,7 +170,7 @@ def _of_site(
         for each in runs
     )
     assert isinstance(parts, Tensor), "there is a run"
-    parts = parts / (STEPS if integrates else 1)
+    parts = parts / (1 if points is None else len(points.share))
     layers = [layer.layer for layer in adapter.attention]
     return {
         (edge.source, edge.target): _shares(layers, parts[..., target[edge.target], source[edge.source]])

@@ -22,13 +22,15 @@ Score = Callable[[Float[Tensor, "batch output"]], Float[Tensor, " batch"]]
 class BatchMetric:
     """The number a circuit explains, one an example: never averaged, so that scores don't depend on the batch's size.
 
-    `answers` and `distractors` are output indices, padded with -1.
+    `answers` and `distractors` are output indices, padded with -1. `part_of` is, of examples of a batch, the metric of
+    all of it, and which of them these are.
     """
 
     name: str
     answers: Int[Tensor, "batch answer"]
     distractors: Int[Tensor, "batch distractor"]
     score: Score
+    part_of: tuple[BatchMetric, Int[Tensor, " batch"]] | None = None
 
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, " batch"]:
         """The metric of each example, in the metric's own units."""
@@ -40,6 +42,9 @@ class BatchMetric:
 
     def chosen(self, example: Int[Tensor, " row"]) -> BatchMetric:
         """The metric of a batch of these examples, each as often as it is named."""
+        if self.part_of is not None:
+            whole, rows = self.part_of
+            return whole.chosen(rows[example])
         size = len(self.answers)
         # The score is of whole batches, and may be the user's: each row is put at its example's place in one of them.
         row = (example[:, None] == example).tril(-1).sum(1) * size + example
@@ -49,7 +54,7 @@ class BatchMetric:
             whole = logits.new_zeros(batches * size, logits.shape[1]).index_copy(0, row, logits)
             return torch.cat([self.score(batch) for batch in whole.split(size)])[row]
 
-        return BatchMetric(self.name, self.answers[example], self.distractors[example], score)
+        return BatchMetric(self.name, self.answers[example], self.distractors[example], score, (self, example))
 
 
 @dataclass(frozen=True)

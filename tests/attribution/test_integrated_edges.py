@@ -35,7 +35,7 @@ def whole(layout: Layout, contrastive: bool) -> tuple[TinyTransformer, Trace, Tr
     clean, corrupted = traced(adapter, tiny_batch(adapter, TWO_PROMPTS), contrastive)
     nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep)
     assert conservation_residual(nodes, edges) < 1e-11
     return adapter, clean, corrupted, nodes, matrix(nodes, edges)
 
@@ -52,7 +52,7 @@ def test_edges_conserve_in_every_layout(model: Adapter, contrastive: bool) -> No
     logits = nodes.site == len(clean.sites)
     chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(1))
     for keep in (logits | (chance < 0.3),) if contrastive else (logits | True,):
-        edges = integrated_edges(Runs(model, clean, corrupted), nodes, keep, 2)
+        edges = integrated_edges(Runs(model, clean, corrupted), nodes, keep)
         assert conservation_residual(nodes, edges, keep) <= bound
         assert keep[edges.source].all()
         assert keep[edges.target].all()
@@ -71,7 +71,7 @@ def test_edges_between_kept_nodes_are_those_of_all(layout: Layout, contrastive: 
     adapter, clean, corrupted, nodes, every = whole(layout, contrastive)
     chance = torch.rand(len(nodes.site), generator=torch.Generator().manual_seed(seed))
     keep = (chance < share) | (nodes.site == len(clean.sites))
-    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep)
     found = matrix(nodes, edges)
     close(found[keep][:, keep], every[keep][:, keep])
     assert (found[~keep] == 0).all()
@@ -85,7 +85,7 @@ def test_edges_between_kept_nodes_are_those_of_all(layout: Layout, contrastive: 
 
 def test_a_broken_edge_breaks_conservation() -> None:
     adapter, clean, corrupted, nodes, _ = whole("residual", True)
-    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(nodes.site, dtype=torch.bool), 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(nodes.site, dtype=torch.bool))
     strongest = int(edges.weight.abs().argmax())
     broken = replace(edges, weight=edges.weight.index_fill(0, torch.tensor([strongest]), 0.0))
     assert conservation_residual(nodes, broken) > 0.99 * edges.weight[strongest].abs()
@@ -137,7 +137,7 @@ def test_what_is_active_on_the_way_alone_takes_its_share() -> None:
     inner = nodes.site < len(clean.sites)
     lost = (nodes.attribution - every.sum(1))[inner]
     assert lost.abs().max() > 0.1
-    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(inner), 3)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, torch.ones_like(inner))
     close(edges.rest[inner], lost)
 
 
@@ -179,7 +179,7 @@ def test_how_steps_are_batched_changes_nothing(
     nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     close(nodes.attribution, expected.attribution)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    close(matrix(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3)), every)
+    close(matrix(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep)), every)
 
 
 def ig_tables(adapter: Adapter, batch: PromptBatch, padding: tuple[int, int] = (0, 0)) -> list[Any]:
@@ -188,7 +188,7 @@ def ig_tables(adapter: Adapter, batch: PromptBatch, padding: tuple[int, int] = (
     clean, corrupted = traced(adapter, batch, True)
     nodes, _ = integrated_gradients(Runs(adapter, clean, corrupted), 3)
     keep = torch.ones_like(nodes.site, dtype=torch.bool)
-    return tables(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 3), batch.clean.first.tolist())
+    return tables(nodes, integrated_edges(Runs(adapter, clean, corrupted), nodes, keep), batch.clean.first.tolist())
 
 
 @pytest.mark.parametrize("layout", ["residual", "normalised"])
@@ -208,6 +208,6 @@ def test_each_site_is_reported_once_by_each_part() -> None:
     progress = Progress(callback=lambda stage, _done, _total: calls.append(stage))
     integrated_gradients(Runs(adapter, clean, corrupted), 1, progress)
     keep = nodes.site == len(adapter.sites)
-    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, 1, progress)
+    edges = integrated_edges(Runs(adapter, clean, corrupted), nodes, keep, progress)
     assert calls == ["nodes"] * len(adapter.sites) + ["edges"] * len(adapter.sites)
     assert len(edges.weight) == 0  # logits have no edges among themselves

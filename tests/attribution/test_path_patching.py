@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,7 +22,6 @@ from circuitlens.progress import Progress
 from circuitlens.prompts.batch import PromptBatch, tokenize
 from circuitlens.runs import run_held
 from circuitlens.testing import example_batch
-from circuitlens.tracing import Trace
 from tests.helpers import close, padded
 from tests.models import Line, Spelled, by_layout
 from tests.oracles import Place, path_patched
@@ -34,7 +33,7 @@ def estimated(adapter: Adapter, batch: PromptBatch, contrastive: bool) -> tuple[
     """The runs of a batch, its nodes, and all its edges by integrated gradients of two steps."""
     runs = Runs(adapter, *traced(adapter, batch, contrastive))
     nodes, _ = integrated_gradients(runs, 2)
-    return runs, nodes, integrated_edges(runs, nodes, torch.ones_like(nodes.site, dtype=torch.bool), 2)
+    return runs, nodes, integrated_edges(runs, nodes, torch.ones_like(nodes.site, dtype=torch.bool))
 
 
 def place(nodes: NodeScores, row: Tensor) -> Place:
@@ -187,24 +186,24 @@ def test_neither_other_prompts_nor_padding_change_an_edge() -> None:
 
 
 def test_the_source_is_moved_no_further_than_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four layers, one: a source's run ends where its last target reads."""
+    """Of four layers, one: a source's run ends where its last target reads. Both runs are one batch."""
     adapter = TinyTransformer()
     runs, nodes, edges = estimated(adapter, tiny_batch(adapter), True)
     first = (nodes.site[edges.source] == 0).nonzero()[:5, 0]
     reached: list[str] = []
 
     def held(
-        adapter: Adapter, inputs: Inputs, sites: Sequence[Site], hold: Callable[..., Tensor | None], *, seen: Trace
+        adapter: Adapter, inputs: Inputs, sites: Sequence[Site], hold: Callable[..., Tensor | None], **seen: Any
     ) -> Tensor | None:
         def told(site: Site, *values: Tensor) -> Tensor | None:
             reached.append(site.name)
             return hold(site, *values)
 
-        return run_held(adapter, inputs, sites, told, seen=seen)
+        return run_held(adapter, inputs, sites, told, **seen)
 
     monkeypatch.setattr("circuitlens.attribution.path_patching.run_held", held)
     weighed_edges(runs, nodes, edges.source[first], edges.target[first], edges.weight[first])
-    assert reached == ["resid0", "resid1"] * 2
+    assert reached == ["resid0", "resid1"]
 
 
 def test_what_does_not_change_has_no_effect() -> None:
