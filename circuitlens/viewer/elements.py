@@ -10,7 +10,7 @@ from typing import Any
 from circuitlens.circuit import Circuit, Edge, Node, full_name
 from circuitlens.circuit.comparison import Graph
 from circuitlens.viewer.placement import Place, place_nodes
-from circuitlens.viewer.text import count
+from circuitlens.viewer.text import count, plain, visible
 
 Element = dict[str, Any]
 
@@ -35,10 +35,13 @@ def elements(
     here = {node.id: node for node in graph.nodes}
     ranks = {node.id: rank for rank, node in enumerate(_strongest_first(graph.nodes))}
     small = "roomy" if placed.roomy else "crowded"
+    says_token = next((node.hook for node in graph.nodes if node.kind == "embedding"), None)
     drawn = [_band(k, len(placed.rows)) for k in range(len(placed.rows))]
     for name, place in placed.places.items():
         if (node := here.get(name)) is not None:  # else it is of the layout's graph only
-            drawn.append(_node(node, graph.tokens, place, small, ranks.get(name, -1), largest))
+            token = node.kind == "embedding" and node.hook == says_token
+            label = visible(graph.tokens[node.pos]) if token else plain(node.label)
+            drawn.append(_node(node, label, graph.tokens, place, small, ranks.get(name, -1), largest))
     strongest = sorted(graph.edges, key=lambda edge: -abs(edge.weight))
     return drawn + [_edge(edge, rank, heaviest) for rank, edge in enumerate(strongest)]
 
@@ -91,12 +94,16 @@ def _band(k: int, rows: int) -> Element:
     return {"data": data, "classes": "band", "selectable": False, "grabbable": False}
 
 
-def _node(node: Node, tokens: tuple[str, ...], place: Place, small: str, rank: int, largest: float) -> Element:
+def _node(
+    node: Node, label: str, tokens: tuple[str, ...], place: Place, small: str, rank: int, largest: float
+) -> Element:
+    name = plain(full_name(node, tokens))
     data = {
         "id": f"node {node.id}",
         "node": node.id,
-        "label": node.label,
-        "title": f"{full_name(node, tokens)}: attribution {node.attribution:+.3f}, activation {node.activation:.3f}",
+        "pos": node.pos,
+        "label": label,
+        "title": f"{name}: attribution {node.attribution:+.3f}, activation {node.activation:.3f}",
         "rank": rank,
         "size": 1.0 if node.is_logit else share(node.attribution, largest),
         "x": place.x,

@@ -33,6 +33,7 @@ class CircuitState(Annotations):
     """
 
     focus: str | None = Field(default=None, json_schema_extra=NO_UNDO)
+    position: Count | None = Field(default=None, description="the one whose nodes stand out", json_schema_extra=NO_UNDO)
     nodes: Count | None = None
     edges: Count | None = None
     settings: Many[tuple[str, Factor | Literal["corrupted"]]] = ()

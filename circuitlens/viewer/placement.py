@@ -16,6 +16,7 @@ from typing import Any
 from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.viewer.text import visible
+from circuitlens.viewer.tokens import gaps, position_names
 
 ROOMY, ROOMY_ROWS = 12, 10
 """With up to so many slots across and so many rows each node is drawn large, with its label inside."""
@@ -28,6 +29,8 @@ GAP = 0.1
 CHIP = 3
 """Slots of a chip (an input, embedding or logit), and of a column at least."""
 CHIPS = ("input", "embedding", "logit")
+ANSWER = 0.24
+"""Of the pane's width, for each output where there is the room: they have a row of their own, whatever their column."""
 
 Rows = Sequence[Sequence[Node]]
 
@@ -70,13 +73,18 @@ def place_nodes(graph: Graph) -> Placement:
     columns = _columns(slots)
     places = {}
     for k, row in enumerate(rows):
-        places |= _places_in_row(row, 1 - (k + 0.5) / len(rows), 1 / len(rows), slots, columns, roomy)
+        middle, height = 1 - (k + 0.5) / len(rows), 1 / len(rows)
+        if row[0].is_logit:
+            places |= _answers(row, middle, height, columns)
+        else:
+            places |= _places_in_row(row, middle, height, slots, columns, roomy)
     return Placement(rows, columns, roomy, places)
 
 
 def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    """What stands along the graph: hooks with their rows, tokens with their columns."""
-    placed = place_nodes(graph)
+    """What stands along the graph: hooks with their rows, tokens with their columns, gaps of tokens without nodes."""
+    placed, names = place_nodes(graph), position_names(graph)
+    ends = {pos: start for pos, (start, _) in placed.columns.items()}
     return {
         "rows": [
             {
@@ -88,8 +96,17 @@ def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
             for k, row in enumerate(placed.rows)
         ],
         "columns": [
-            {"label": visible(graph.tokens[pos]), "pos": pos, "x": start + width / 2, "width": width}
+            {
+                "label": visible(names[pos][0]),
+                "title": f"{pos}: {visible(names[pos][0])} {names[pos][1]}".rstrip(),
+                "pos": pos,
+                "x": start + width / 2,
+                "width": width,
+            }
             for pos, (start, width) in placed.columns.items()
+        ],
+        "gaps": [
+            {"title": f"Without nodes: {text}", "x": ends.get(after, 1.0)} for after, text in gaps(graph, list(ends))
         ],
     }
 
@@ -117,6 +134,9 @@ def _slots(rows: Rows, lines: int) -> dict[int, int]:
     slots: dict[int, int] = {}
     for row in rows:
         for pos, cell in _cells(row).items():
+            if row[0].is_logit:
+                slots.setdefault(pos, CHIP)
+                continue
             needed = CHIP * ceil(len(cell) / min(lines, 2)) if cell[0].kind in CHIPS else ceil(len(cell) / lines)
             slots[pos] = max(needed, slots.get(pos, CHIP))
     return dict(sorted(slots.items()))
@@ -126,6 +146,17 @@ def _columns(slots: Mapping[int, int]) -> dict[int, tuple[float, float]]:
     """Start and width of each column as fractions of the pane."""
     ends = list(accumulate(slots.values()))
     return {pos: ((end - n) / ends[-1], n / ends[-1]) for (pos, n), end in zip(slots.items(), ends, strict=True)}
+
+
+def _answers(
+    row: Sequence[Node], middle: float, height: float, columns: Mapping[int, tuple[float, float]]
+) -> dict[str, Place]:
+    """The places of the outputs, side by side about their columns."""
+    nodes = [node for cell in _cells(row).values() for node in cell]
+    room = min(ANSWER, 1 / len(nodes))
+    about = sum(columns[node.pos][0] + columns[node.pos][1] / 2 for node in nodes) / len(nodes)
+    left = min(max(about - room * len(nodes) / 2, 0.0), 1 - room * len(nodes))
+    return {node.id: Place(left + room * (i + 0.5), middle, True, room, height * 0.7) for i, node in enumerate(nodes)}
 
 
 def _places_in_row(

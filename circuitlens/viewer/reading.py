@@ -17,10 +17,12 @@ from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, l
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
 from circuitlens.viewer.panels.parts import message
+from circuitlens.viewer.panels.prompt import prompt_strip
 from circuitlens.viewer.placement import axes
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
+from circuitlens.viewer.text import plain
 
 Topic = dict[str, Any]
 
@@ -80,6 +82,7 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         Output("axes", "data"),
         Output("facts", "data"),
         Output("about", "children"),
+        Output("prompt", "children"),
         Output("legend", "children"),
         Input("shown", "data"),
     )
@@ -98,13 +101,14 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
             whole = compared.difference
             about = [*comparison_panel(circuits[0], circuits[1], compared), *about]
             graphs, titles = _draw_comparison(compared, names(circuits), difference)
+        prompts = [prompt_strip(circuit, chosen=len(chosen) == 1) for circuit in circuits]
         facts = {
             "titles": titles,
             "leftOut": " ".join(filter(None, (drawn.circuit(number)[1] for number in chosen))),
-            "nodes": [{"value": n.id, "label": f"{full_name(n, whole.tokens)} · {n.id}"} for n in whole.nodes],
+            "nodes": [{"value": n.id, "label": plain(f"{full_name(n, whole.tokens)} · {n.id}")} for n in whole.nodes],
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
-        return *graphs, axes(whole), facts, about, legend(whole, difference)
+        return *graphs, axes(whole), facts, about, prompts, legend(whole, difference)
 
 
 def _draw_comparison(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 
+def plain(text: str) -> str:
+    """A text with what can't be printed spelled out, such as marks that turn the direction of what follows."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def visible(token: str) -> str:
     """A token with spaces at its ends and what can't be printed made visible."""
-    if not token.isprintable():
-        token = repr(token)[1:-1]
-    return re.sub(r"^ +| +$", lambda spaces: "␣" * len(spaces[0]), token)
+    return re.sub(r"^ +| +$", lambda spaces: "␣" * len(spaces[0]), plain(token))
 
 
 def count(number: int) -> str:

@@ -20,6 +20,7 @@ from circuitlens.viewer.placement import axes
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.text import visible
 from circuitlens.viewer.theme import css_variables, stylesheet
+from tests.circuits import inner
 from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
 
@@ -55,8 +56,8 @@ def test_hooks_run_upwards_and_positions_to_the_right(tall: Circuit) -> None:
     for below, above in pairwise(hooks.values()):
         assert min(below) > max(above)
     for left, right in ((0, 1), (1, 2)):
-        assert max(place[n.id]["x"] for n in tall.nodes if n.pos == left) < min(
-            place[n.id]["x"] for n in tall.nodes if n.pos == right
+        assert max(place[n.id]["x"] for n in inner(tall) if n.pos == left) < min(
+            place[n.id]["x"] for n in inner(tall) if n.pos == right
         )
     spots = Counter((round(d["x"], 9), d["y"]) for d in place.values())
     assert max(spots.values()) == 1
@@ -90,7 +91,15 @@ def test_hooks_of_one_layer_and_misplaced_logits_have_rows_of_their_own(tall: Ci
 
 @pytest.mark.parametrize(
     ("token", "shown"),
-    [("The cats", "The cats"), (" cats", "␣cats"), ("  ", "␣␣"), ("a ", "a␣"), ("\n", r"\n"), ("\u200b", r"\u200b")],
+    [
+        ("The cats", "The cats"),
+        (" cats", "␣cats"),
+        ("  ", "␣␣"),
+        ("a ", "a␣"),
+        ("\n", r"\n"),
+        ("\u200b", r"\u200b"),
+        ("don't\u202e", r"don't\u202e"),
+    ],
 )
 def test_tokens_show_what_they_consist_of(token: str, shown: str) -> None:
     assert visible(token) == shown
@@ -123,7 +132,11 @@ def test_an_empty_circuit_can_be_drawn(cats: Circuit) -> None:
     assert [e["data"]["label"] for e in of(bare, "node")] == ["runs", "run"]
     values = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert elements(Circuit(**{**values, "nodes": (), "edges": ()})) == []
-    assert axes(Circuit(**{**values, "nodes": (), "edges": ()})) == {"rows": [], "columns": []}
+    assert axes(Circuit(**{**values, "nodes": (), "edges": ()})) == {
+        "rows": [],
+        "columns": [],
+        "gaps": [{"title": "Without nodes: The cats", "x": 1.0}],
+    }
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -166,7 +179,7 @@ def test_axes_stand_where_their_nodes_do(tall: Circuit) -> None:
         node = tall.node(element["data"]["node"])
         (column,) = [c for c in along["columns"] if abs(x - c["x"]) < c["width"] / 2]
         (row,) = [r for r in along["rows"] if abs(y - r["y"]) < r["high"] / 2]
-        assert column["pos"] == node.pos
+        assert column["pos"] == node.pos or node.is_logit  # outputs have their row's width
         assert node.hook in row["label"]
 
 
@@ -185,9 +198,9 @@ def test_crowded_nodes_stand_apart_and_leave_a_gap_between_columns(tall: Circuit
 
 def test_ranks_follow_attribution_and_logits_have_none(tall: Circuit) -> None:
     ranks = {e["data"]["node"]: e["data"]["rank"] for e in of(tall, "node")}
-    inner = sorted((n for n in tall.nodes if n.kind != "logit"), key=lambda n: ranks[n.id])
-    assert [ranks[n.id] for n in inner] == list(range(len(inner)))
-    strengths = [abs(n.attribution) for n in inner]
+    ranked = sorted(inner(tall), key=lambda n: ranks[n.id])
+    assert [ranks[n.id] for n in ranked] == list(range(len(ranked)))
+    strengths = [abs(n.attribution) for n in ranked]
     assert strengths == sorted(strengths, reverse=True)
     assert {ranks[n.id] for n in tall.nodes if n.kind == "logit"} == {-1}
 

@@ -411,8 +411,9 @@ def test_a_circuit_of_many_positions(browser: Browser) -> None:
         with opened(browser, viewer.url, viewport={"width": width, "height": height}) as page:
             columns = page.locator("#graph-pane .columns span")
             assert columns.count() == 13
-            boxes = [box for span in columns.all() if (box := span.bounding_box())]
-            assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes))
+            ends = [box["x"] + box["width"] for span in columns.all() if (box := span.bounding_box())]
+            assert all(b - a >= 14 for a, b in pairwise(ends))  # slanting, a line's height apart
+            assert columns.evaluate_all("spans => spans.every(span => span.clientWidth > 60)")  # more than a letter
             assert overlaps(page, ".chip") == []
             assert_in_pane(page, circuit)
     with opened(browser, viewer.url) as page:

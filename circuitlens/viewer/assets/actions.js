@@ -6,7 +6,12 @@ const Actions = (() => {
   /** Puts a node in focus, or none. @param {string | null} id */
   function focus(id) {
     const { tab } = State.now();
-    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id });
+    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id, position: null });
+  }
+
+  /** Has one position's nodes stand out, or all again. @param {number} position */
+  function position(position) {
+    State.change({ view: "graph" }, { focus: null, position: State.own().position === position ? null : position });
   }
 
   /** Whether there is a node of this id, so that something can be done to it.
@@ -140,6 +145,7 @@ const Actions = (() => {
   /** What buttons do that others made, by their `data-do`. @type {Record<string, (on: string) => void>} */
   const DOING = {
     focus, pin, ungroup,
+    position: (on) => position(Number(on)),
     off: (on) => intervene(on, 0),
     unset: (on) => intervene(on, undefined),
     example: (on) => example(JSON.parse(on)),

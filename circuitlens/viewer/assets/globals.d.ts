@@ -22,7 +22,8 @@ interface Facts {
 
 interface Axes {
   rows: { label: string; layer: number; y: number; high: number }[];
-  columns: { label: string; pos: number; x: number; width: number }[];
+  columns: { label: string; title: string; pos: number; x: number; width: number }[];
+  gaps: { title: string; x: number }[];
 }
 
 interface Pane {
@@ -36,6 +37,8 @@ interface Pane {
   nodeShare: (count: number) => number;
   edgeShare: (count: number) => number;
   axis: number;
+  foot: number;
+  slant: number;
   width: number;
   height: number;
 }
@@ -44,6 +47,7 @@ interface Marked {
   edges: number;
   nodes: number;
   focus: string | null;
+  position: number | null;
   pins: Set<string>;
   labels: Record<string, string>;
   settings: Map<string, number | "corrupted">;

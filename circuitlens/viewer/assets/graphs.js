@@ -6,9 +6,12 @@
  */
 const Graphs = (() => {
   const AXIS = [64, 200]; // px left of the columns, for the rows' names: at least and at most
-  const FOOT = 30; // px below the bands, for the tokens
+  const FOOT = [30, 78]; // px below the bands, for the tokens: where they stand upright, and where they slant
+  const SLANTS = [0, 40, 90]; // degrees by which tokens turn, more where columns are narrower
+  const LINE = 17; // px of a column in which a token has room that slants
   const EDGE = 12; // px around everything
-  const CHIP = [84, 30]; // px of a chip that has the room
+  const CHIP = [84, 30]; // px of a chip that has the room, and of an output at least
+  const LETTER = 8; // px of a letter of an output
   const NAMES = ["graph", "graph2"];
 
   /** Each graph's Cytoscape object, by the id of its element. @type {Record<string, cytoscape.Core>} */
@@ -93,7 +96,7 @@ const Graphs = (() => {
     const nodes = ranked(cy.nodes("[rank >= 0]")), edges = ranked(cy.edges());
     const fresh = panes[name]?.cy !== cy;
     panes[name] = {
-      name, cy, axes, nodes, edges, shownNodes: nodes.length, shownEdges: 0, axis: 0, width: 0, height: 0,
+      name, cy, axes, nodes, edges, shownNodes: nodes.length, shownEdges: 0, axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
       nodeShare: shares(nodes, "size"), edgeShare: shares(edges, "strength"),
     };
     cy.edges().addClass("off");
@@ -107,14 +110,25 @@ const Graphs = (() => {
 
   /** @param {string} name */
   function label(name) {
-    for (const which of /** @type {const} */ (["rows", "columns"])) {
-      const spans = panes[name].axes[which].map((entry) => {
-        const span = document.createElement("span");
-        span.textContent = span.title = entry.label;
-        return span;
-      });
-      part(name, `.${which}`).replaceChildren(...spans);
-    }
+    const { rows, columns, gaps } = panes[name].axes;
+    /** @param {string} textContent @param {string} title @param {string} [className] */
+    const span = (textContent, title, className = "") =>
+      Object.assign(document.createElement("span"), { textContent, title, className });
+    part(name, ".rows").replaceChildren(...rows.map((row) => span(row.label, row.label)));
+    const marks = gaps.map(({ title }) => span("⋯", title, "gap"));
+    part(name, ".columns").replaceChildren(...columns.map((column) => span(column.label, column.title)), ...marks);
+  }
+
+  /** How far tokens have to turn to have room in their columns. @param {string} name @param {number} width */
+  function slantOf(name, width) {
+    const { columns } = panes[name].axes, spans = part(name, ".columns").children;
+    const narrowest = Math.min(...columns.map((column) => column.width * width));
+    const fits = columns.every((column, number) => {
+      const span = /** @type {HTMLElement} */ (spans[number]);
+      span.style.maxWidth = "";
+      return span.scrollWidth <= column.width * width;
+    });
+    return SLANTS[fits ? 0 : narrowest >= LINE * 1.5 ? 1 : 2];
   }
 
   /** How wide the rows' names are to be. @param {string} name @param {number} width */
@@ -135,7 +149,11 @@ const Graphs = (() => {
     pane.cy.resize();
     pane.axis = axisWidth(name, box.clientWidth);
     pane.width = Math.max(box.clientWidth - pane.axis - EDGE, 160);
-    pane.height = Math.max(box.clientHeight - FOOT - 2 * EDGE, 160);
+    pane.slant = slantOf(name, pane.width);
+    pane.foot = FOOT[pane.slant ? 1 : 0];
+    part(name, ".columns").style.height = `${pane.foot}px`;
+    part(name, ".columns").dataset.slant = String(pane.slant);
+    pane.height = Math.max(box.clientHeight - pane.foot - 2 * EDGE, 160);
     pane.cy.batch(() => {
       for (const node of pane.cy.nodes().toArray()) place(node, pane, box.clientWidth);
     });
@@ -153,7 +171,8 @@ const Graphs = (() => {
       return;
     }
     if (node.hasClass("chip")) {
-      const w = Math.max(Math.min(CHIP[0], room * width - 6), 6);
+      const most = node.hasClass("logit") ? Math.max(CHIP[0], LETTER * node.data("label").length + 20) : CHIP[0];
+      const w = Math.max(Math.min(most, room * width - 6), 6);
       const h = Math.min(CHIP[1], height * high);
       node.data({ w, h, text: w - 6, font: Math.min(12, h) });
     }
@@ -162,7 +181,7 @@ const Graphs = (() => {
 
   /** Puts the axes where the graph is now. @param {string} name */
   function follow(name) {
-    const { cy, axes, axis, width, height } = panes[name];
+    const { cy, axes, axis, foot, slant, width, height } = panes[name];
     const zoom = cy.zoom(), pan = cy.pan();
     const rows = part(name, ".rows").children, columns = part(name, ".columns").children;
     axes.rows.forEach((row, number) => {
@@ -170,14 +189,14 @@ const Graphs = (() => {
       const span = /** @type {HTMLElement} */ (rows[number]);
       span.style.top = `${at}px`;
       span.style.fontSize = `${Math.max(6, Math.min(11, zoom * height * row.high))}px`;
-      span.hidden = at < 0 || at > cy.height() - FOOT;
+      span.hidden = at < 0 || at > cy.height() - foot;
     });
-    axes.columns.forEach((column, number) => {
-      const at = pan.x + zoom * (axis + column.x * width);
-      const span = /** @type {HTMLElement} */ (columns[number]);
+    [...axes.columns, ...axes.gaps].forEach(({ x }, number) => {
+      const at = pan.x + zoom * (axis + x * width);
+      const span = /** @type {HTMLElement} */ (columns[number]), column = axes.columns[number];
       span.style.left = `${at}px`;
-      span.style.maxWidth = `${zoom * column.width * width - 4}px`;
-      span.hidden = at < axis / 2 || at > cy.width();
+      span.style.maxWidth = slant || !column ? "" : `${zoom * column.width * width - 4}px`;
+      span.hidden = at < axis / 2 || at > cy.width() + 1;
     });
   }
 
@@ -255,7 +274,7 @@ const Graphs = (() => {
   window.circuitlens = { cy: (name) => cores[name] };
 
   return {
-    draw, whenDrawn, ranked, container, neighbour, all, totals, EDGE, FOOT,
+    draw, whenDrawn, ranked, container, neighbour, all, totals, EDGE,
     fit: () => { for (const { name } of all()) settle(name); },
     /** @param {string} id @returns {string | undefined} */
     label: (id) => find(id)?.data("label"),

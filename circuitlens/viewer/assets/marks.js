@@ -18,7 +18,7 @@ const Marks = (() => {
         threshold(pane, view);
         if (!before || changed(before, view)) mark(pane.cy, view);
         // The slider moves the edges that a focus shows.
-        if (view.focus || !before || before.focus) focus(pane.cy, view.focus);
+        if (chosen(view) || !before || chosen(before)) focus(pane.cy, view);
       });
     }
   }
@@ -29,6 +29,9 @@ const Marks = (() => {
     const marks = ({ pins, labels, settings }) => JSON.stringify([[...pins], labels, [...settings]]);
     return marks(before) !== marks(view);
   }
+
+  /** Whether something stands out. @param {Marked} view */
+  const chosen = ({ focus, position }) => focus !== null || position !== null;
 
   /** Touches only the edges and nodes between the old threshold and the new. @param {Pane} pane @param {Marked} view */
   function threshold(pane, view) {
@@ -54,10 +57,11 @@ const Marks = (() => {
   }
 
   /** A focused node keeps its neighbours along the edges on show and its strongest; the rest fades.
-   * @param {cytoscape.Core} cy @param {string | null} id
+   * @param {cytoscape.Core} cy @param {Marked} view
    */
-  function focus(cy, id) {
+  function focus(cy, { focus: id, position }) {
     cy.elements(".faded, .near, .revealed, .focused").removeClass("faded near revealed focused");
+    if (!id && position !== null) { column(cy, position); return; }
     const chosen = id ? cy.getElementById(`node ${id}`) : cy.collection();
     if (chosen.empty()) return;
     chosen.addClass("focused");
@@ -69,6 +73,16 @@ const Marks = (() => {
     edges.connectedNodes(".away").addClass("revealed");
     const near = edges.union(edges.connectedNodes()).union(chosen);
     cy.elements().difference(near).not(".band, .off, .away").addClass("faded");
+  }
+
+  /** Of one position all nodes stay that are on show, with their edges and whatever these lead to.
+   * @param {cytoscape.Core} cy @param {number} position
+   */
+  function column(cy, position) {
+    const here = cy.nodes("[node]").not(".logit, .away").filter((node) => node.data("pos") === position);
+    if (here.empty()) return;
+    const edges = here.connectedEdges().not(".off");
+    cy.elements().difference(edges.union(edges.connectedNodes()).union(here)).not(".band, .off, .away").addClass("faded");
   }
 
   return { apply, /** Forgets what was asked, as other elements are there. */ reset: () => { wanted = null; } };

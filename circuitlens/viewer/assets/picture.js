@@ -90,7 +90,8 @@ const Picture = (() => {
       group.append(words(fitting(text, room, size), x, y, { "font-size": size, fill }));
     }
     for (const { text, x, y, room } of scene.columns) {
-      const style = { "font-size": 12, "font-weight": 600, "text-anchor": "middle", fill };
+      const turned = scene.slant ? { transform: `rotate(${-scene.slant} ${x} ${y})`, "text-anchor": "end" } : {};
+      const style = { "font-size": 12, "font-weight": 600, "text-anchor": "middle", fill, ...turned };
       group.append(words(fitting(text, room, 12), x, y, style));
     }
     return group;

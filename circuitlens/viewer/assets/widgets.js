@@ -78,10 +78,13 @@ const Widgets = (() => {
     sliders();
     const pins = new Set(mine.groups.flatMap((group) => group.nodes).concat(mine.pins));
     Marks.apply({
-      edges: shown.edges(), nodes: shown.nodes(), focus: mine.focus, pins, labels: mine.labels, settings: settings(),
+      edges: shown.edges(), nodes: shown.nodes(), focus: mine.focus, position: mine.position, pins, labels: mine.labels, settings: settings(),
     });
     Lists.render();
     head(mine);
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (element("prompt").querySelectorAll("button"))) {
+      button.setAttribute("aria-pressed", String(button.dataset.on === String(mine.position)));
+    }
     debounce("address", 250, State.remember);
   }
 
