@@ -6,17 +6,17 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from dash import Dash, Input, Output, html
+from dash import Dash, Input, Output, html, no_update
 from dash.exceptions import PreventUpdate
 
 from circuitlens.circuit import Circuit, full_name
-from circuitlens.circuit.comparison import Comparison, Graph, compare
-from circuitlens.errors import CircuitLensError
+from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
+from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
 from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, legend, names, sums_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
-from circuitlens.viewer.panels.parts import message
+from circuitlens.viewer.panels.parts import message, status
 from circuitlens.viewer.panels.prompt import prompt_strip
 from circuitlens.viewer.placement import axes
 from circuitlens.viewer.session import Session
@@ -54,8 +54,14 @@ class _Drawn:
         return known[1], known[2]
 
     def comparison(self, first: int, second: int) -> Comparison:
-        """Two circuits, each within the budget, side by side."""
+        """Two circuits, each within the budget, side by side.
+
+        Raises:
+            ViewerError: they are of different models.
+        """
         ours, theirs = self.circuit(first)[0], self.circuit(second)[0]
+        if why := differing(self._session.circuit(first), self._session.circuit(second)):
+            raise ViewerError(f"These two circuits can't be compared: they are of different models or SAEs ({why}).")
         known = self._compared.get((first, second))
         if known is None or known[0] is not ours or known[1] is not theirs:
             known = self._compared[first, second] = (ours, theirs, compare(ours, theirs))
@@ -84,44 +90,54 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         Output("about", "children"),
         Output("prompt", "children"),
         Output("legend", "children"),
+        Output("status", "children", allow_duplicate=True),
         Input("shown", "data"),
+        prevent_initial_call="initial_duplicate",
     )
     def show(shown: Topic | None) -> tuple[Any, ...]:
         if shown is None:
             raise PreventUpdate
-        chosen = [shown["circuit"]] if shown["other"] is None else [shown["circuit"], shown["other"]]
-        circuits = [session.circuit(number) for number in chosen]
-        difference = len(chosen) == 2 and shown["as"] == "difference"
+        numbers = [shown["circuit"]] if shown["other"] is None else [shown["circuit"], shown["other"]]
+        circuits = [session.circuit(number) for number in numbers]
+        compared, refused = None, ""
+        try:
+            compared = drawn.comparison(*numbers) if len(numbers) == 2 else None
+        except ViewerError as error:
+            refused = str(error)
+        difference = compared is not None and shown["as"] == "difference"
         about = circuit_panel(circuits[0])
-        if len(chosen) == 1:
-            whole: Graph = drawn.circuit(chosen[0])[0]
-            graphs, titles = (elements(whole), []), ["", ""]
+        if compared is None:
+            numbers = numbers[:1]
+            whole: Graph = drawn.circuit(numbers[0])[0]
+            graphs, along, titles = [elements(whole), []], [axes(whole)], ["", ""]
         else:
-            compared = drawn.comparison(chosen[0], chosen[1])
             whole = compared.difference
             about = [*comparison_panel(circuits[0], circuits[1], compared), *about]
-            graphs, titles = _draw_comparison(compared, names(circuits), difference)
-        prompts = [prompt_strip(circuit, chosen=len(chosen) == 1) for circuit in circuits]
+            graphs, along, titles = _draw_comparison(compared, names(circuits), difference)
         facts = {
             "titles": titles,
-            "leftOut": " ".join(filter(None, (drawn.circuit(number)[1] for number in chosen))),
+            "leftOut": " ".join(dict.fromkeys(filter(None, (drawn.circuit(number)[1] for number in numbers)))),
             "nodes": [{"value": n.id, "label": plain(f"{full_name(n, whole.tokens)} · {n.id}")} for n in whole.nodes],
+            "refused": bool(refused),
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
-        return *graphs, axes(whole), facts, about, prompts, legend(whole, difference)
+        strips = [prompt_strip(circuits[k], chosen=len(numbers) == 1) for k in range(len(numbers))]
+        told = status(refused, "fault") if refused else no_update
+        return *graphs, along, facts, about, strips, legend(whole, difference), told
 
 
 def _draw_comparison(
     compared: Comparison, titles: list[str], difference: bool
-) -> tuple[tuple[list[Element], list[Element]], list[str]]:
-    """The two graphs and their titles: side by side on one scale, or the difference in the first."""
+) -> tuple[list[list[Element]], list[dict[str, Any]], list[str]]:
+    """The two graphs, what stands along them, and their titles: side by side on one scale, or the difference alone."""
     whole = compared.difference
     if difference:
-        return (elements(whole), []), [f"{titles[0]}, less {titles[1]}", ""]
+        return [elements(whole), []], [axes(whole)], [f"{titles[0]}, less {titles[1]}", ""]
     pair = compared.first, compared.second
-    node, edge = (max(sizes) for sizes in zip(*map(largest_of, pair), strict=True))
-    first, second = (elements(each, layout_of=whole, scale=(node, edge)) for each in pair)
-    return (first, second), titles
+    scale = tuple(max(sizes) for sizes in zip(*map(largest_of, pair), strict=True))
+    layouts = [whole, whole] if compared.aligned else list(pair)
+    graphs = [elements(one, layout_of=layout, scale=scale) for one, layout in zip(pair, layouts, strict=True)]
+    return graphs, [axes(layout) for layout in layouts], titles
 
 
 def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:

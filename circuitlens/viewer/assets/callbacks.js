@@ -41,6 +41,7 @@
         Widgets.searchable();
         Widgets.publish();
         Lists.render(true);
+        if (facts.refused) State.change({ other: null });
       });
     },
     subgraph(elements) { if (elements) Subgraph.draw(elements); },

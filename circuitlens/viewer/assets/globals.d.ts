@@ -17,6 +17,7 @@ interface Work {
 interface Facts {
   titles: string[];
   leftOut: string;
+  refused: boolean;
   nodes: { value: string; label: string }[];
 }
 

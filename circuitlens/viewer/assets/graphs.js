@@ -60,7 +60,7 @@ const Graphs = (() => {
     look(name);
   }
 
-  /** @param {any[][]} elements @param {Axes} axes @param {string[]} titles @param {() => void} then */
+  /** @param {any[][]} elements @param {Axes[]} axes @param {string[]} titles @param {() => void} then */
   function draw(elements, axes, titles, then) {
     let missing = NAMES.length;
     NAMES.forEach((name, number) => {
@@ -68,7 +68,7 @@ const Graphs = (() => {
       title.textContent = titles[number];
       title.hidden = !titles[number];
       whenDrawn(name, elements[number], (cy) => {
-        take(name, cy, axes);
+        take(name, cy, axes[number] || axes[0]);
         if (--missing) return;
         Marks.reset();
         then();

@@ -8,7 +8,7 @@ from typing import Any
 from dash import html
 
 from circuitlens.circuit import ANSWER, Circuit
-from circuitlens.circuit.comparison import Comparison, Graph
+from circuitlens.circuit.comparison import STRONGEST, Comparison, Graph
 from circuitlens.report.summary import (
     describe_conservation,
     describe_method,
@@ -17,7 +17,7 @@ from circuitlens.report.summary import (
     describe_size,
 )
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
-from circuitlens.viewer.text import signed
+from circuitlens.viewer.text import plain, signed, visible
 
 
 def circuit_name(circuit: Circuit) -> str:
@@ -56,8 +56,19 @@ def comparison_panel(first: Circuit, second: Circuit, comparison: Comparison) ->
         ("First", f"{first.metric} = {signed(first.metric.value)}"),
         ("Second", f"{second.metric} = {signed(second.metric.value)}"),
         ("Nodes", comparison.summary),
+        *([("Features", _carriers(comparison))] if comparison.carriers else []),
     ]
     return [html.H2("This comparison"), terms(rows)]
+
+
+def _carriers(comparison: Comparison) -> str:
+    """The strongest features that both have, in a sentence."""
+    told = [
+        f"{plain(label)} ({' · '.join(dict.fromkeys(f'“{visible(token)}”' for token in tokens))})"
+        for label, *tokens in comparison.carriers
+    ]
+    what = f"the same {len(told)} are" if len(told) > 1 else "the same one is"
+    return f"{what} among the {STRONGEST} strongest of both, wherever they stand: {', '.join(told)}"
 
 
 def verdict(circuit: Circuit) -> str:

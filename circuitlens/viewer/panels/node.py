@@ -43,12 +43,15 @@ def compared_panel(comparison: Comparison, node_id: str) -> list[Any]:
     node = _find(difference, node_id)
     if node is None:
         return [message(f"Neither circuit has a node {node_id!r}.")]
-    rows = [("Kind", KINDS[node.kind]), ("Hook", node.hook), ("Position", difference.tokens[node.pos])]
+    rows = [("Kind", KINDS[node.kind]), ("Hook", node.hook)]
+    if comparison.aligned:
+        rows.append(("Position", visible(difference.tokens[node.pos])))
     for name, graph in (("First", comparison.first), ("Second", comparison.second)):
         here = _find(graph, node_id)
         what = "not in this circuit"
         if here is not None:
             what = f"attribution {signed(here.attribution)}{error_of(here)}, activation {here.activation:.3f}"
+            what += "" if comparison.aligned else f", at “{visible(graph.tokens[here.pos])}”"
         rows.append((name, what))
     rows.append(("Difference", f"attribution {signed(node.attribution)}"))
     hint = html.P("Edges below are differences, first less second.", className="hint")
