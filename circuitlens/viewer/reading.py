@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -13,6 +13,7 @@ from circuitlens.circuit import Circuit, full_name
 from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
+from circuitlens.viewer.layout.stage import EDGE_COLUMNS, NODE_COLUMNS
 from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, legend, names, sums_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
@@ -181,6 +182,8 @@ def _answer_table(app: Dash, drawn: _Drawn) -> None:
     @app.callback(
         Output("node-table", "rowData"),
         Output("edge-table", "rowData"),
+        Output("node-table", "columnDefs"),
+        Output("edge-table", "columnDefs"),
         Input("reading", "data"),
         prevent_initial_call=True,
     )
@@ -190,11 +193,21 @@ def _answer_table(app: Dash, drawn: _Drawn) -> None:
         graph: Graph = drawn.circuit(reading["circuit"])[0]
         if reading["other"] is not None:
             graph = drawn.comparison(reading["circuit"], reading["other"]).difference
+        nodes = node_rows(graph, reading["labels"], reading["notes"])
+        nodes.sort(key=lambda row: -abs(row["attribution"]))
         edges = edge_rows(graph, reading["labels"])
         return (
-            node_rows(graph, reading["labels"], reading["notes"]),
+            nodes,
             [{**row, "id": f"{row['source']} {row['target']}"} for row in edges],
+            _columns(NODE_COLUMNS, nodes),
+            _columns(EDGE_COLUMNS, edges),
         )
+
+
+def _columns(columns: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The columns of a table, without that of standard errors where there is none."""
+    hidden = all(row["standard_error"] is None for row in rows)
+    return [{**column, "hide": hidden} if column["field"] == "standard_error" else column for column in columns]
 
 
 def _answer_evidence(app: Dash, session: Session) -> None:

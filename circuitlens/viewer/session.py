@@ -114,9 +114,10 @@ class Session:
     # Models
 
     def adapter_names(self) -> list[str]:
-        """The models that can be asked, loaded ones first."""
-        installed = (adapter.name for adapter in installed_adapters())
-        return list(dict.fromkeys([*(adapter.name for adapter in self._adapters), *installed]))
+        """The models that can be asked: loaded ones first, then those of the circuits that are open."""
+        installed = [adapter.name for adapter in installed_adapters()]
+        loaded = [adapter.name for adapter in self._adapters]
+        return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
 
     def is_loaded(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded."""

@@ -26,7 +26,13 @@ def form(adapters: Sequence[str]) -> Any:
     return dmc.Modal(
         [
             html.Div(id="examples"),
-            dmc.Select(id="new-adapter", label="Model", data=list(adapters), value=next(iter(adapters), None)),
+            dmc.Select(
+                id="new-adapter",
+                label="Model",
+                data=list(adapters),
+                value=next(iter(adapters), None),
+                allowDeselect=False,
+            ),
             dmc.TextInput(id="new-prompt", label="Prompt", description="what the model reads"),
             dmc.TextInput(
                 id="new-corrupted",

@@ -44,8 +44,8 @@ def _pinned() -> list[Any]:
     name = dmc.TextInput(id="group-name", placeholder="Name of a group", size="xs", **aria(label="Name of a group"))
     return [
         html.P("Pin nodes (p, or Ctrl-click) to see them by themselves and to group them.", className="hint"),
-        html.Ul(id="pins"),
         html.Div([name, html.Button("Group the ticked", id="group", className="do")], id="grouping"),
+        html.Ul(id="pins"),
         html.Div(
             graph("subgraph", userZoomingEnabled=False, userPanningEnabled=False),
             id="subgraph-pane",

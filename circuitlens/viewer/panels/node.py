@@ -28,7 +28,7 @@ def node_panel(circuit: Circuit, node: Node) -> list[Any]:
         ("Kind", KINDS[node.kind]),
         ("Hook", node.hook),
         ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
-        *([("Index", str(node.index))] if node.index is not None else []),
+        *([("Index", f"{node.index}, counted from 0")] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
         ("Attribution", f"{signed(node.attribution)}{error_of(node)} of {signed(circuit.metric.value)}"),
         *([("Exact effect", effect)] if effect else []),
