@@ -9,15 +9,19 @@ from typing import Any
 from dash import Dash, Input, Output, html
 from dash.exceptions import PreventUpdate
 
-from circuitlens.circuit import Circuit, full_name
+from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Comparison, Graph, compare
 from circuitlens.errors import CircuitLensError
+from circuitlens.report.answer import without_what
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
+from circuitlens.viewer.names import shown_name
+from circuitlens.viewer.opening import layouts
+from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, not_loaded, without_panel
 from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, legend, names, sums_panel
+from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
 from circuitlens.viewer.panels.parts import message
-from circuitlens.viewer.placement import axes
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
@@ -101,10 +105,10 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         facts = {
             "titles": titles,
             "leftOut": " ".join(filter(None, (drawn.circuit(number)[1] for number in chosen))),
-            "nodes": [{"value": n.id, "label": f"{full_name(n, whole.tokens)} · {n.id}"} for n in whole.nodes],
+            "nodes": [{"value": n.id, "label": f"{shown_name(whole, n)} · {n.id}"} for n in whole.nodes],
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
-        return *graphs, axes(whole), facts, about, legend(whole, difference)
+        return *graphs, layouts(whole), facts, about, legend(whole, difference)
 
 
 def _draw_comparison(
@@ -121,30 +125,52 @@ def _draw_comparison(
 
 
 def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
-    @app.callback(Output("detail", "children"), Input("focused", "data"))
+    @app.callback(Output("detail", "children"), Input("focused", "data"), Input("finished", "data"))
     @_with_message
-    def detail(focused: Topic | None) -> Any:
+    def detail(focused: Topic | None, _finished: Any) -> Any:
         if focused is None:
             raise PreventUpdate
-        if focused["node"] is None:
-            return html.P("Click a node to see what feeds it and what it feeds.", className="hint")
-        if focused["other"] is not None:
-            return compared_panel(drawn.comparison(focused["circuit"], focused["other"]), focused["node"])
-        circuit = session.circuit(focused["circuit"])
-        return node_panel(circuit, circuit.node(focused["node"]))
+        number, other, labels = focused["circuit"], focused["other"], focused["labels"]
+        circuit = session.circuit(number)
+        if focused["edge"] is not None:
+            graph = circuit if other is None else drawn.comparison(number, other).difference
+            source, target = focused["edge"]
+            return edge_panel(graph, source, target, labels)
+        if focused["node"] is not None and other is not None:
+            return compared_panel(drawn.comparison(number, other), focused["node"], labels)
+        if focused["node"] is not None:
+            return node_panel(circuit, circuit.node(focused["node"]), labels)
+        if other is not None:
+            pair = [circuit, session.circuit(other)]
+            return answers_panel(pair, names(pair))
+        return answer_panel(circuit, labels, session.can_load(number))
 
     @app.callback(Output("told", "children"), Input("focused", "data"), Input("finished", "data"))
     @_with_message
     def feature(focused: Topic | None, _finished: Any) -> Any:
-        if focused is None or focused["node"] is None:
+        if focused is None or focused["edge"] is not None:
             return []
         number = focused["circuit"]
         circuit = session.circuit(number)
+        if focused["node"] is None:
+            return [] if focused["other"] is not None else _without(session, number)
         node = next((node for node in circuit.nodes if node.id == focused["node"]), None)
         if node is None:  # of the second of two circuits only
             return []
         describable = node.kind in ("feature", "neuron", "input") and session.is_loaded(number)
         return feature_panel(circuit, node, session.describe(number, node.id) if describable else None)
+
+
+def _without(session: Session, number: int) -> list[Any]:
+    """What the model says without the nodes that the answer names, where it can be asked at once."""
+    circuit = session.circuit(number)
+    settings = {node.id: 0.0 for node in without_what(circuit)[0]}
+    hint = html.P(HINT, className="hint")
+    if not settings or circuit.pairs:
+        return [hint]
+    if not session.is_loaded(number):
+        return [*not_loaded(session.can_load(number)), hint]
+    return [*without_panel(circuit, session.intervene(number, settings), settings), hint]
 
 
 def _answer_pinned(app: Dash, session: Session) -> None:
@@ -191,6 +217,5 @@ def _answer_evidence(app: Dash, session: Session) -> None:
             raise PreventUpdate
         number = reading["circuit"]
         circuit, path, can_load = session.circuit(number), session.path(number), session.can_load(number)
-        measured = circuit.evidence is not None and circuit.evidence.digest == circuit.content_digest
-        style = {} if can_load and not measured and not circuit.edited else {"display": "none"}
+        style = {} if can_load and circuit.own_evidence is None and not circuit.edited else {"display": "none"}
         return evidence_panel(circuit, theme or "light", path and path.name, can_load), style

@@ -6,8 +6,11 @@ const Actions = (() => {
   /** Puts a node in focus, or none. @param {string | null} id */
   function focus(id) {
     const { tab } = State.now();
-    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id });
+    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id, edge: null });
   }
+
+  /** Puts an edge in focus. @param {string} source @param {string} target */
+  const focusEdge = (source, target) => State.change({ tab: "node" }, { focus: null, edge: [source, target] });
 
   /** Whether there is a node of this id, so that something can be done to it.
    * @param {string | null | undefined} id @returns {id is string}
@@ -69,6 +72,14 @@ const Actions = (() => {
     if (!known(id) || Graphs.isLogit(id)) return;
     const off = State.own().settings.some(([target, value]) => target === id && value === 0);
     intervene(id, off ? undefined : 0);
+  }
+
+  /** Switches nodes off together. @param {string[]} ids */
+  function switchAllOff(ids) {
+    const others = State.own().settings.filter(([target]) => !ids.includes(target));
+    /** @type {CircuitState["settings"]} */
+    const off = ids.map((id) => [id, 0]);
+    State.change({ tab: "ask" }, { settings: [...others, ...off] });
   }
 
   /** Writes the reader's own label or note of the node in focus.
@@ -141,7 +152,10 @@ const Actions = (() => {
   const DOING = {
     focus, pin, ungroup,
     off: (on) => intervene(on, 0),
+    offs: (on) => switchAllOff(JSON.parse(on)),
     unset: (on) => intervene(on, undefined),
+    tab: (on) => State.change({ tab: /** @type {PageState["tab"]} */ (on) }),
+    measure: () => Widgets.element("verify").click(),
     example: (on) => example(JSON.parse(on)),
     cancel: (on) => end("cancel", on),
     dismiss: (on) => end("dismiss", on),
@@ -151,6 +165,7 @@ const Actions = (() => {
   const BUTTONS = {
     pin: () => pin(),
     off: () => switchOff(),
+    "show-all": () => Widgets.showAll(),
     group: () => {
       group(/** @type {HTMLInputElement} */ (Widgets.element("group-name")).value, Lists.ticked());
       window.dash_clientside.set_props("group-name", { value: "" });
@@ -182,5 +197,5 @@ const Actions = (() => {
     window.addEventListener("hashchange", () => { State.fromAddress(); Widgets.publish(); });
   }
 
-  return { focus, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
+  return { focus, focusEdge, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
 })();
