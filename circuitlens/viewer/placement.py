@@ -1,7 +1,8 @@
 """Where a graph's nodes stand: a row for each hook, from the bottom to the top, and a column for each position.
 
-A column is as wide as its fullest cell needs. Places are fractions of the pane (`x`, `y` in 0..1, y downwards), and so
-are widths and heights: the page's script multiplies them by the pane's size.
+A column is as wide as its fullest cell needs. In a cell the strongest node comes first, so that a strong path runs
+straight; an answer comes before its distractor, and errors come last. Places are fractions of the pane (`x`, `y` in
+0..1, y downwards), and so are widths and heights: the page's script multiplies them by the pane's size.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
+from circuitlens.report.answer import output_role
 from circuitlens.viewer.text import visible
 from circuitlens.viewer.tokens import gaps, position_names
 
@@ -37,7 +39,7 @@ Rows = Sequence[Sequence[Node]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a node stands; a chip is as large as the `room` across and the `high` that it has there."""
+    """Where a node stands, with the `room` that it and its name have across, and the height of a chip's (`high`)."""
 
     x: float
     y: float
@@ -63,9 +65,10 @@ class Placement:
     places: Mapping[str, Place]
 
 
-def place_nodes(graph: Graph) -> Placement:
-    """Find a place for each node of a graph."""
-    rows = _rows(graph)
+def place_nodes(graph: Graph, nodes: Sequence[Node] | None = None) -> Placement:
+    """Find a place for each node of a graph, or for some of them, as if there were no others."""
+    order = {id: n for n, id in enumerate(node.id for node in sorted(graph.nodes, key=lambda n: _order(graph, n)))}
+    rows = [sorted(row, key=lambda node: order[node.id]) for row in _rows(graph.nodes if nodes is None else nodes)]
     most = max(LINES, LINES_IN_ALL // max(len(rows), 1))
     options = [_slots(rows, lines) for lines in range(1, most + 1)]
     slots = next((one for one in options if sum(one.values()) <= LEGIBLE), options[-1])
@@ -83,7 +86,12 @@ def place_nodes(graph: Graph) -> Placement:
 
 def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     """What stands along the graph: hooks with their rows, tokens with their columns, gaps of tokens without nodes."""
-    placed, names = place_nodes(graph), position_names(graph)
+    return axes_of(graph, place_nodes(graph))
+
+
+def axes_of(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
+    """What stands along a placement of a graph."""
+    names = position_names(graph)
     ends = {pos: start for pos, (start, _) in placed.columns.items()}
     return {
         "rows": [
@@ -111,20 +119,26 @@ def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def _rows(graph: Graph) -> Rows:
+def _order(graph: Graph, node: Node) -> tuple[object, ...]:
+    """By what the nodes of a cell are sorted."""
+    role = ("answer", "distractor", "").index(output_role(graph, node))
+    return node.kind == "error", role, -abs(node.attribution)
+
+
+def _rows(nodes: Sequence[Node]) -> Rows:
     """Nodes by their rows, bottom to top: one for each hook in the graph's order, one for embeddings, logits last."""
     rows: dict[str, list[Node]] = {}
-    logits = [node for node in graph.nodes if node.is_logit]
-    for node in graph.nodes:
+    logits = [node for node in nodes if node.is_logit]
+    for node in nodes:
         if not node.is_logit:
             rows.setdefault("embedding" if node.kind == "embedding" else f"hook {node.hook}", []).append(node)
     return [*rows.values(), *([logits] if logits else [])]
 
 
 def _cells(row: Sequence[Node]) -> Mapping[int, list[Node]]:
-    """A row's nodes by position, errors last and the rest as the graph has them."""
+    """A row's nodes by position."""
     cells: dict[int, list[Node]] = defaultdict(list)
-    for node in sorted(row, key=lambda node: node.kind == "error"):
+    for node in row:
         cells[node.pos].append(node)
     return cells
 
@@ -180,5 +194,6 @@ def _places_in_row(
         for i, node in enumerate(cell):
             x = start + width * (gap / 2 + (1 - gap) * ((i // lines if chip else i) + 0.5) / across)
             y = middle - height * 0.84 / lines * (i % lines - (lines - 1) / 2)
-            places[node.id] = Place(x, y, chip, width / across, height * 0.7 / lines)
+            room = width / across if chip else width * (1 - gap) * lines / across
+            places[node.id] = Place(x, y, chip, room, height * 0.7 / lines)
     return places

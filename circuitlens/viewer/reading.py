@@ -9,21 +9,24 @@ from typing import Any
 from dash import Dash, Input, Output, html, no_update
 from dash.exceptions import PreventUpdate
 
-from circuitlens.circuit import Circuit, full_name
+from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.errors import CircuitLensError, ViewerError
+from circuitlens.report.answer import without_what
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
 from circuitlens.viewer.layout.stage import EDGE_COLUMNS, NODE_COLUMNS
+from circuitlens.viewer.names import shown_name
+from circuitlens.viewer.opening import Layout, compared_layouts, layouts
+from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, not_loaded, without_panel
 from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, legend, names, sums_panel
+from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
 from circuitlens.viewer.panels.parts import message, status
 from circuitlens.viewer.panels.prompt import prompt_strip
-from circuitlens.viewer.placement import axes
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
-from circuitlens.viewer.text import plain
 
 Topic = dict[str, Any]
 
@@ -110,7 +113,7 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         if compared is None:
             numbers = numbers[:1]
             whole: Graph = drawn.circuit(numbers[0])[0]
-            graphs, along, titles = [elements(whole), []], [axes(whole)], ["", ""]
+            graphs, along, titles = [elements(whole), []], [layouts(whole)], ["", ""]
         else:
             whole = compared.difference
             about = [*comparison_panel(circuits[0], circuits[1], compared), *about]
@@ -118,7 +121,7 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         facts = {
             "titles": titles,
             "leftOut": " ".join(dict.fromkeys(filter(None, (drawn.circuit(number)[1] for number in numbers)))),
-            "nodes": [{"value": n.id, "label": plain(f"{full_name(n, whole.tokens)} · {n.id}")} for n in whole.nodes],
+            "nodes": [{"value": n.id, "label": f"{shown_name(whole, n)} · {n.id}"} for n in whole.nodes],
             "refused": bool(refused),
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
@@ -129,43 +132,65 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
 
 def _draw_comparison(
     compared: Comparison, titles: list[str], difference: bool
-) -> tuple[list[list[Element]], list[dict[str, Any]], list[str]]:
-    """The two graphs, what stands along them, and their titles: side by side on one scale, or the difference alone."""
+) -> tuple[list[list[Element]], list[list[Layout]], list[str]]:
+    """The two graphs, their layouts, and their titles: side by side on one scale, or the difference alone."""
     whole = compared.difference
     if difference:
-        return [elements(whole), []], [axes(whole)], [f"{titles[0]}, less {titles[1]}", ""]
+        return [elements(whole), []], [layouts(whole)], [f"{titles[0]}, less {titles[1]}", ""]
     pair = compared.first, compared.second
     scale = tuple(max(sizes) for sizes in zip(*map(largest_of, pair), strict=True))
-    layouts = [whole, whole] if compared.aligned else list(pair)
-    graphs = [elements(one, layout_of=layout, scale=scale) for one, layout in zip(pair, layouts, strict=True)]
-    return graphs, [axes(layout) for layout in layouts], titles
+    standing = [whole, whole] if compared.aligned else list(pair)
+    graphs = [elements(one, layout_of=layout, scale=scale) for one, layout in zip(pair, standing, strict=True)]
+    return graphs, compared_layouts(compared), titles
 
 
 def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
-    @app.callback(Output("detail", "children"), Input("focused", "data"))
+    @app.callback(Output("detail", "children"), Input("focused", "data"), Input("finished", "data"))
     @_with_message
-    def detail(focused: Topic | None) -> Any:
+    def detail(focused: Topic | None, _finished: Any) -> Any:
         if focused is None:
             raise PreventUpdate
-        if focused["node"] is None:
-            return html.P("Click a node to see what feeds it and what it feeds.", className="hint")
-        if focused["other"] is not None:
-            return compared_panel(drawn.comparison(focused["circuit"], focused["other"]), focused["node"])
-        circuit = session.circuit(focused["circuit"])
-        return node_panel(circuit, circuit.node(focused["node"]))
+        number, other, labels = focused["circuit"], focused["other"], focused["labels"]
+        circuit = session.circuit(number)
+        if focused["edge"] is not None:
+            graph = circuit if other is None else drawn.comparison(number, other).difference
+            source, target = focused["edge"]
+            return edge_panel(graph, source, target, labels)
+        if focused["node"] is not None and other is not None:
+            return compared_panel(drawn.comparison(number, other), focused["node"], labels)
+        if focused["node"] is not None:
+            return node_panel(circuit, circuit.node(focused["node"]), labels)
+        if other is not None:
+            pair = [circuit, session.circuit(other)]
+            return answers_panel(pair, names(pair))
+        return answer_panel(circuit, labels, session.can_load(number))
 
     @app.callback(Output("told", "children"), Input("focused", "data"), Input("finished", "data"))
     @_with_message
     def feature(focused: Topic | None, _finished: Any) -> Any:
-        if focused is None or focused["node"] is None:
+        if focused is None or focused["edge"] is not None:
             return []
         number = focused["circuit"]
         circuit = session.circuit(number)
+        if focused["node"] is None:
+            return [] if focused["other"] is not None else _without(session, number)
         node = next((node for node in circuit.nodes if node.id == focused["node"]), None)
         if node is None:  # of the second of two circuits only
             return []
         describable = node.kind in ("feature", "neuron", "input") and session.is_loaded(number)
         return feature_panel(circuit, node, session.describe(number, node.id) if describable else None)
+
+
+def _without(session: Session, number: int) -> list[Any]:
+    """What the model says without the nodes that the answer names, where it can be asked at once."""
+    circuit = session.circuit(number)
+    settings = {node.id: 0.0 for node in without_what(circuit)[0]}
+    hint = html.P(HINT, className="hint")
+    if not settings or circuit.pairs:
+        return [hint]
+    if not session.is_loaded(number):
+        return [*not_loaded(session.can_load(number)), hint]
+    return [*without_panel(circuit, session.intervene(number, settings), settings), hint]
 
 
 def _answer_pinned(app: Dash, session: Session) -> None:
@@ -224,6 +249,5 @@ def _answer_evidence(app: Dash, session: Session) -> None:
             raise PreventUpdate
         number = reading["circuit"]
         circuit, path, can_load = session.circuit(number), session.path(number), session.can_load(number)
-        measured = circuit.evidence is not None and circuit.evidence.digest == circuit.content_digest
-        style = {} if can_load and not measured and not circuit.edited else {"display": "none"}
+        style = {} if can_load and circuit.own_evidence is None and not circuit.edited else {"display": "none"}
         return evidence_panel(circuit, theme or "light", path and path.name, can_load), style

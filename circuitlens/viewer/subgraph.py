@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from circuitlens.circuit import Circuit, Node, full_name
+from circuitlens.circuit import Circuit, Node
 from circuitlens.viewer.elements import Element, edge_id, share, sign_class
+from circuitlens.viewer.names import shown_name
 
 Members = Mapping[str, Sequence[Node]]
 
@@ -60,7 +61,7 @@ def _nodes(circuit: Circuit, members: Members, labels: Mapping[str, str]) -> lis
 
 def _node(circuit: Circuit, name: str, nodes: Sequence[Node], labels: Mapping[str, str], x: float, y: float) -> Element:
     first, group = nodes[0], name.startswith("group ")
-    label = name.removeprefix("group ") if group else labels.get(first.id, full_name(first, circuit.tokens))
+    label = name.removeprefix("group ") if group else shown_name(circuit, first, labels)
     data = {
         "id": f"sub {name}",
         "label": label,

@@ -54,6 +54,14 @@ def _node_rules(c: Palette) -> dict[str, Style]:
         ".crowded[rank >= 0][rank < 5]": {"text-opacity": 1, "z-index": 1},
         ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned": named,
         "node[name]": {"label": "data(name)"},
+        ".crowded.named": {"text-opacity": 1, "z-index": 1},
+        ".below[fit]": {
+            "text-valign": "bottom",
+            "text-margin-y": 3,
+            "text-outline-width": 2,
+            "text-max-width": "data(fit)",
+            "text-wrap": "ellipsis",
+        },
         "node[size].roomy": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
     }
 
@@ -73,7 +81,9 @@ def _kind_rules(c: Palette) -> dict[str, Style]:
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
         ".input, .embedding": {"background-color": c["input"]},
-        ".logit": {"background-color": c["logit"], "font-weight": "bold"},
+        ".logit": {"background-color": c["logit"]},
+        ".logit.answer": {"font-weight": "bold", "border-width": 2.5},
+        ".logit.distractor": {"background-color": c["ground"], "border-style": "dashed", "color": c["faint"]},
         ".band": {"events": "no", "border-width": 0, "z-compound-depth": "bottom"},
         ".band[w]": {"shape": "rectangle", "background-color": c["raised"], "width": "data(w)", "height": "data(h)"},
         ".group": {"shape": "round-rectangle", "border-width": 3, "border-style": "double", "border-color": c["pin"]},
@@ -94,6 +104,14 @@ def _edge_rules(c: Palette) -> dict[str, Style]:
             "opacity": "mapData(strength,0,1,0.2,0.9)",
         },
         "edge.negative": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
+        # It raises or lowers the metric by holding an output back.
+        "edge.holds": {"target-arrow-shape": "tee", "arrow-scale": 1.2},
+        "edge.hovered, edge.focused": {
+            "opacity": 1,
+            "underlay-color": c["focus"],
+            "underlay-opacity": 0.35,
+            "underlay-padding": 3,
+        },
         "edge[text]": {
             "label": "data(text)",
             "font-size": 10,

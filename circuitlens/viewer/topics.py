@@ -31,10 +31,12 @@ class Shown(Topic):
 
 
 class Focused(Topic):
-    """The node in focus."""
+    """The node or edge in focus, with the reader's labels."""
 
     other: Count | None
     node: str | None
+    edge: tuple[str, str] | None
+    labels: dict[str, str]
 
 
 class Pinned(Topic):

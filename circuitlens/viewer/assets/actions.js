@@ -6,13 +6,17 @@ const Actions = (() => {
   /** Puts a node in focus, or none. @param {string | null} id */
   function focus(id) {
     const { tab } = State.now();
-    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id, position: null });
+    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id, edge: null, position: null });
   }
 
   /** Has one position's nodes stand out, or all again. @param {number} position */
   function position(position) {
-    State.change({ view: "graph" }, { focus: null, position: State.own().position === position ? null : position });
+    const wanted = State.own().position === position ? null : position;
+    State.change({ view: "graph" }, { focus: null, edge: null, position: wanted });
   }
+
+  /** Puts an edge in focus. @param {string} source @param {string} target */
+  const focusEdge = (source, target) => State.change({ tab: "node" }, { focus: null, edge: [source, target], position: null });
 
   /** Whether there is a node of this id, so that something can be done to it.
    * @param {string | null | undefined} id @returns {id is string}
@@ -74,6 +78,14 @@ const Actions = (() => {
     if (!known(id) || Graphs.isLogit(id)) return;
     const off = State.own().settings.some(([target, value]) => target === id && value === 0);
     intervene(id, off ? undefined : 0);
+  }
+
+  /** Switches nodes off together. @param {string[]} ids */
+  function switchAllOff(ids) {
+    const others = State.own().settings.filter(([target]) => !ids.includes(target));
+    /** @type {CircuitState["settings"]} */
+    const off = ids.map((id) => [id, 0]);
+    State.change({ tab: "ask" }, { settings: [...others, ...off] });
   }
 
   /** Writes the reader's own label or note of the node in focus.
@@ -147,7 +159,10 @@ const Actions = (() => {
     focus, pin, ungroup,
     position: (on) => position(Number(on)),
     off: (on) => intervene(on, 0),
+    offs: (on) => switchAllOff(JSON.parse(on)),
     unset: (on) => intervene(on, undefined),
+    tab: (on) => State.change({ tab: /** @type {PageState["tab"]} */ (on) }),
+    measure: () => Widgets.element("verify").click(),
     example: (on) => example(JSON.parse(on)),
     cancel: (on) => end("cancel", on),
     dismiss: (on) => end("dismiss", on),
@@ -157,6 +172,7 @@ const Actions = (() => {
   const BUTTONS = {
     pin: () => pin(),
     off: () => switchOff(),
+    "show-all": () => Widgets.showAll(),
     group: () => {
       group(/** @type {HTMLInputElement} */ (Widgets.element("group-name")).value, Lists.ticked());
       window.dash_clientside.set_props("group-name", { value: "" });
@@ -188,5 +204,5 @@ const Actions = (() => {
     window.addEventListener("hashchange", () => { State.fromAddress(); Widgets.publish(); });
   }
 
-  return { focus, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
+  return { focus, focusEdge, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
 })();

@@ -21,7 +21,12 @@ interface Facts {
   nodes: { value: string; label: string }[];
 }
 
-interface Axes {
+/** Where some of the nodes stand: x, y, the room for a name, and a chip's height, by node. */
+interface Layout {
+  what: string;
+  ids: string[];
+  roomy: boolean;
+  places: Record<string, [number, number, number, number]>;
   rows: { label: string; layer: number; y: number; high: number }[];
   columns: { label: string; title: string; pos: number; x: number; width: number }[];
   gaps: { title: string; x: number }[];
@@ -30,13 +35,16 @@ interface Axes {
 interface Pane {
   name: string;
   cy: cytoscape.Core;
-  axes: Axes;
+  layouts: Layout[];
+  /** The layout that the nodes stand in. */
+  axes: Layout;
   nodes: cytoscape.NodeSingular[];
   edges: cytoscape.EdgeSingular[];
-  shownNodes: number;
+  /** The nodes on show beside the outputs, strongest first, and the edges between all on show. */
+  shown: cytoscape.NodeSingular[];
+  between: cytoscape.EdgeSingular[];
   shownEdges: number;
-  nodeShare: (count: number) => number;
-  edgeShare: (count: number) => number;
+  key: string;
   axis: number;
   foot: number;
   slant: number;
@@ -46,9 +54,11 @@ interface Pane {
 
 interface Marked {
   edges: number;
-  nodes: number;
+  /** Null for what the circuit opens on. */
+  nodes: number | null;
   focus: string | null;
   position: number | null;
+  edge: [string, string] | null;
   pins: Set<string>;
   labels: Record<string, string>;
   settings: Map<string, number | "corrupted">;

@@ -60,15 +60,17 @@ const Graphs = (() => {
     look(name);
   }
 
-  /** @param {any[][]} elements @param {Axes[]} axes @param {string[]} titles @param {() => void} then */
-  function draw(elements, axes, titles, then) {
+  /** @param {any[][]} elements @param {Layout[][]} layouts of each graph, or of both @param {string[]} titles
+   * @param {() => void} then
+   */
+  function draw(elements, layouts, titles, then) {
     let missing = NAMES.length;
     NAMES.forEach((name, number) => {
       const title = Widgets.element(`${name}-title`);
       title.textContent = titles[number];
       title.hidden = !titles[number];
       whenDrawn(name, elements[number], (cy) => {
-        take(name, cy, axes[number] || axes[0]);
+        take(name, cy, layouts[number] || layouts[0]);
         if (--missing) return;
         Marks.reset();
         then();
@@ -82,22 +84,13 @@ const Graphs = (() => {
     return elements.toArray().sort((/** @type {any} */ a, /** @type {any} */ b) => a.data("rank") - b.data("rank"));
   }
 
-  /** The share that the strongest have of the whole, by their number.
-   * @param {any[]} elements @param {string} size @returns {(count: number) => number}
-   */
-  function shares(elements, size) {
-    let sum = 0;
-    const upTo = [0, ...elements.map((element) => { sum += element.data(size) ** 2; return sum; })];
-    return (count) => (sum ? upTo[Math.min(count, elements.length)] / sum : 1);
-  }
-
-  /** Reads what a graph holds, once. @param {string} name @param {cytoscape.Core} cy @param {Axes} axes */
-  function take(name, cy, axes) {
+  /** Reads what a graph holds, once. @param {string} name @param {cytoscape.Core} cy @param {Layout[]} layouts */
+  function take(name, cy, layouts) {
     const nodes = ranked(cy.nodes("[rank >= 0]")), edges = ranked(cy.edges());
     const fresh = panes[name]?.cy !== cy;
     panes[name] = {
-      name, cy, axes, nodes, edges, shownNodes: nodes.length, shownEdges: 0, axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
-      nodeShare: shares(nodes, "size"), edgeShare: shares(edges, "strength"),
+      name, cy, layouts, axes: layouts[layouts.length - 1], nodes, edges, shown: nodes, between: edges, shownEdges: 0,
+      key: "", axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");
     label(name);
@@ -160,6 +153,7 @@ const Graphs = (() => {
     pane.cy.zoom(1);
     pane.cy.pan({ x: 0, y: 0 });
     follow(name);
+    Layouts.name(pane);
   }
 
   /** @param {cytoscape.NodeSingular} node @param {Pane} pane @param {number} across */
@@ -210,9 +204,14 @@ const Graphs = (() => {
       const { ctrlKey, metaKey } = /** @type {any} */ (event).originalEvent || {};
       if (ctrlKey || metaKey) Actions.pin(id); else Actions.focus(id);
     });
+    cy.on("tap", "edge", (event) => Actions.focusEdge(...ends(event.target)));
     cy.on("tap", (event) => { if (event.target === cy) Actions.focus(null); });
-    cy.on("mouseover", "node[title]", (event) => hover(cy, event.target));
-    cy.on("mouseout", "node", (event) => {
+    cy.on("mouseover", "node[title]", ({ target }) => hover(cy, target, target.data("title"), target.renderedPosition()));
+    cy.on("mouseover", "edge", ({ target, renderedPosition }) => {
+      const [source, goal] = ends(target).map(Widgets.name);
+      hover(cy, target, `${source} → ${goal}: ${target.data("told")}`, renderedPosition);
+    });
+    cy.on("mouseout", "node, edge", (event) => {
       container(cy).style.cursor = "";
       event.target.removeClass("hovered");
       tip().hidden = true;
@@ -221,16 +220,21 @@ const Graphs = (() => {
     new ResizeObserver(() => settle(name)).observe(container(cy));
   }
 
-  /** What is said of the node under the pointer. */
+  /** The nodes that an edge joins. @param {cytoscape.EdgeSingular} edge @returns {[string, string]} */
+  const ends = (edge) => [edge.source().data("node"), edge.target().data("node")];
+
+  /** What is said of the node or edge under the pointer. */
   const tip = () => document.getElementById("tip") ||
     document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
 
-  /** @param {cytoscape.Core} cy @param {cytoscape.NodeSingular} node */
-  function hover(cy, node) {
-    const box = container(cy).getBoundingClientRect(), at = node.renderedPosition();
+  /** @param {cytoscape.Core} cy @param {cytoscape.SingularElementReturnValue} what
+   * @param {string} text @param {{ x: number, y: number }} at
+   */
+  function hover(cy, what, text, at) {
+    const box = container(cy).getBoundingClientRect();
     container(cy).style.cursor = "pointer";
-    node.addClass("hovered");
-    tip().textContent = node.data("title");
+    what.addClass("hovered");
+    tip().textContent = text;
     tip().hidden = false;
     const left = Math.min(box.x + at.x + 16, innerWidth - tip().offsetWidth - 8);
     Object.assign(tip().style, { left: `${left}px`, top: `${Math.max(box.y + at.y - 40, 4)}px` });
@@ -240,11 +244,12 @@ const Graphs = (() => {
    * @param {string | null} id @param {"up" | "down" | "left" | "right"} direction @returns {string | null}
    */
   function neighbour(id, direction) {
-    const { cy, nodes, axes } = panes.graph;
+    const { cy, shown: nodes, axes } = panes.graph;
     const from = cy.getElementById(`node ${id}`);
     if (!id || from.empty()) return nodes.length ? nodes[0].data("node") : null;
     if (direction === "up" || direction === "down") {
-      const [strongest] = ranked(direction === "up" ? from.outgoers("edge") : from.incomers("edge"));
+      const there = (direction === "up" ? from.outgoers() : from.incomers()).nodes().not(".away");
+      const [strongest] = ranked(from.edgesWith(there).filter((edge) => (direction === "up" ? edge.source() : edge.target()).same(from)));
       return strongest ? (direction === "up" ? strongest.target() : strongest.source()).data("node") : null;
     }
     /** @param {cytoscape.NodeSingular} node */
@@ -260,24 +265,35 @@ const Graphs = (() => {
 
   const all = () => NAMES.map((name) => panes[name]).filter(Boolean);
 
-  /** How many nodes and edges the fuller graph has, and what share of the whole the strongest of them have. */
+  /** Of the fuller graph: how many nodes there are and edges between those on show, how many of them are on show, and
+   * which share these have of all attribution or weight.
+   */
   function totals() {
-    /** @param {"nodes" | "edges"} list @param {"nodeShare" | "edgeShare"} share */
-    const of = (list, share) => {
-      const [pane] = all().sort((a, b) => b[list].length - a[list].length);
-      return { count: pane ? pane[list].length : 0, share: pane ? pane[share] : () => 1 };
+    /** @param {any[]} part @param {any[]} whole @param {string} size */
+    const share = (part, whole, size) => {
+      const sum = (/** @type {any[]} */ elements) => elements.reduce((all, element) => all + element.data(size) ** 2, 0);
+      return sum(whole) ? sum(part) / sum(whole) : 1;
     };
-    return { nodes: of("nodes", "nodeShare"), edges: of("edges", "edgeShare") };
+    const [most] = all().sort((a, b) => b.nodes.length - a.nodes.length);
+    const [dense] = all().sort((a, b) => b.between.length - a.between.length);
+    if (!most) return { nodes: { count: 0, at: 0, share: 1 }, edges: { count: 0, at: 0, share: 1 } };
+    return {
+      nodes: { count: most.nodes.length, at: most.shown.length, share: share(most.shown, most.nodes, "size") },
+      edges: {
+        count: dense.between.length, at: dense.shownEdges,
+        share: share(dense.between.slice(0, dense.shownEdges), dense.edges, "strength"),
+      },
+    };
   }
 
   // For tests and for who looks into a page: a graph's Cytoscape object by the id of its element.
   window.circuitlens = { cy: (name) => cores[name] };
 
   return {
-    draw, whenDrawn, ranked, container, neighbour, all, totals, EDGE,
+    draw, whenDrawn, ranked, container, neighbour, all, totals, label, settle, EDGE,
     fit: () => { for (const { name } of all()) settle(name); },
     /** @param {string} id @returns {string | undefined} */
-    label: (id) => find(id)?.data("label"),
+    nameOf: (id) => find(id)?.data("label"),
     /** @param {string} id */
     isLogit: (id) => Boolean(find(id)?.hasClass("logit")),
   };

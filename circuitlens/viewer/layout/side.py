@@ -13,8 +13,13 @@ from circuitlens.viewer.page_state import Tab
 
 def side() -> Any:
     """The side with its tabs."""
-    tabs: list[tuple[Tab, str, Any]] = [
-        ("node", "Node", _node()),
+    # What this tab is of follows from the focus, which stands on #page.
+    node = [
+        html.Span(name, className=f"of-{focus}")
+        for focus, name in (("none", "Answer"), ("node", "Node"), ("edge", "Edge"))
+    ]
+    tabs: list[tuple[Tab, Any, Any]] = [
+        ("node", node, _node()),
         ("pinned", "Pinned", _pinned()),
         ("ask", "Intervene", _interventions()),
         ("about", "Circuit", html.Section(id="about")),

@@ -56,6 +56,7 @@ def _tools() -> Any:
         _slider("nodes", "Nodes"),
         _slider("edges", "Edges"),
         choice("as", "Comparison", [("side", "Side by side"), ("difference", "Difference")]),
+        html.Button("Show all", id="show-all", className="do", hidden=True),
         dmc.Button("Fit", id="fit", size="compact-sm", variant="default"),
     ]
     views = choice("view", "View", [(view, view.capitalize()) for view in VIEWS])

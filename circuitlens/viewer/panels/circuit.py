@@ -10,6 +10,7 @@ from dash import html
 
 from circuitlens.circuit import ANSWER, Circuit
 from circuitlens.circuit.comparison import STRONGEST, Comparison, Graph
+from circuitlens.report.answer import describe_verdict, output_role, without_what
 from circuitlens.report.summary import (
     describe_conservation,
     describe_method,
@@ -53,7 +54,7 @@ def circuit_panel(circuit: Circuit) -> list[Any]:
         ("Strongest path", describe_path(circuit)),
         ("Size", describe_size(circuit)),
         ("Conservation", describe_conservation(circuit)),
-        ("Evidence", verdict(circuit)),
+        ("Evidence", "".join(describe_verdict(circuit))),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
     return [html.H2("This circuit"), terms(rows)]
@@ -80,25 +81,19 @@ def _carriers(comparison: Comparison) -> str:
     return f"{what} among the {STRONGEST} strongest of both, wherever they stand: {', '.join(told)}"
 
 
-def verdict(circuit: Circuit) -> str:
-    """The verdict with its reasons, or why there is none."""
-    if circuit.edited:
-        return "the file was edited after it was written"
-    if circuit.evidence is None:
-        return "not measured; circuitlens verify does it"
-    if circuit.evidence.digest != circuit.content_digest:
-        return "measured of another circuit than this"
-    return f"{circuit.evidence.word}: {'; '.join(circuit.evidence.reasons)}"
-
-
 def legend(graph: Graph, difference: bool = False) -> list[Any]:
     """The shapes that the graph's nodes have, and the two signs."""
-    kinds = [kind for kind in KINDS if any(node.kind == kind for node in graph.nodes)]
-    shapes = [html.Span([html.I(className=f"swatch positive {kind}"), KINDS[kind]]) for kind in kinds]
+    signs = {"positive": "more in the first", "negative": "less in the first"}
+    if not difference:
+        signs = {"positive": "raises the metric", "negative": "lowers it", "holds": "holds an output back"}
+    kinds = {f"positive {kind}": KINDS[kind] for kind in KINDS if any(node.kind == kind for node in graph.nodes)}
+    for role in ("answer", "distractor"):
+        if any(output_role(graph, node) == role for node in graph.nodes):
+            kinds.pop("positive logit", None)
+            kinds[f"logit {role}"] = role
     return [
-        *shapes,
-        html.Span([html.I(className="stroke positive"), "more in the first" if difference else "raises the metric"]),
-        html.Span([html.I(className="stroke negative"), "less in the first" if difference else "lowers it"]),
+        *(html.Span([html.I(className=f"swatch {kind}"), told]) for kind, told in kinds.items()),
+        *(html.Span([html.I(className=f"stroke {sign}"), told]) for sign, told in signs.items()),
     ]
 
 
@@ -138,7 +133,6 @@ def page_data(circuits: Sequence[Circuit]) -> dict[str, Any]:
 
 
 def _strongest_feature(circuit: Circuit) -> str | None:
-    # A feature may matter by its absence; one that is active comes first, since that can be switched off.
-    features = (node for node in circuit.nodes if node.kind == "feature")
-    strongest = max(features, key=lambda node: (node.activation != 0, abs(node.attribution)), default=None)
+    """The strongest of the nodes that it is worth to switch off."""
+    strongest = max(without_what(circuit)[0], key=lambda node: abs(node.attribution), default=None)
     return strongest and strongest.id
