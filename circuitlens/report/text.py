@@ -31,6 +31,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if value >= 0.01 else f"{100 * value:.2f} %" if value >= 0.0001 else "< 0.01 %"
 
 
+def about(seconds: float) -> str:
+    """A time that is not known exactly: of one digit."""
+    if seconds < 2:
+        return "a second or two"
+    if seconds < 90:
+        return f"about {float(f'{seconds:.1g}'):.0f} seconds"
+    minutes = round(seconds / 60) if seconds < 600 else 10 * round(seconds / 600)
+    return f"about {minutes} minutes"
+
+
 def joined(names: Sequence[str]) -> str:
     """Names as a sentence lists them."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

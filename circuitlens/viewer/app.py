@@ -16,6 +16,7 @@ from dash import ClientsideFunction, Dash, Input, State
 
 from circuitlens.viewer import asking, keeping, reading, working
 from circuitlens.viewer.faults import answer_faults, tell_reader
+from circuitlens.viewer.layout.form import FIELDS
 from circuitlens.viewer.layout.page import page
 from circuitlens.viewer.panels.circuit import names, page_data
 from circuitlens.viewer.session import Session
@@ -69,5 +70,6 @@ def _connect_script(app: Dash) -> None:
         tell(f"set_{name}", Input(name, "value"))
     for name in ("undo", "redo", "new", "help", "scheme", "fit", "export-png", "export-svg"):
         tell(f"do_{name.replace('-', '_')}", Input(name, "n_clicks"))
+    tell("typed", Input("new-circuit", "opened"), *(Input(f"new-{name}", "value") for name in FIELDS))
     for name in ("node", "edge"):
         tell(f"row_{name}", Input(f"{name}-table", "selectedRows"))

@@ -15,7 +15,9 @@ from circuitlens.viewer.panels.circuit import model_name
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
+from circuitlens.viewer.panels.preview import NOT_LOADED, preview_panel
 from circuitlens.viewer.session import Session
+from circuitlens.viewer.text import about
 
 HIDE = {"display": "none"}
 
@@ -77,6 +79,22 @@ def _fill_form(app: Dash, session: Session) -> None:
         if not opened:
             raise PreventUpdate
         return examples_panel(session.examples(), session.circuits)
+
+    @app.callback(
+        Output("new-preview", "children"),
+        Output("new-load", "hidden"),
+        Input("typed", "data"),
+        Input("finished", "data"),
+        prevent_initial_call=True,
+    )
+    def typed(typed: dict[str, str] | None, _finished: object) -> Any:
+        if typed is None:
+            raise PreventUpdate
+        answers = {name: typed[name] for name in ("answer", "distractor")}
+        known = session.preview(typed["adapter"], typed["prompt"], typed["corrupted"], answers, typed["method"])
+        if known is None:
+            return html.P(NOT_LOADED, className="hint"), False
+        return preview_panel(known[0], typed, "" if known[1] is None else f"It will take {about(known[1])}."), True
 
     @app.callback(
         Output("new-options", "children"),

@@ -7,6 +7,7 @@ other, as adapters see to. No torch is imported before a model is needed.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
+    from circuitlens.viewer.preview import Preview
 
 
 class Session:
@@ -46,6 +48,7 @@ class Session:
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
+        self._paces: dict[tuple[Adapter, str | None], float] = {}
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -232,12 +235,43 @@ class Session:
 
         return self.jobs.start(f"Load the model {circuit.adapter}", work)
 
+    def preview(
+        self, adapter: str, prompt: str, corrupted: str, answers: Mapping[str, str], method: str | None = None
+    ) -> tuple[Preview, float | None] | None:
+        """What a model makes of the texts of a form, and about how many seconds a circuit of them takes; None where no
+        model of that name is loaded, or for a time that nothing is known of.
+        """
+        from circuitlens.viewer.preview import preview, seconds_for
+
+        loaded = next((one for one in reversed(self._adapters) if one.name == adapter), None)
+        if loaded is None:
+            return None
+        known = preview(loaded, prompt, corrupted, answers)
+        return known, seconds_for(known, method or None, self._paces.get((loaded, method or None)))
+
+    def load_named(self, adapter: str, options: Mapping[str, Any]) -> Job:
+        """Begin to load a model by its adapter's name."""
+
+        def work(progress: ProgressCallback) -> None:
+            self._loaded(adapter, options, progress)
+
+        return self.jobs.start(f"Load the model {adapter}", work)
+
+    def _loaded(self, adapter: str, given: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
+        """A model that is loaded with these options, for the rest with its usual ones."""
+        named = (one for one in self._adapters if one.name == adapter)
+        loaded = next((one for one in named if self._has_options(one, given)), None)
+        if loaded is None:
+            options = {**self.usual_options(adapter), **given}
+            loaded = self._keep(self._load(adapter, options, progress), options)
+        return loaded
+
     def find(
         self,
         adapter: str,
         prompt: str,
-        answer: str,
-        distractor: str | None = None,
+        answer: str | Sequence[str],
+        distractor: str | Sequence[str] | None = None,
         corrupted: str | None = None,
         method: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -251,11 +285,8 @@ class Session:
         def work(progress: ProgressCallback) -> int:
             from circuitlens.discovery import find
 
-            named = (one for one in self._adapters if one.name == adapter)
-            loaded = next((one for one in named if self._has_options(one, given)), None)
-            if loaded is None:
-                options = {**self.usual_options(adapter), **given}
-                loaded = self._keep(self._load(adapter, options, progress), options)
+            loaded = self._loaded(adapter, given, progress)
+            begun = time.monotonic()
             found = find(
                 loaded,
                 prompt,
@@ -265,6 +296,7 @@ class Session:
                 method or None,  # pyright: ignore[reportArgumentType] # `find` says what is no method
                 progress=progress,
             )
+            self._paces[loaded, method or None] = (time.monotonic() - begun) / len(found.tokens)
             return self.add(found)
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)

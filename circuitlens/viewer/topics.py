@@ -64,6 +64,19 @@ class Read(Topic):
     notes: dict[str, str]
 
 
+class Typed(BaseModel):
+    """What stands in the form for a new circuit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapter: str
+    prompt: str
+    corrupted: str
+    answer: str
+    distractor: str
+    method: str
+
+
 class Unread(BaseModel):
     """Neither the table nor the evidence is on show."""
 
@@ -108,6 +121,7 @@ FORMS: dict[str, Any] = {
     "reading.data": Read | Unread,
     "kept.data": Kept,
     "given.data": Given,
+    "typed.data": Typed,
     "theme.data": Literal["light", "dark"],
     "ending.data": Ending,
     "new-circuit.opened": bool,

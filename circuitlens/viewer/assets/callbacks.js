@@ -56,7 +56,16 @@
     },
   };
 
+  const FIELDS = ["adapter", "prompt", "answer", "distractor", "corrupted", "method"];
+  const PAUSE = 300; // ms after which a hand that types is taken to rest
+
   const widgets = {
+    /* What stands in the form for a new circuit, in the order of its fields. */
+    typed(/** @type {boolean} */ opened, /** @type {(string | null)[]} */ ...values) {
+      if (!opened) return;
+      const data = Object.fromEntries(FIELDS.map((name, number) => [name, values[number] || ""]));
+      Widgets.debounce("typed", PAUSE, () => Widgets.set("typed", { data }));
+    },
     set_circuit: quiet((value) => { if (value !== null) State.change({ circuit: Number(value) }); }),
     set_other: quiet((value) => State.change({ other: value ? Number(value) : null })),
     set_search: quiet((value) => {

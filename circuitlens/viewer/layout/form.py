@@ -20,7 +20,7 @@ def form(adapters: Sequence[str]) -> Any:
     """The form, in a dialog."""
     methods = [{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(MethodName))]
     answers = [
-        dmc.TextInput(id="new-answer", label="Answer", description="the output to explain"),
+        dmc.TextInput(id="new-answer", label="Answer", description="the output to explain; several with | between"),
         dmc.TextInput(id="new-distractor", label="Distractor", description="set against it; may be left out"),
     ]
     return dmc.Modal(
@@ -33,13 +33,15 @@ def form(adapters: Sequence[str]) -> Any:
                 value=next(iter(adapters), None),
                 allowDeselect=False,
             ),
-            dmc.TextInput(id="new-prompt", label="Prompt", description="what the model reads"),
-            dmc.TextInput(
-                id="new-corrupted",
-                label="Corrupted prompt",
-                description="differs in what matters, token by token as long; may be left out",
+            _prompt("new-prompt", "Prompt", "what the model reads"),
+            _prompt(
+                "new-corrupted",
+                "Corrupted prompt",
+                "differs in what matters, token by token as long; may be left out",
             ),
             html.Div(answers, className="two"),
+            html.Div(id="new-preview", **aria(live="polite")),
+            html.Button("Load the model", id="new-load", className="do", hidden=True),
             dmc.Select(
                 id="new-method",
                 label="Method",
@@ -54,11 +56,17 @@ def form(adapters: Sequence[str]) -> Any:
         ],
         id="new-circuit",
         title="New circuit",
+        size="lg",
         opened=False,
         closeButtonProps=cast(Any, aria(label="Close")),
         transitionProps=cast(Any, {"duration": 0}),
         returnFocus=True,
     )
+
+
+def _prompt(name: str, label: str, description: str) -> Any:
+    """A field of a prompt, which may have several lines."""
+    return dmc.Textarea(id=name, label=label, description=description, autosize=True, minRows=1, maxRows=6)
 
 
 def option_id(type: str, adapter: Any, name: Any) -> dict[str, Any]:
