@@ -41,7 +41,7 @@ def create_app(session: Session) -> Dash:
     answer_faults(app)
     # Made anew for each load, so that circuits found meanwhile are there after a reload.
     app.layout = lambda: page(
-        names(session.circuits), page_data(session.circuits), session.adapter_names(), working.state(session)
+        names(session.circuits), page_data(session.circuits), session.model_names(), working.state(session)
     )
     reading.register(app, session)
     asking.register(app, session)

@@ -11,12 +11,11 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError
 from circuitlens.registry import declared_options
 from circuitlens.viewer.layout.form import option_field, option_id
-from circuitlens.viewer.panels.circuit import model_name
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
 from circuitlens.viewer.panels.preview import NOT_LOADED, preview_panel
-from circuitlens.viewer.session import Session
+from circuitlens.viewer.session import Session, model_name
 from circuitlens.viewer.text import about
 
 HIDE = {"display": "none"}
@@ -57,7 +56,7 @@ def _answer_asked(app: Dash, session: Session) -> None:
 
 def _how_to_load(circuit: Circuit, can_load: bool) -> str:
     if can_load:
-        return f"Load the model ({model_name(circuit)}) to ask it what happens without a node."
+        return f"Load the model ({model_name(circuit.adapter, circuit.options)}) to ask it what happens without a node."
     return (
         f"The adapter {circuit.adapter!r} can't be loaded here: to ask the model, open the page with "
         "circuit.view(adapter=adapter)."

@@ -6,6 +6,7 @@ other, as adapters see to. No torch is imported before a model is needed.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from circuitlens.errors import CircuitError, CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
+from circuitlens.viewer.text import plain
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
@@ -121,6 +123,12 @@ class Session:
         installed = [adapter.name for adapter in installed_adapters()]
         loaded = [adapter.name for adapter in self._adapters]
         return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
+
+    def model_names(self) -> dict[str, str]:
+        """What the model of each adapter is called, by the adapter's name: of one that is loaded, or of an open circuit."""
+        known = {circuit.adapter: model_name(circuit.adapter, circuit.options) for circuit in reversed(self.circuits)}
+        known |= {adapter.name: model_name(adapter.name, adapter.options) for adapter in reversed(self._adapters)}
+        return {name: known.get(name, name) for name in self.adapter_names()}
 
     def is_loaded(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded."""
@@ -318,6 +326,12 @@ class Session:
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
+
+
+def model_name(adapter: str, options: Mapping[str, object]) -> str:
+    """What a model is called that an adapter loaded with these options: of a folder the last part."""
+    named = str(options.get("model") or "").rstrip("/\\")
+    return plain(re.split(r"[/\\]", named)[-1]) or adapter
 
 
 def _as_kept(value: object) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import dash_mantine_components as dmc
@@ -16,8 +16,8 @@ FIELDS = ("adapter", "prompt", "answer", "distractor", "corrupted", "method")
 """The fields that every model has; their ids begin with "new-"."""
 
 
-def form(adapters: Sequence[str]) -> Any:
-    """The form, in a dialog."""
+def form(models: Mapping[str, str]) -> Any:
+    """The form, in a dialog; `models` are what is to be read of the adapters."""
     methods = [{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(MethodName))]
     answers = [
         dmc.TextInput(id="new-answer", label="Answer", description="the output to explain; several with | between"),
@@ -29,8 +29,11 @@ def form(adapters: Sequence[str]) -> Any:
             dmc.Select(
                 id="new-adapter",
                 label="Model",
-                data=list(adapters),
-                value=next(iter(adapters), None),
+                data=[
+                    {"value": name, "label": name if model == name else f"{model} (adapter {name})"}
+                    for name, model in models.items()
+                ],
+                value=next(iter(models), None),
                 allowDeselect=False,
             ),
             _prompt("new-prompt", "Prompt", "what the model reads"),

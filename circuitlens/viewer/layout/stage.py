@@ -40,7 +40,7 @@ def stage() -> Any:
         [
             introduction(),
             _tools(),
-            html.Section(id="prompt", **aria(label="Prompt")),
+            html.Section(id="prompt", **aria(label="Tokens of the prompt")),
             html.P(id="left-out", className="hint", hidden=True),
             html.Div([_pane("graph", "Circuit graph"), _pane("graph2", "Graph of the second circuit")], id="panes"),
             _tables(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from circuitlens.report.summary import (
     describe_size,
 )
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
+from circuitlens.viewer.session import model_name
 from circuitlens.viewer.text import plain, signed, visible
 
 
@@ -26,12 +26,6 @@ def circuit_name(circuit: Circuit) -> str:
     """What a circuit is called where there are several: its prompt and answer."""
     answer = circuit.metric.answers[0].text if circuit.metric.answers else ANSWER
     return plain(f"{circuit.prompt} → {answer.strip() or answer}")
-
-
-def model_name(circuit: Circuit) -> str:
-    """What the circuit's model is called: by its file's options, of a folder the last part, else by the adapter."""
-    named = str(circuit.options.get("model") or "").rstrip("/\\")
-    return plain(re.split(r"[/\\]", named)[-1] or circuit.adapter)
 
 
 def names(circuits: Sequence[Circuit]) -> list[str]:
@@ -48,7 +42,7 @@ def circuit_panel(circuit: Circuit) -> list[Any]:
     """What a circuit explains, how it was made, and what it comes to."""
     options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
     rows = [
-        ("Model", model_name(circuit)),
+        ("Model", model_name(circuit.adapter, circuit.options)),
         ("Metric", describe_metric(circuit)),
         ("Method", describe_method(circuit)),
         ("Strongest path", describe_path(circuit)),

@@ -16,7 +16,7 @@ NOT_LOADED = "Its tokens and likely answers stand here while you type, once the 
 
 
 def preview_panel(known: Preview, typed: dict[str, str], duration: str) -> list[Any]:
-    """The tokens of both prompts and how they align, likely answers, what is to be mended, and how long it will take."""
+    """The tokens of both prompts and how they align, likely answers, what is to be mended, and how long it takes."""
     prompt, corrupted = known.tokens
     parts = [message(fault, "orange") for fault in known.faults]
     if prompt:
