@@ -125,7 +125,7 @@ class Session:
         return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
 
     def model_names(self) -> dict[str, str]:
-        """What the model of each adapter is called, by the adapter's name: of one that is loaded, or of an open circuit."""
+        """What the model of each adapter is called, by its name: of one that is loaded, or of an open circuit."""
         known = {circuit.adapter: model_name(circuit.adapter, circuit.options) for circuit in reversed(self.circuits)}
         known |= {adapter.name: model_name(adapter.name, adapter.options) for adapter in reversed(self._adapters)}
         return {name: known.get(name, name) for name in self.adapter_names()}

@@ -119,7 +119,7 @@ const Graphs = (() => {
     const fits = columns.every((column, number) => {
       const span = /** @type {HTMLElement} */ (spans[number]);
       span.style.maxWidth = "";
-      return span.scrollWidth <= column.width * width;
+      return span.scrollWidth <= column.width * width - 4;
     });
     return SLANTS[fits ? 0 : narrowest >= LINE * 1.5 ? 1 : 2];
   }
