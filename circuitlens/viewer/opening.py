@@ -8,7 +8,7 @@ from typing import Any
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.answer import answer_path, core_nodes
-from circuitlens.viewer.placement import axes_of, place_nodes
+from circuitlens.viewer.placement import axes, place_nodes
 
 LEGIBLE, SHARE = 30, 0.9
 """Nodes that are shown at first, at most, and of all |attribution| the share that they are to have."""
@@ -65,7 +65,7 @@ def _layout(graph: Graph, nodes: Sequence[Node], what: str) -> Layout:
         "ids": [node.id for node in nodes],
         "roomy": placed.roomy,
         "places": places,
-        **axes_of(graph, placed),
+        **axes(graph, placed),
     }
 
 

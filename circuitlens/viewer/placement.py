@@ -77,13 +77,8 @@ def place_nodes(graph: Graph, nodes: Sequence[Node] | None = None) -> Placement:
     return Placement(rows, columns, roomy, places)
 
 
-def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    """What stands along the graph: hooks with their rows, tokens with their columns."""
-    return axes_of(graph, place_nodes(graph))
-
-
-def axes_of(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
-    """What stands along a placement of a graph."""
+def axes(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
+    """What stands along a placement of a graph: hooks with their rows, tokens with their columns."""
     return {
         "rows": [
             {

@@ -24,6 +24,10 @@ const Graphs = (() => {
   // when it has made one. So this is where each is taken.
   Object.defineProperty(window, "cy", { get: () => cores.graph, set: takeCore });
 
+  // It also hands Cytoscape a wheel sensitivity, the usual one, of which Cytoscape warns whatever it is.
+  const warn = console.warn.bind(console);
+  console.warn = (...said) => { if (!String(said[0]).startsWith("You have set a custom wheel sensitivity")) warn(...said); };
+
   /** @param {cytoscape.Core} cy */
   function takeCore(cy) {
     const name = container(cy).id;
@@ -88,9 +92,7 @@ const Graphs = (() => {
       key: "", axis: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");
-    label(name);
     if (fresh) watch(name, cy);
-    settle(name);
   }
 
   /** @param {string} name @param {string} which @returns {HTMLElement} */
