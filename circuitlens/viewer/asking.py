@@ -11,6 +11,7 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError
 from circuitlens.registry import declared_options
 from circuitlens.viewer.layout.form import option_field, option_id
+from circuitlens.viewer.panels.answer import alone_panel, not_loaded
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
@@ -38,6 +39,8 @@ def _answer_asked(app: Dash, session: Session) -> None:
             raise PreventUpdate
         number, settings = asked["circuit"], asked["settings"]
         circuit = session.circuit(number)
+        if not session.is_loaded(number) and (trouble := session.trouble(number)):
+            return message(trouble), HIDE, []
         if not session.is_loaded(number):
             can_load = session.can_load(number)
             told = [html.P(_how_to_load(circuit, can_load), className="hint"), *(_fields(circuit) if can_load else [])]
@@ -50,6 +53,22 @@ def _answer_asked(app: Dash, session: Session) -> None:
             return html.P(hint, className="hint"), HIDE, html.Div(result, **{"data-answers": asked["key"]})
         except CircuitLensError as error:
             return message(str(error)), HIDE, []
+
+    @app.callback(Output("alone", "children"), Input("kept-alone", "data"), Input("finished", "data"))
+    def alone(kept: dict[str, Any] | None, _finished: Any) -> Any:
+        if kept is None or not kept["active"]:
+            raise PreventUpdate
+        number, nodes = kept["circuit"], kept["nodes"]
+        if not nodes:
+            return []
+        if not session.is_loaded(number):
+            told: Any = not_loaded(session.can_load(number), "to see what they do alone.")
+        else:
+            try:
+                told = alone_panel(session.circuit(number), session.alone(number, nodes), len(nodes))
+            except CircuitLensError as error:
+                told = message(str(error))
+        return html.Div(told, **{"data-answers": kept["key"]})
 
 
 def _how_to_load(circuit: Circuit, can_load: bool) -> str:

@@ -37,17 +37,21 @@ def opening(circuit: Circuit) -> tuple[list[Node], str]:
     return ([node for node in inner if node.id in wanted], what) if len(wanted) < len(inner) else ([], "")
 
 
-def layouts(graph: Graph) -> list[Layout]:
+def layouts(graph: Graph, whole: Circuit | None = None) -> list[Layout]:
     """The layouts of what the page may show: what a circuit opens on, then so many of the strongest nodes, then all.
 
     Each has `what` it shows where that is not so many of the strongest, the `ids` of its nodes beside the outputs, its
-    axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node. A comparison has
-    that of all nodes only.
+    axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node.
+
+    Args:
+        graph: what is drawn.
+        whole: the circuit that it is drawn of; a comparison has none, and the layout of all nodes only.
     """
     inner = _strongest_first(graph)
     chosen = [(inner, "")]
-    if isinstance(graph, Circuit):
-        first, what = opening(graph)
+    if whole is not None:
+        first, what = opening(whole)
+        first = [node for node in inner if node.id in {one.id for one in first}]
         chosen[:0] = [(inner[:count], "") for count in RUNGS if count < len(inner)]
         chosen[:0] = [(first, what)] if first else []
     return [_layout(graph, nodes, what) for nodes, what in chosen]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from dash import Dash, Input, Output, html
+from dash import Dash, Input, Output, State, html
 from dash.exceptions import PreventUpdate
 
 from circuitlens.circuit import Circuit
@@ -33,6 +33,7 @@ def register(app: Dash, session: Session) -> None:
     """Add the callbacks."""
     drawn = _Drawn(session)
     _answer_shown(app, session, drawn)
+    _answer_measured(app, session, drawn)
     _answer_focused(app, session, drawn)
     _answer_pinned(app, session)
     _answer_table(app, drawn)
@@ -108,7 +109,28 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
             "nodes": [{"value": n.id, "label": f"{shown_name(whole, n)} · {n.id}"} for n in whole.nodes],
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
-        return *graphs, layouts(whole), facts, about, legend(whole, difference)
+        return (
+            *graphs,
+            layouts(whole, circuits[0] if len(chosen) == 1 else None),
+            facts,
+            about,
+            legend(whole, difference),
+        )
+
+
+def _answer_measured(app: Dash, session: Session, drawn: _Drawn) -> None:
+    @app.callback(
+        Output("axes", "data", allow_duplicate=True),
+        Input("finished", "data"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
+    def measured(_finished: Any, shown: Topic | None) -> Any:
+        """Evidence tells a core, on which the page opens then."""
+        if shown is None or shown["other"] is not None:
+            raise PreventUpdate
+        number = shown["circuit"]
+        return layouts(drawn.circuit(number)[0], session.circuit(number))
 
 
 def _draw_comparison(
@@ -169,7 +191,7 @@ def _without(session: Session, number: int) -> list[Any]:
     if not settings or circuit.pairs:
         return [hint]
     if not session.is_loaded(number):
-        return [*not_loaded(session.can_load(number)), hint]
+        return [*not_loaded(session.can_load(number), "to see what it says then."), hint]
     return [*without_panel(circuit, session.intervene(number, settings), settings), hint]
 
 

@@ -20,6 +20,7 @@ from circuitlens.viewer.jobs import Job, Jobs
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
+    from circuitlens.evaluation.alone import Alone, AloneRuns
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
@@ -46,6 +47,8 @@ class Session:
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
+        self._alone: dict[int, AloneRuns] = {}
+        self._asking_alone = threading.Lock()
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -122,6 +125,19 @@ class Session:
         """Whether the model that a circuit was found in is loaded."""
         return self._fitting(number) is not None
 
+    def trouble(self, number: int) -> str:
+        """Why the model of a circuit, which is there, can't be asked as it is now; "" where that is not so."""
+        from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
+        circuit = self.circuit(number)
+        for adapter in self._adapters:
+            if adapter.name == circuit.adapter and (adapter, number) not in self._fits:
+                try:
+                    require_same_adapter(adapter, circuit)
+                except CircuitLensError as error:
+                    return str(error)
+        return ""
+
     def can_load(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded, or can be by its name."""
         name = self.circuit(number).adapter
@@ -159,6 +175,22 @@ class Session:
         from circuitlens.evaluation.intervention import intervene
 
         return intervene(self.adapter(number), self.circuit(number), settings)
+
+    def alone(self, number: int, node_ids: Sequence[str]) -> Alone:
+        """What the model does with only these nodes of a circuit kept.
+
+        Raises:
+            ViewerError: the model is not loaded.
+            CircuitLensError: what `circuitlens.evaluation.alone` raises.
+        """
+        from circuitlens.evaluation.alone import AloneRuns
+
+        adapter, circuit = self.adapter(number), self.circuit(number)
+        with self._asking_alone:  # one question at a time: the runs keep what they know
+            known = self._alone.get(number)
+            if known is None or known.circuit is not circuit:
+                known = self._alone[number] = AloneRuns(adapter, circuit)
+            return known(node_ids)
 
     def describe(self, number: int, node_id: str) -> Feature:
         """What a feature stands for, and where on the prompt it is active.

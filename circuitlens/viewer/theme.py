@@ -149,6 +149,9 @@ def themed(figure: Any, scheme: str) -> Any:
         legend_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": c["raised"], "font": {"color": c["text"]}},
     )
+    if scheme == "dark":  # what is drawn in ink, of which there is none on a dark ground
+        figure.for_each_trace(lambda trace: trace.update(line_color=c["text"]), {"line": {"color": LIGHT["text"]}})
+        figure.update_shapes({"line.color": c["text"]}, {"line": {"color": LIGHT["text"]}})
     figure.for_each_annotation(lambda annotation: annotation.update(font_color=c["text"]))
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(linecolor=c["axis"], tickcolor=c["axis"], gridcolor=c["grid"], zerolinecolor=c["axis"], color=c["text"])

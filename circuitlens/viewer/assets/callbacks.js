@@ -43,6 +43,7 @@
         Lists.render(true);
       });
     },
+    laid(layouts) { if (layouts && Graphs.lay(layouts)) Widgets.publish(); },
     subgraph(elements) { if (elements) Subgraph.draw(elements); },
     theme(scheme, sheets) {
       for (const id of ["graph", "graph2", "subgraph"]) Widgets.set(id, { stylesheet: sheets[scheme] });

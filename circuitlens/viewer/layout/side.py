@@ -50,6 +50,7 @@ def _pinned() -> list[Any]:
     return [
         html.P("Pin nodes (p, or Ctrl-click) to see them by themselves and to group them.", className="hint"),
         html.Ul(id="pins"),
+        html.Section(id="alone", **aria(live="polite")),
         html.Div([name, html.Button("Group the ticked", id="group", className="do")], id="grouping"),
         html.Div(
             graph("subgraph", userZoomingEnabled=False, userPanningEnabled=False),
