@@ -16,6 +16,7 @@ from circuitlens.prompts.metrics import METRICS
 from circuitlens.report.text import cut, joined, percent, signed, visible
 
 if TYPE_CHECKING:
+    from circuitlens.evaluation.alone import Alone
     from circuitlens.evaluation.intervention import Outcome, Setting
 
 NAMED, SHORT, LONGEST = 3, 30, 90
@@ -173,6 +174,21 @@ def describe_outcome(circuit: Circuit, outcome: Outcome, settings: Mapping[str, 
     )
     figures = f" ({signed(outcome.before, 2)} → {signed(outcome.after, 2)})"
     return (f"{what} the model {still}", *does, f"{figures}{f': {changes}' if changes else ''}.")
+
+
+def describe_alone(circuit: Circuit, alone: Alone, count: int) -> Words:
+    """What the model does with only `count` nodes (and the inputs) kept, and how much of the decision that is."""
+    what = "This node" if count == 1 else f"These {count} nodes"
+    figures = f"{signed(alone.value, 2)}; all nodes {signed(alone.whole, 2)}, none {signed(alone.none, 2)}"
+    verb = "carries" if count == 1 else "carry"
+    share = Strong(f"{alone.faithfulness:.2f}")
+    return (
+        f"{what} alone {verb} ",
+        share,
+        " of it (measured): the model ",
+        *_does(circuit, alone.value),
+        f" ({figures}).",
+    )
 
 
 def describe_known_loss(circuit: Circuit) -> Words:

@@ -61,6 +61,7 @@ def _connect_script(app: Dash) -> None:
     tell(
         "drawn", Input("facts", "data"), State("axes", "data"), State("graph", "elements"), State("graph2", "elements")
     )
+    tell("laid", Input("axes", "data"))
     tell("subgraph", Input("subgraph", "elements"))
     tell("theme", Input("theme", "data"), State("sheets", "data"))
     tell("work", Input("work", "data"), initial=True)

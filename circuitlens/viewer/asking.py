@@ -11,11 +11,14 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError
 from circuitlens.registry import declared_options
 from circuitlens.viewer.layout.form import option_field, option_id
+from circuitlens.viewer.models import model_name
+from circuitlens.viewer.panels.answer import alone_panel, not_loaded
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
 from circuitlens.viewer.panels.preview import NOT_LOADED, preview_panel
-from circuitlens.viewer.session import Session, model_name
+from circuitlens.viewer.preview import preview, seconds_for
+from circuitlens.viewer.session import Session
 from circuitlens.viewer.text import about
 
 HIDE = {"display": "none"}
@@ -40,6 +43,8 @@ def _answer_asked(app: Dash, session: Session) -> None:
             raise PreventUpdate
         number, settings = asked["circuit"], asked["settings"]
         circuit = session.circuit(number)
+        if not session.is_loaded(number) and (trouble := session.trouble(number)):
+            return message(trouble), HIDE, []
         if not session.is_loaded(number):
             can_load = session.can_load(number)
             told = [html.P(_how_to_load(circuit, can_load), className="hint"), *(_fields(circuit) if can_load else [])]
@@ -52,6 +57,22 @@ def _answer_asked(app: Dash, session: Session) -> None:
             return html.P(hint, className="hint"), HIDE, html.Div(result, **{"data-answers": asked["key"]})
         except CircuitLensError as error:
             return message(str(error)), HIDE, []
+
+    @app.callback(Output("alone", "children"), Input("kept-alone", "data"), Input("finished", "data"))
+    def alone(kept: dict[str, Any] | None, _finished: Any) -> Any:
+        if kept is None or not kept["active"]:
+            raise PreventUpdate
+        number, nodes = kept["circuit"], kept["nodes"]
+        if not nodes:
+            return []
+        if not session.is_loaded(number):
+            told: Any = not_loaded(session.can_load(number), "to see what they do alone.")
+        else:
+            try:
+                told = alone_panel(session.circuit(number), session.alone(number, nodes), len(nodes))
+            except CircuitLensError as error:
+                told = message(str(error))
+        return html.Div(told, **{"data-answers": kept["key"]})
 
 
 def _how_to_load(circuit: Circuit, can_load: bool) -> str:
@@ -90,10 +111,13 @@ def _fill_form(app: Dash, session: Session) -> None:
         if typed is None:
             raise PreventUpdate
         answers = {name: typed[name] for name in ("answer", "distractor")}
-        known = session.preview(typed["adapter"], typed["prompt"], typed["corrupted"], answers, typed["method"])
-        if known is None:
+        method = typed["method"] or None
+        loaded = session.newest(typed["adapter"], method)
+        if loaded is None:
             return html.P(NOT_LOADED, className="hint"), False
-        return preview_panel(known[0], typed, "" if known[1] is None else f"It will take {about(known[1])}."), True
+        known = preview(loaded[0], typed["prompt"], typed["corrupted"], answers)
+        seconds = seconds_for(known, method, loaded[1])
+        return preview_panel(known, typed, "" if seconds is None else f"It will take {about(seconds)}."), True
 
     @app.callback(
         Output("new-options", "children"),

@@ -8,7 +8,7 @@ from typing import Any
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.comparison import Comparison, Graph
 from circuitlens.report.answer import answer_path, core_nodes
-from circuitlens.viewer.placement import axes_of, place_nodes
+from circuitlens.viewer.placement import axes, place_nodes
 
 LEGIBLE, SHARE = 30, 0.9
 """Nodes that are shown at first, at most, and of all |attribution| the share that they are to have."""
@@ -37,17 +37,21 @@ def opening(circuit: Circuit) -> tuple[list[Node], str]:
     return ([node for node in inner if node.id in wanted], what) if len(wanted) < len(inner) else ([], "")
 
 
-def layouts(graph: Graph) -> list[Layout]:
+def layouts(graph: Graph, whole: Circuit | None = None) -> list[Layout]:
     """The layouts of what the page may show: what a circuit opens on, then so many of the strongest nodes, then all.
 
     Each has `what` it shows where that is not so many of the strongest, the `ids` of its nodes beside the outputs, its
-    axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node. A difference has
-    that of all nodes only.
+    axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node.
+
+    Args:
+        graph: what is drawn.
+        whole: the circuit that it is drawn of; a difference has none, and the layout of all nodes only.
     """
     inner = _strongest_first(graph)
     chosen = [(inner, "")]
-    if isinstance(graph, Circuit):
-        first, what = opening(graph)
+    if whole is not None:
+        first, what = opening(whole)
+        first = [node for node in inner if node.id in {one.id for one in first}]
         chosen[:0] = [(inner[:count], "") for count in RUNGS if count < len(inner)]
         chosen[:0] = [(first, what)] if first else []
     return [_layout(graph, nodes, what) for nodes, what in chosen]
@@ -82,7 +86,7 @@ def _layout(graph: Graph, nodes: Sequence[Node], what: str) -> Layout:
         "ids": [node.id for node in nodes],
         "roomy": placed.roomy,
         "places": places,
-        **axes_of(graph, placed),
+        **axes(graph, placed),
     }
 
 

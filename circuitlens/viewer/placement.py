@@ -84,13 +84,8 @@ def place_nodes(graph: Graph, nodes: Sequence[Node] | None = None) -> Placement:
     return Placement(rows, columns, roomy, places)
 
 
-def axes(graph: Graph) -> dict[str, list[dict[str, Any]]]:
-    """What stands along the graph: hooks with their rows, tokens with their columns, gaps of tokens without nodes."""
-    return axes_of(graph, place_nodes(graph))
-
-
-def axes_of(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
-    """What stands along a placement of a graph."""
+def axes(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
+    """What stands along a placement of a graph: hooks with their rows, tokens with their columns, gaps between."""
     names = position_names(graph)
     ends = {pos: start for pos, (start, _) in placed.columns.items()}
     return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
-from dash import Dash, Input, Output, html, no_update
+from dash import Dash, Input, Output, State, html, no_update
 from dash.exceptions import PreventUpdate
 
 from circuitlens.circuit import Circuit
@@ -35,6 +35,7 @@ def register(app: Dash, session: Session) -> None:
     """Add the callbacks."""
     drawn = _Drawn(session)
     _answer_shown(app, session, drawn)
+    _answer_measured(app, session, drawn)
     _answer_focused(app, session, drawn)
     _answer_pinned(app, session)
     _answer_table(app, drawn)
@@ -113,7 +114,7 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         if compared is None:
             numbers = numbers[:1]
             whole: Graph = drawn.circuit(numbers[0])[0]
-            graphs, along, titles = [elements(whole), []], [layouts(whole)], ["", ""]
+            graphs, along, titles = [elements(whole), []], [layouts(whole, circuits[0])], ["", ""]
         else:
             whole = compared.difference
             about = [*comparison_panel(circuits[0], circuits[1], compared), *about]
@@ -128,6 +129,21 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         strips = [prompt_strip(circuits[k], chosen=len(numbers) == 1) for k in range(len(numbers))]
         told = status(refused, "fault") if refused else no_update
         return *graphs, along, facts, about, strips, legend(whole, difference), told
+
+
+def _answer_measured(app: Dash, session: Session, drawn: _Drawn) -> None:
+    @app.callback(
+        Output("axes", "data", allow_duplicate=True),
+        Input("finished", "data"),
+        State("shown", "data"),
+        prevent_initial_call=True,
+    )
+    def measured(_finished: Any, shown: Topic | None) -> Any:
+        """Evidence tells a core, on which the page opens then."""
+        if shown is None or shown["other"] is not None:
+            raise PreventUpdate
+        number = shown["circuit"]
+        return [layouts(drawn.circuit(number)[0], session.circuit(number))]
 
 
 def _draw_comparison(
@@ -189,7 +205,7 @@ def _without(session: Session, number: int) -> list[Any]:
     if not settings or circuit.pairs:
         return [hint]
     if not session.is_loaded(number):
-        return [*not_loaded(session.can_load(number)), hint]
+        return [*not_loaded(session.can_load(number), "to see what it says then."), hint]
     return [*without_panel(circuit, session.intervene(number, settings), settings), hint]
 
 

@@ -6,7 +6,6 @@ other, as adapters see to. No torch is imported before a model is needed.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit import Annotations, Circuit, update_file
-from circuitlens.claims import Unsaid, harmless, unsaid
+from circuitlens.claims import harmless, unsaid
 from circuitlens.errors import CircuitError, CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
-from circuitlens.viewer.text import plain
+from circuitlens.viewer.models import as_kept, model_name, refuse
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
+    from circuitlens.evaluation.alone import Alone, AloneRuns
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
-    from circuitlens.viewer.preview import Preview
 
 
 class Session:
@@ -51,6 +50,8 @@ class Session:
         self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
         self._paces: dict[tuple[Adapter, str | None], float] = {}
+        self._alone: dict[int, AloneRuns] = {}
+        self._asking_alone = threading.Lock()
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -134,6 +135,19 @@ class Session:
         """Whether the model that a circuit was found in is loaded."""
         return self._fitting(number) is not None
 
+    def trouble(self, number: int) -> str:
+        """Why the model of a circuit, which is there, can't be asked as it is now; "" where that is not so."""
+        from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
+        circuit = self.circuit(number)
+        for adapter in self._adapters:
+            if adapter.name == circuit.adapter and (adapter, number) not in self._fits:
+                try:
+                    require_same_adapter(adapter, circuit)
+                except CircuitLensError as error:
+                    return str(error)
+        return ""
+
     def can_load(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded, or can be by its name."""
         name = self.circuit(number).adapter
@@ -172,6 +186,22 @@ class Session:
 
         return intervene(self.adapter(number), self.circuit(number), settings)
 
+    def alone(self, number: int, node_ids: Sequence[str]) -> Alone:
+        """What the model does with only these nodes of a circuit kept.
+
+        Raises:
+            ViewerError: the model is not loaded.
+            CircuitLensError: what `circuitlens.evaluation.alone` raises.
+        """
+        from circuitlens.evaluation.alone import AloneRuns
+
+        adapter, circuit = self.adapter(number), self.circuit(number)
+        with self._asking_alone:  # one question at a time: the runs keep what they know
+            known = self._alone.get(number)
+            if known is None or known.circuit is not circuit:
+                known = self._alone[number] = AloneRuns(adapter, circuit)
+            return known(node_ids)
+
     def describe(self, number: int, node_id: str) -> Feature:
         """What a feature stands for, and where on the prompt it is active.
 
@@ -203,7 +233,7 @@ class Session:
     def _has_options(self, adapter: Adapter, options: Mapping[str, Any]) -> bool:
         """Whether a model is loaded as these options say; those that are not given may be any."""
         known = {**adapter.options, **self._loaded_with.get(adapter, {})}
-        return all(_as_kept(known.get(name)) == _as_kept(value) for name, value in options.items())
+        return all(as_kept(known.get(name)) == as_kept(value) for name, value in options.items())
 
     def _load(self, name: str, options: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
         progress(f"loading {name}", 0, 0)
@@ -223,12 +253,12 @@ class Session:
 
         circuit = self.circuit(number)
         options = {**harmless(circuit.adapter, circuit.options), **given}
-        _refuse(unsaid(circuit.adapter, circuit.options, options))
+        refuse(unsaid(circuit.adapter, circuit.options, options))
         adapter = self._load(circuit.adapter, options, progress)
         try:
             require_same_adapter(adapter, circuit)
         except CircuitError:
-            _refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
+            refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
             raise
         return self._keep(adapter, options)
 
@@ -243,19 +273,10 @@ class Session:
 
         return self.jobs.start(f"Load the model {circuit.adapter}", work)
 
-    def preview(
-        self, adapter: str, prompt: str, corrupted: str, answers: Mapping[str, str], method: str | None = None
-    ) -> tuple[Preview, float | None] | None:
-        """What a model makes of the texts of a form, and about how many seconds a circuit of them takes; None where no
-        model of that name is loaded, or for a time that nothing is known of.
-        """
-        from circuitlens.viewer.preview import preview, seconds_for
-
+    def newest(self, adapter: str, method: str | None = None) -> tuple[Adapter, float | None] | None:
+        """The model of that name that was loaded last, and the seconds a token of its last circuit by a method."""
         loaded = next((one for one in reversed(self._adapters) if one.name == adapter), None)
-        if loaded is None:
-            return None
-        known = preview(loaded, prompt, corrupted, answers)
-        return known, seconds_for(known, method or None, self._paces.get((loaded, method or None)))
+        return loaded and (loaded, self._paces.get((loaded, method)))
 
     def load_named(self, adapter: str, options: Mapping[str, Any]) -> Job:
         """Begin to load a model by its adapter's name."""
@@ -326,23 +347,3 @@ class Session:
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
-
-
-def model_name(adapter: str, options: Mapping[str, object]) -> str:
-    """What a model is called that an adapter loaded with these options: of a folder the last part."""
-    named = str(options.get("model") or "").rstrip("/\\")
-    return plain(re.split(r"[/\\]", named)[-1]) or adapter
-
-
-def _as_kept(value: object) -> object:
-    """An option's value as an adapter keeps it: several are one text."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _refuse(wrong: Unsaid | None) -> None:
-    """Say what a file claims and nobody said."""
-    if wrong is None:
-        return
-    if wrong.options:
-        raise ViewerError(f"This circuit {wrong}: if you trust its file, give these yourself under Intervene.")
-    raise ViewerError(f"This circuit {wrong}: no options load its model alike. Was its file edited?")

@@ -55,13 +55,6 @@ def _node_rules(c: Palette) -> dict[str, Style]:
         ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned": named,
         "node[name]": {"label": "data(name)"},
         ".crowded.named": {"text-opacity": 1, "z-index": 1},
-        ".below[fit]": {
-            "text-valign": "bottom",
-            "text-margin-y": 3,
-            "text-outline-width": 2,
-            "text-max-width": "data(fit)",
-            "text-wrap": "ellipsis",
-        },
         "node[size].roomy": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
     }
 
@@ -80,6 +73,13 @@ def _kind_rules(c: Palette) -> dict[str, Style]:
         ".error": {"shape": "diamond", "background-color": c["error"], "text-outline-width": 0},
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
+        ".below[fit]": {
+            "text-valign": "bottom",
+            "text-margin-y": 3,
+            "text-outline-width": 2,
+            "text-max-width": "data(fit)",
+            "text-wrap": "ellipsis",
+        },
         ".input, .embedding": {"background-color": c["input"]},
         ".logit": {"background-color": c["logit"]},
         ".logit.answer": {"font-weight": "bold", "border-width": 2.5},
@@ -149,6 +149,9 @@ def themed(figure: Any, scheme: str) -> Any:
         legend_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": c["raised"], "font": {"color": c["text"]}},
     )
+    if scheme == "dark":  # what is drawn in ink, of which there is none on a dark ground
+        figure.for_each_trace(lambda trace: trace.update(line_color=c["text"]), {"line": {"color": LIGHT["text"]}})
+        figure.update_shapes({"line.color": c["text"]}, {"line": {"color": LIGHT["text"]}})
     figure.for_each_annotation(lambda annotation: annotation.update(font_color=c["text"]))
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(linecolor=c["axis"], tickcolor=c["axis"], gridcolor=c["grid"], zerolinecolor=c["axis"], color=c["text"])

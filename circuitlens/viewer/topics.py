@@ -55,6 +55,14 @@ class Asked(Topic):
     key: str
 
 
+class Alone(Topic):
+    """The nodes that are to do it alone; `key` says the same, and the answer has it."""
+
+    nodes: list[str]
+    active: bool
+    key: str
+
+
 class Read(Topic):
     """What the table and the evidence are of."""
 
@@ -118,6 +126,7 @@ FORMS: dict[str, Any] = {
     "focused.data": Focused,
     "pinned.data": Pinned,
     "asked.data": Asked,
+    "kept-alone.data": Alone,
     "reading.data": Read | Unread,
     "kept.data": Kept,
     "given.data": Given,

@@ -28,7 +28,7 @@ CASES = int(os.environ.get("CIRCUITLENS_FUZZ", "3000"))
 
 VALUES: dict[str, Any] = {
     "shown.data": {"circuit": 0, "other": 1, "as": "side"},
-    "focused.data": {"circuit": 0, "other": None, "node": "sae:0:4"},
+    "focused.data": {"circuit": 0, "other": None, "node": "sae:0:4", "edge": None, "labels": {}},
     "pinned.data": {
         "circuit": 0,
         "pins": ["sae:0:4"],
@@ -117,9 +117,9 @@ def test_what_is_no_request_of_a_callback_is_refused(asker: Asker) -> None:
 @pytest.mark.parametrize(
     ("output", "name", "value", "fault"),
     [
-        ("detail", "focused.data", {"circuit": -1, "other": None, "node": None}, "circuit: Input should be greater"),
-        ("detail", "focused.data", {"circuit": 0, "other": None, "node": 3}, "node: Input should be a valid string"),
-        ("detail", "focused.data", {"circuit": 0, "other": None}, "node: Field required"),
+        ("detail", "focused.data", {**VALUES["focused.data"], "circuit": -1}, "circuit: Input should be greater"),
+        ("detail", "focused.data", {**VALUES["focused.data"], "node": 3}, "node: Input should be a valid string"),
+        ("detail", "focused.data", {"circuit": 0, "other": None, "edge": None, "labels": {}}, "node: Field required"),
         ("detail", "focused.data", [1], "focused.data can't be read"),
         ("..model", "asked.data", {**VALUES["asked.data"], "settings": {"a": "x"}}, "settings.a"),
         ("..model", "asked.data", {**VALUES["asked.data"], "settings": {"a": float("nan")}}, "finite number"),

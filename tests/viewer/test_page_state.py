@@ -24,8 +24,8 @@ def test_a_file_keeps_annotations_and_not_how_the_page_was_left() -> None:
     kept = read_annotations(json.dumps(state))
     assert kept == Annotations(pins=("a",), notes={"b": "mine"})
     assert set(CircuitState.model_fields) - set(Annotations.model_fields) == {
-        *("focus", "position", "nodes", "edges", "settings")
-    }
+        "focus", "edge", "position", "nodes", "edges", "settings",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,8 @@ const Actions = (() => {
     const at = /** @type {HTMLElement} */ (event.target);
     const typing = at.closest("input, textarea, select, [contenteditable], [role=dialog], [role=menu]");
     const command = event.ctrlKey || event.metaKey;
-    if (command && event.key.toLowerCase() === "z" && !typing) {
+    // A slider and a box have no text of their own to take back.
+    if (command && event.key.toLowerCase() === "z" && (!typing || at.matches("[type=range], [type=checkbox]"))) {
       event.preventDefault();
       if (event.shiftKey) State.redo(); else State.undo();
       return;
@@ -191,6 +192,8 @@ const Actions = (() => {
   function onClick(event) {
     const button = /** @type {Element} */ (event.target).closest("button");
     if (!button) return;
+    // Whoever chose a tab by the mouse goes on in the graph by the arrow keys; by keys one goes on among the tabs.
+    if (event.detail && button.matches("#side [role=tab]")) Widgets.element("graph-pane").focus({ preventScroll: true });
     if (button.dataset.do) DOING[button.dataset.do](button.dataset.on || "");
     else if (Object.hasOwn(BUTTONS, button.id)) BUTTONS[button.id]();
   }

@@ -44,6 +44,7 @@
         if (facts.refused) State.change({ other: null });
       });
     },
+    laid(layouts) { if (layouts && Graphs.lay(layouts[0])) Widgets.publish(); },
     subgraph(elements) { if (elements) Subgraph.draw(elements); },
     theme(scheme, sheets) {
       for (const id of ["graph", "graph2", "subgraph"]) Widgets.set(id, { stylesheet: sheets[scheme] });

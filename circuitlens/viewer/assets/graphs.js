@@ -27,6 +27,10 @@ const Graphs = (() => {
   // when it has made one. So this is where each is taken.
   Object.defineProperty(window, "cy", { get: () => cores.graph, set: takeCore });
 
+  // It also hands Cytoscape a wheel sensitivity, the usual one, of which Cytoscape warns whatever it is.
+  const warn = console.warn.bind(console);
+  console.warn = (...said) => { if (!String(said[0]).startsWith("You have set a custom wheel sensitivity")) warn(...said); };
+
   /** @param {cytoscape.Core} cy */
   function takeCore(cy) {
     const name = container(cy).id;
@@ -93,9 +97,18 @@ const Graphs = (() => {
       key: "", axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");
-    label(name);
     if (fresh) watch(name, cy);
-    settle(name);
+  }
+
+  /** Takes other layouts of the circuit that is drawn. @param {Layout[]} layouts @returns {boolean} whether they are */
+  function lay(layouts) {
+    const pane = panes.graph;
+    /** @param {Layout[]} of */
+    const whole = (of) => of[of.length - 1].ids.join(" ");
+    if (!pane || waiting.graph || whole(layouts) !== whole(pane.layouts)) return false;
+    if (JSON.stringify(layouts) === JSON.stringify(pane.layouts)) return false;
+    Object.assign(pane, { layouts, key: "" });
+    return true;
   }
 
   /** @param {string} name @param {string} which @returns {HTMLElement} */
@@ -290,7 +303,7 @@ const Graphs = (() => {
   window.circuitlens = { cy: (name) => cores[name] };
 
   return {
-    draw, whenDrawn, ranked, container, neighbour, all, totals, label, settle, EDGE,
+    draw, lay, whenDrawn, ranked, container, neighbour, all, totals, label, settle, EDGE,
     fit: () => { for (const { name } of all()) settle(name); },
     /** @param {string} id @returns {string | undefined} */
     nameOf: (id) => find(id)?.data("label"),

@@ -13,6 +13,7 @@ const Layouts = (() => {
     const { layout, shown } = chosen(pane, view);
     const key = `${pane.layouts.indexOf(layout)} ${shown.length}`;
     if (key === pane.key) return false;
+    const moves = pane.key === "" || pane.axes !== layout;
     pane.key = key;
     pane.shown = shown;
     const there = new Set(shown.map((node) => node.id()));
@@ -21,7 +22,7 @@ const Layouts = (() => {
     for (const edge of pane.between.slice(0, pane.shownEdges)) edge.addClass("off");
     pane.between = pane.edges.filter((edge) => there.has(edge.data("source")) && there.has(edge.data("target")));
     pane.shownEdges = 0;
-    if (pane.axes !== layout) move(pane, layout);
+    if (moves) move(pane, layout);
     return true;
   }
 

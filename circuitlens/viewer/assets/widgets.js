@@ -96,8 +96,9 @@ const Widgets = (() => {
     set("reading", { data: view === "graph" ? { view } : { circuit, other, view, labels, notes } });
     set("theme", { data: State.theme() });
     set("kept", { data: { circuit, state: JSON.stringify(mine) } });
-    const active = tab === "ask" || mine.settings.length > 0;
-    Asking.ask(circuit, settings(), active);
+    Asking.ask("asked", { circuit, settings: Object.fromEntries(settings()) }, tab === "ask" || mine.settings.length > 0);
+    const nodes = groups.flatMap((group) => group.nodes).concat(pins).filter((id) => !Graphs.isLogit(id)).sort();
+    Asking.ask("kept-alone", { circuit, nodes }, tab === "pinned");
   }
 
   /** @param {string | null} focus */

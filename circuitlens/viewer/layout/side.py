@@ -49,6 +49,7 @@ def _pinned() -> list[Any]:
     name = dmc.TextInput(id="group-name", placeholder="Name of a group", size="xs", **aria(label="Name of a group"))
     return [
         html.P("Pin nodes (p, or Ctrl-click) to see them by themselves and to group them.", className="hint"),
+        html.Section(id="alone", **aria(live="polite")),
         html.Div([name, html.Button("Group the ticked", id="group", className="do")], id="grouping"),
         html.Ul(id="pins"),
         html.Div(

@@ -15,6 +15,7 @@ from circuitlens.report.answer import (
     Words,
     answer_path,
     core_nodes,
+    describe_alone,
     describe_answer,
     describe_carriers,
     describe_known_loss,
@@ -29,6 +30,7 @@ from circuitlens.viewer.panels.parts import doing, focus_button
 from circuitlens.viewer.text import signed
 
 if TYPE_CHECKING:
+    from circuitlens.evaluation.alone import Alone
     from circuitlens.evaluation.intervention import Outcome, Setting
 
 HINT = "Click a node to see what feeds it and what it feeds, or an edge to see how it is known."
@@ -69,12 +71,17 @@ def without_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Set
     return [html.P(said(describe_outcome(circuit, outcome, settings)), className="answer")]
 
 
-def not_loaded(can_load: bool) -> list[Any]:
-    """How to see what the model does without them."""
+def alone_panel(circuit: Circuit, alone: Alone, count: int) -> list[Any]:
+    """What the model did with only some nodes kept."""
+    return [html.P(said(describe_alone(circuit, alone, count)), className="answer")]
+
+
+def not_loaded(can_load: bool, why: str) -> list[Any]:
+    """How to ask the model what is not known yet."""
     if not can_load:
         return []
     button = html.Button("Load the model", className="do", **doing("tab", "ask"))
-    return [html.P([button, " to see what it says then."], className="hint")]
+    return [html.P([button, f" {why}"], className="hint")]
 
 
 def _mood(circuit: Circuit) -> str:

@@ -17,8 +17,8 @@ from circuitlens.report.summary import (
     describe_path,
     describe_size,
 )
+from circuitlens.viewer.models import model_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
-from circuitlens.viewer.session import model_name
 from circuitlens.viewer.text import plain, signed, visible
 
 
@@ -127,6 +127,7 @@ def page_data(circuits: Sequence[Circuit]) -> dict[str, Any]:
 
 
 def _strongest_feature(circuit: Circuit) -> str | None:
-    """The strongest of the nodes that it is worth to switch off."""
-    strongest = max(without_what(circuit)[0], key=lambda node: abs(node.attribution), default=None)
+    """The strongest of the nodes that it is worth to switch off, a feature where there is one."""
+    nodes = without_what(circuit)[0]
+    strongest = max(nodes, key=lambda node: (node.kind == "feature", abs(node.attribution)), default=None)
     return strongest and strongest.id
