@@ -78,8 +78,8 @@ def _begin_work(app: Dash, session: Session) -> None:
         return job.id, False, []
 
     @app.callback(
-        Output("begun", "data", allow_duplicate=True),
         Output("new-fault", "children", allow_duplicate=True),
+        Output("begun", "data", allow_duplicate=True),
         Input("new-load", "n_clicks"),
         State("new-adapter", "value"),
         State(option_id("option", ALL, ALL), "value"),
@@ -87,9 +87,9 @@ def _begin_work(app: Dash, session: Session) -> None:
     )
     def load(_clicks: int | None, adapter: str | None, _texts: object) -> Any:
         try:
-            return session.load_named(adapter or "", _read_options(adapter or "", _typed())).id, []
+            return [], session.load_named(adapter or "", _read_options(adapter or "", _typed())).id
         except ViewerError as error:
-            return no_update, message(str(error))
+            return message(str(error)), no_update
 
     @app.callback(
         Output("begun", "data", allow_duplicate=True),

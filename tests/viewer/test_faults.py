@@ -40,10 +40,15 @@ VALUES: dict[str, Any] = {
     "kept.data": {"circuit": 0, "state": json.dumps({"pins": ["sae:0:4"], "focus": None, "edges": 7})},
     "given.data": {"names": [], "circuits": [{"corrupted": False, "strongest": None, "annotations": None}] * 2},
     "theme.data": "light",
+    "typed.data": {
+        **{"adapter": "toy", "prompt": "The cats", "corrupted": "The cat", "answer": "run|runs", "distractor": ""},
+        "method": "",
+    },
     "ending.data": {"job": 1, "how": "cancel", "turn": 1.5},
     "new-circuit.opened": True,
     **{f"new-{name}.value": text for name, text in (("adapter", "toy"), ("prompt", "The cats"), ("answer", "run"))},
     **dict.fromkeys(("find.n_clicks", "load.n_clicks", "verify.n_clicks", "save.n_clicks", "export-json.n_clicks"), 1),
+    "new-load.n_clicks": 1,
     "options": [
         {"id": {"type": kind, "adapter": "toy", "name": "dtype"}, "value": "float32"} for kind in ("option", "claim")
     ],

@@ -52,7 +52,7 @@ const Marks = (() => {
     const at = (id) => cy.getElementById(`node ${id}`);
     for (const id of pins) at(id).addClass("pinned");
     for (const id of settings.keys()) at(id).addClass("intervened");
-    for (const [id, name] of Object.entries(labels)) at(id).data({ name });
+    for (const [id, name] of Object.entries(labels)) at(id).data({ name: Widgets.plain(name) });
   }
 
   /** A focused node keeps its neighbours on show along the edges on show and its strongest, an edge its ends, a position

@@ -42,6 +42,12 @@ const Widgets = (() => {
     return id !== null && Object.hasOwn(texts, id) ? texts[id] : "";
   }
 
+  /** A text with what can't be printed spelled out, such as marks that turn the direction of what follows.
+   * @param {string} text
+   */
+  const plain = (text) =>
+    text.replace(/[\p{C}\u2028\u2029]/gu, (one) => `\\u${(one.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`);
+
   /** Whether no node of the circuit has this id. @param {string | null} id */
   const foreign = (id) => !facts?.nodes.some((node) => node.value === id);
 
@@ -49,7 +55,7 @@ const Widgets = (() => {
   function name(target) {
     if (target.startsWith("group ")) return target.slice(6);
     const node = facts?.nodes.find((one) => one.value === target);
-    return own("labels", target) || (node ? node.label.split(" · ")[0] : target);
+    return plain(own("labels", target)) || (node ? node.label.split(" · ")[0] : target);
   }
 
   /** Interventions by node: a group's is that of each of its nodes. */
@@ -123,7 +129,7 @@ const Widgets = (() => {
     for (const id of ["node-name", "node-tools", "own"]) element(id).hidden = !known;
     if (!known) { element("node-name").textContent = ""; return; }
     const off = settings.some(([target, setting]) => target === focus && setting === 0);
-    element("node-name").textContent = own("labels", focus) || Graphs.nameOf(focus) || focus;
+    element("node-name").textContent = plain(own("labels", focus)) || Graphs.nameOf(focus) || focus;
     element("pin").textContent = pins.includes(focus) ? "Unpin" : "Pin";
     element("pin").hidden = groups.some((group) => group.nodes.includes(focus));
     element("off").textContent = off ? "Switch on" : "Switch off";
@@ -191,10 +197,10 @@ const Widgets = (() => {
     if (!facts) return;
     const data = facts.nodes.map(({ value, label }) => {
       const mine = own("labels", value);
-      return { value, label: mine ? `${mine} · ${label}` : label };
+      return { value, label: mine ? `${plain(mine)} · ${label}` : label };
     });
     set("search", { data });
   }
 
-  return { element, set, note, debounce, publish, foreign, name, slid, showAll, takeFacts, searchable };
+  return { element, plain, set, note, debounce, publish, foreign, name, slid, showAll, takeFacts, searchable };
 })();
