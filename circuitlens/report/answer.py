@@ -162,7 +162,8 @@ def why_not_off(circuit: Circuit, node: Node) -> str:
 def describe_outcome(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Setting]) -> Words:
     """What the model does with nodes set otherwise, and what becomes of the outputs that were asked for."""
     off = all(setting == 0 for setting in settings.values())
-    what = ("Without it" if len(settings) == 1 else "Without them") if off else "With these set so"
+    them = "it" if len(settings) == 1 else "them"
+    what = f"With {them} switched off" if off else f"With {them} set so"
     does = _does(circuit, outcome.after)
     same = circuit.metric.name in METRICS and outcome.after * outcome.before > 0
     still = "still " if same and does[0] == "prefers " else ""
