@@ -38,7 +38,7 @@ def describe_answer(circuit: Circuit) -> Words:
         where, there = f"On average over {_prompts(circuit)}", "after their corrupted ones"
     else:
         where, there = f"After “{_quoted(circuit.prompt)}”", _instead(circuit.prompt, circuit.corrupted or "")
-    figures = [] if metric.name in ("log_probability", "logit") else [signed(metric.value, 2)]
+    figures = [signed(metric.value, 2)] if _is_preference(circuit) else []  # else the sentence itself has it
     if corrupted is not None and metric.name != "kl_divergence":
         value = percent(exp(min(corrupted, 0.0))) if metric.name == "log_probability" else signed(corrupted, 2)
         figures.append(f"{value} {there}")
@@ -46,11 +46,17 @@ def describe_answer(circuit: Circuit) -> Words:
     return (f"{where} the model ", *_does(circuit, metric.value), f"{told}.")
 
 
+def _is_preference(circuit: Circuit) -> bool:
+    """Whether the metric sets answers against distractors, so that its sign says which the model prefers."""
+    known = METRICS.get(circuit.metric.name)
+    return known is not None and known.distractors == "required"
+
+
 def _does(circuit: Circuit, value: float) -> Words:
     """What the model does where the metric has this value, as a sentence goes on after "the model"."""
     metric = circuit.metric
     ours, theirs = _named(metric.answers, ANSWER), _named(metric.distractors, DISTRACTOR)
-    if metric.name in METRICS and METRICS[metric.name].distractors == "required":
+    if _is_preference(circuit):
         if value == 0:
             return "is undecided between ", Strong(ours), " and ", Strong(theirs)
         first, second = (ours, theirs) if value > 0 else (theirs, ours)
@@ -73,9 +79,9 @@ def describe_carriers(circuit: Circuit) -> Words:
         nodes = _on_path(circuit)
         if not nodes:
             return ()
-        return Strong(
-            _counted(nodes)
-        ), f"{_at(circuit, nodes)} on its strongest path: what they carry was not measured."
+        make, they = ("makes", "it carries") if len(nodes) == 1 else ("make", "they carry")
+        told = f"{_at(circuit, nodes)} {make} its strongest path; what {they} was not measured."
+        return Strong(_counted(nodes)), told
     if not core or not evidence.curves:
         return ("No part of it carries the decision.",)
     curve = next((curve for curve in evidence.curves if curve.prompts == "found on"), evidence.curves[0])
@@ -162,10 +168,10 @@ def why_not_off(circuit: Circuit, node: Node) -> str:
 def describe_outcome(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Setting]) -> Words:
     """What the model does with nodes set otherwise, and what becomes of the outputs that were asked for."""
     off = all(setting == 0 for setting in settings.values())
-    what = ("Without it" if len(settings) == 1 else "Without them") if off else "With these set so"
+    them = "it" if len(settings) == 1 else "them"
+    what = f"With {them} switched off" if off else f"With {them} set so"
     does = _does(circuit, outcome.after)
-    same = circuit.metric.name in METRICS and outcome.after * outcome.before > 0
-    still = "still " if same and does[0] == "prefers " else ""
+    still = "still " if _is_preference(circuit) and outcome.after * outcome.before > 0 else ""
     sides = {node.label: output_role(circuit, node) for node in circuit.nodes}
     asked = [output for output in outcome.outputs if output.asked]
     asked.sort(key=lambda output: sides.get(output.label, "") != "answer")

@@ -138,6 +138,7 @@ const Actions = (() => {
     // A slider and a box have no text of their own to take back.
     if (command && event.key.toLowerCase() === "z" && (!typing || at.matches("[type=range], [type=checkbox]"))) {
       event.preventDefault();
+      if (typing) at.blur(); // the row of a slider that is held is not made anew
       if (event.shiftKey) State.redo(); else State.undo();
       return;
     }

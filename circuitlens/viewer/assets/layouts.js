@@ -4,7 +4,9 @@
  * The server makes a layout for some numbers of nodes (`opening.py`); between two of them the larger one serves.
  */
 const Layouts = (() => {
-  const LETTER = 6.6; // px that a letter of a name is wide, about
+  const LETTER = 7; // px that a letter of a name is wide, about, where that can't be measured
+  const pen = document.createElement("canvas").getContext("2d");
+  if (pen) pen.font = "11px system-ui, sans-serif";
 
   /** Shows the nodes that are wanted, in their layout; the edges between them are off until the threshold is applied.
    * @param {Pane} pane @param {Marked} view @returns {boolean} whether anything changed
@@ -63,15 +65,32 @@ const Layouts = (() => {
     Graphs.settle(pane.name);
   }
 
-  /** Names the nodes whose names have room; in large nodes long names stand below. @param {Pane} pane */
+  /** Names the nodes whose names have room: in large nodes long names stand below, and where small nodes stand close,
+   * every other name does. @param {Pane} pane
+   */
   function name(pane) {
-    for (const node of pane.shown) {
-      if (node.hasClass("chip")) continue;
-      const long = LETTER * String(node.data("name") ?? node.data("label")).length;
-      node.toggleClass("named", long <= node.data("room") * pane.width);
-      node.toggleClass("below", pane.axes.roomy && long > node.width());
-      node.data("fit", Math.max(Math.floor(node.data("room") * pane.width) - 4, 20));
+    const inner = pane.shown.filter((node) => !node.hasClass("chip"));
+    /** @type {Map<number, cytoscape.NodeSingular[]>} */
+    const rows = new Map();
+    for (const node of inner) rows.set(node.data("y"), [...(rows.get(node.data("y")) || []), node]);
+    for (const row of rows.values()) {
+      const sizes = row.sort((a, b) => a.data("x") - b.data("x")).map((node) => measure(node, pane));
+      const close = sizes.some(({ wide, room }) => wide > room && wide <= 2 * room);
+      row.forEach((node, number) => {
+        const { wide, room } = sizes[number];
+        node.data("fit", Math.max(Math.floor(room), 20));
+        node.toggleClass("named", wide <= room || wide <= 2 * room);
+        node.toggleClass("below", pane.axes.roomy ? wide > node.width() : close && number % 2 === 1 && wide <= 2 * room);
+      });
     }
+  }
+
+  /** How wide a node's name is and the room that there is for it, in pixels.
+   * @param {cytoscape.NodeSingular} node @param {Pane} pane
+   */
+  function measure(node, pane) {
+    const text = String(node.data("name") ?? node.data("label"));
+    return { wide: 4 + (pen ? pen.measureText(text).width : LETTER * text.length), room: node.data("room") * pane.width };
   }
 
   /** What the circuit opens on; "" where that is all of it. @returns {string} */
