@@ -208,12 +208,17 @@ def test_pins_groups_and_their_sums(page: Page, cat: Circuit) -> None:
     page.get_by_role("button", name="Group the ticked").click()
     expect(page.get_by_role("textbox", name="Name of the group")).to_have_value("verb")
     total = sum(e.weight for e in cat.edges if e.source == hidden.id and e.target in (feature.id, answer.id))
-    # A list waits for the rows to be these; a single text fails at once while there are two.
-    expect(page.locator("#sums tr")).to_have_text([f"{hidden.label} → verb{signed(total)}"])
-    settled(page, "cy.nodes().map(n => n.data('label')).sort()", sorted([hidden.label, "verb"]), "subgraph")
+    other = next(n for n in cat.nodes if n.is_logit and n.id != answer.id)  # outputs are there also where not pinned
+    across = sum(e.weight for e in cat.edges if e.source == feature.id and e.target == other.id)
+    rows = {f"{hidden.label} → verb{signed(total)}": total, f"verb → {other.label}{signed(across)}": across}
+    # A list waits for the rows to be these; a single text fails at once while there are others.
+    expect(page.locator("#sums tr")).to_have_text(sorted(rows, key=lambda row: -abs(rows[row])))
+    settled(
+        page, "cy.nodes().map(n => n.data('label')).sort()", sorted([hidden.label, other.label, "verb"]), "subgraph"
+    )
     page.get_by_role("textbox", name="Name of the group").fill("agreement")
     page.keyboard.press("Enter")
-    expect(page.locator("#sums tr")).to_contain_text(f"{hidden.label} → agreement")
+    expect(page.locator("#sums tr", has_text=f"{hidden.label} → agreement")).to_be_visible()
     page.get_by_role("button", name="Ungroup agreement").click()
     expect(page.locator("#pins li")).to_have_count(3)
     page.get_by_role("button", name=f"Unpin {hidden.label}", exact=True).click()

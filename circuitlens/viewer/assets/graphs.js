@@ -181,7 +181,7 @@ const Graphs = (() => {
       const most = node.hasClass("logit") ? Math.max(CHIP[0], LETTER * node.data("label").length + 20) : CHIP[0];
       const w = Math.max(Math.min(most, room * width - 6), 6);
       const h = Math.min(CHIP[1], height * high);
-      node.data({ w, h, text: w - 6, font: Math.min(12, h) });
+      node.data({ w, h, text: w - 6, font: Math.min(12, 0.8 * h) });
     }
     node.position({ x: axis + x * width, y: EDGE + y * height });
   }
