@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from circuitlens.adapter import Adapter
 from circuitlens.viewer.panels.preview import preview_panel
@@ -35,8 +34,10 @@ def test_likely_outputs_are_those_of_a_run_and_can_be_asked_for() -> None:
         inputs = adapter.inputs([prompt])
         shares = adapter.last_logits(inputs, {})[0].softmax(0)
         values, indices = shares.topk(5)
-        assert [text for text, _ in likely] == [adapter.output_label(int(index)) for index in indices]
-        assert torch.allclose(torch.tensor([share for _, share in likely]), values.float())
+        # Padding can't be asked for.
+        expected = {adapter.output_label(int(n)): float(v) for n, v in zip(indices, values, strict=True) if n}
+        assert dict(likely) == pytest.approx(expected)
+        assert len(likely) == len(expected) >= 4
     assert known.seconds > 0
     assert "1 of 3 tokens differ" in panel(known)
 
@@ -79,7 +80,7 @@ def test_chat_prompts_follow_the_template(gpt2: Adapter, monkeypatch: pytest.Mon
     monkeypatch.setattr(tokenizer, "chat_template", template)
     made = gpt2.as_chat("The cats")
     assert made is not None
-    assert made.endswith("[user]\nThe cats\n[assistant]\n")
+    assert made.endswith("[user]\nThe cats\n[assistant]")
     assert made.startswith("[user]") == gpt2.bos  # the adapter puts BOS there itself
     assert preview(gpt2, "The cats", "", {}).chat == (made, "")
     assert preview(gpt2, made, "", {}).chat is None
@@ -91,7 +92,7 @@ def test_the_time_is_that_of_the_last_circuit_or_of_a_run() -> None:
     assert seconds_for(known, "gradient", None) == 3.0 * 10 * 0.5
     assert seconds_for(known, None, None) == 6.5 * 10 * 0.5  # by the default with a corrupted prompt
     assert seconds_for(Preview(), None, None) is None
-    assert [about(s) for s in (0.1, 4.4, 38, 95, 300, 4000)] == [
+    assert [about(s) for s in (0.1, 4.4, 38.0, 95.0, 300.0, 4000.0)] == [
         *("a second or two", "about 4 seconds", "about 40 seconds", "about 2 minutes", "about 5 minutes"),
         "about 70 minutes",
     ]
