@@ -24,11 +24,13 @@ class AlignedGraph:
         tokens: the label of each common column.
         nodes: their `pos` is a column.
         edges: strongest first.
+        of: the circuit that it is; a difference is of none.
     """
 
     tokens: tuple[str, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    of: Circuit | None = None
 
 
 STRONGEST = 5
@@ -133,7 +135,7 @@ def compare(first: Circuit, second: Circuit) -> Comparison:
     contained = all(labels[column] == token for token, column in zip(shorter, at, strict=True))
     aligned = len(labels) == len(first.tokens) == len(second.tokens) or contained
     if not aligned:
-        mine = AlignedGraph(first.tokens, first.nodes, first.edges)
+        mine = AlignedGraph(first.tokens, first.nodes, first.edges, first)
         other = _align(second, range(len(second.tokens)), second.tokens, ids)
     return Comparison(mine, other, difference, aligned, moved)
 
@@ -193,11 +195,11 @@ def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(labels), ours, theirs
 
 
-def _align(graph: Graph, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:
+def _align(graph: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:
     """The graph with its nodes in other columns and under other ids."""
     nodes = (node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in graph.nodes)
     edges = (edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in graph.edges)
-    return AlignedGraph(labels, tuple(nodes), tuple(edges))
+    return AlignedGraph(labels, tuple(nodes), tuple(edges), graph)
 
 
 def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:

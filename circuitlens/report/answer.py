@@ -11,6 +11,7 @@ from math import exp
 from typing import TYPE_CHECKING, Literal
 
 from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, CircuitPath, Node, Output
+from circuitlens.circuit.comparison import AlignedGraph
 from circuitlens.errors import CircuitError
 from circuitlens.prompts.metrics import METRICS
 from circuitlens.report.text import cut, joined, percent, signed, visible
@@ -127,6 +128,7 @@ def core_nodes(circuit: Circuit) -> list[Node]:
 
 def output_role(circuit: object, node: Node) -> Literal["answer", "distractor", ""]:
     """Which side of the metric an output is on; none where it is on neither, or no single circuit is asked."""
+    circuit = circuit.of if isinstance(circuit, AlignedGraph) else circuit
     if not (isinstance(circuit, Circuit) and node.is_logit):
         return ""
     metric = circuit.metric

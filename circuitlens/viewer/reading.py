@@ -18,7 +18,7 @@ from circuitlens.viewer.layout.stage import EDGE_COLUMNS, NODE_COLUMNS
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.opening import Layout, compared_layouts, layouts
 from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, not_loaded, without_panel
-from circuitlens.viewer.panels.circuit import circuit_panel, comparison_panel, legend, names, sums_panel
+from circuitlens.viewer.panels.circuit import carriers, circuit_panel, comparison_panel, legend, names, sums_panel
 from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
@@ -127,8 +127,9 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
         strips = [prompt_strip(circuits[k], chosen=len(numbers) == 1) for k in range(len(numbers))]
+        keyed = whole if compared is None or difference else compared.first
         told = status(refused, "fault") if refused else no_update
-        return *graphs, along, facts, about, strips, legend(whole, difference), told
+        return *graphs, along, facts, about, strips, legend(keyed, difference), told
 
 
 def _answer_measured(app: Dash, session: Session, drawn: _Drawn) -> None:
@@ -178,7 +179,8 @@ def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
             return node_panel(circuit, circuit.node(focused["node"]), labels)
         if other is not None:
             pair = [circuit, session.circuit(other)]
-            return answers_panel(pair, names(pair))
+            told = carriers(drawn.comparison(number, other))
+            return [*answers_panel(pair, names(pair)), *([html.P(told, className="answer")] if told else [])]
         return answer_panel(circuit, labels, session.can_load(number))
 
     @app.callback(Output("told", "children"), Input("focused", "data"), Input("finished", "data"))

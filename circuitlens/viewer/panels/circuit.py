@@ -60,19 +60,21 @@ def comparison_panel(first: Circuit, second: Circuit, comparison: Comparison) ->
         ("First", f"{first.metric} = {signed(first.metric.value)}"),
         ("Second", f"{second.metric} = {signed(second.metric.value)}"),
         ("Nodes", comparison.summary),
-        *([("Features", _carriers(comparison))] if comparison.carriers else []),
+        *([("Features", told)] if (told := carriers(comparison)) else []),
     ]
     return [html.H2("This comparison"), terms(rows)]
 
 
-def _carriers(comparison: Comparison) -> str:
-    """The strongest features that both have, in a sentence."""
+def carriers(comparison: Comparison) -> str:
+    """The strongest features that both have, in a sentence, "" where there are none."""
+    if not comparison.carriers:
+        return ""
     told = [
         f"{plain(label)} ({' · '.join(dict.fromkeys(f'“{visible(token)}”' for token in tokens))})"
         for label, *tokens in comparison.carriers
     ]
-    what = f"the same {len(told)} are" if len(told) > 1 else "the same one is"
-    return f"{what} among the {STRONGEST} strongest of both, wherever they stand: {', '.join(told)}"
+    what = f"The same {len(told)} features are" if len(told) > 1 else "The same feature is"
+    return f"{what} among the {STRONGEST} strongest of both, wherever they stand: {', '.join(told)}."
 
 
 def legend(graph: Graph, difference: bool = False) -> list[Any]:
