@@ -190,5 +190,5 @@ def _places_in_row(
             x = start + width * (gap / 2 + (1 - gap) * ((i // lines if chip else i) + 0.5) / across)
             y = middle - height * 0.84 / lines * (i % lines - (lines - 1) / 2)
             room = width / across if chip else width * (1 - gap) * lines / across
-            places[node.id] = Place(x, y, chip, room, height * 0.7 / lines)
+            places[node.id] = Place(x, y, chip, room, height * (0.7 if lines == 1 else 0.6) / lines)
     return places
