@@ -99,7 +99,7 @@ def _node(graph: Graph, node: Node, place: Place, small: str, rank: int, largest
     data = {
         "id": f"node {node.id}",
         "node": node.id,
-        "label": node.label,
+        "label": shown_name(graph, node, short=True),
         "title": _title(graph, node),
         "rank": rank,
         "size": 1.0 if node.is_logit else share(node.attribution, largest),
