@@ -153,7 +153,8 @@ def without_what(circuit: Circuit) -> tuple[list[Node], str]:
     for nodes, what in ((core_nodes(circuit), "the core"), (_on_path(circuit), "the strongest path")):
         if off := [node for node in nodes if can_go(node)]:
             return off, what
-    strongest = max(filter(can_go, circuit.nodes), key=lambda node: abs(node.attribution), default=None)
+    others = filter(can_go, circuit.nodes)
+    strongest = max(others, key=lambda node: (node.kind == "feature", abs(node.attribution)), default=None)
     return ([strongest], "the strongest feature") if strongest else ([], "")
 
 

@@ -65,14 +65,23 @@ def _answer_asked(app: Dash, session: Session) -> None:
         number, nodes = kept["circuit"], kept["nodes"]
         if not nodes:
             return []
-        if not session.is_loaded(number):
-            told: Any = not_loaded(session.can_load(number), "to see what they do alone.")
-        else:
-            try:
-                told = alone_panel(session.circuit(number), session.alone(number, nodes), len(nodes))
-            except CircuitLensError as error:
-                told = message(str(error))
+        told = not_ready(session, number, "to see what they do alone.")
+        try:
+            told = told or alone_panel(session.circuit(number), session.alone(number, nodes), len(nodes))
+        except CircuitLensError as error:
+            told = [message(str(error))]
         return html.Div(told, **{"data-answers": kept["key"]})
+
+
+def not_ready(session: Session, number: int, why: str) -> list[Any]:
+    """Why a circuit's model can't be asked now, or how to load it; nothing where it can be asked."""
+    if session.is_loaded(number):
+        return []
+    if trouble := session.trouble(number):
+        return [message(trouble)]
+    if not session.can_load(number):
+        return [html.P(_how_to_load(session.circuit(number), False), className="hint")]
+    return not_loaded(why)
 
 
 def _how_to_load(circuit: Circuit, can_load: bool) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, html, no_update
 from dash.exceptions import PreventUpdate
@@ -13,11 +13,12 @@ from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.report.answer import without_what
+from circuitlens.viewer.asking import not_ready
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
 from circuitlens.viewer.layout.stage import EDGE_COLUMNS, NODE_COLUMNS
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.opening import Layout, compared_layouts, layouts
-from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, not_loaded, without_panel
+from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, without_panel
 from circuitlens.viewer.panels.circuit import carriers, circuit_panel, comparison_panel, legend, names, sums_panel
 from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
@@ -27,6 +28,9 @@ from circuitlens.viewer.panels.prompt import prompt_strip
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
+
+if TYPE_CHECKING:
+    from circuitlens.evaluation.intervention import Outcome
 
 Topic = dict[str, Any]
 
@@ -49,6 +53,7 @@ class _Drawn:
         self._session = session
         self._pruned: dict[int, tuple[Circuit, Circuit, str]] = {}
         self._compared: dict[tuple[int, int], tuple[Circuit, Circuit, Comparison]] = {}
+        self._outcomes: dict[int, tuple[Circuit, Outcome]] = {}
 
     def circuit(self, number: int) -> tuple[Circuit, str]:
         """A circuit within the browser's budget, and a sentence on what was left out of it."""
@@ -71,6 +76,13 @@ class _Drawn:
         if known is None or known[0] is not ours or known[1] is not theirs:
             known = self._compared[first, second] = (ours, theirs, compare(ours, theirs))
         return known[2]
+
+    def outcome(self, number: int, circuit: Circuit, settings: Mapping[str, float]) -> Outcome:
+        """What the model said with the nodes set that the answer of a circuit names."""
+        known = self._outcomes.get(number)
+        if known is None or known[0] is not circuit:
+            known = self._outcomes[number] = (circuit, self._session.intervene(number, settings))
+        return known[1]
 
 
 def _with_message(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -191,7 +203,7 @@ def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
         number = focused["circuit"]
         circuit = session.circuit(number)
         if focused["node"] is None:
-            return [] if focused["other"] is not None else _without(session, number)
+            return [] if focused["other"] is not None else _without(session, drawn, number)
         node = next((node for node in circuit.nodes if node.id == focused["node"]), None)
         if node is None:  # of the second of two circuits only
             return []
@@ -199,16 +211,16 @@ def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
         return feature_panel(circuit, node, session.describe(number, node.id) if describable else None)
 
 
-def _without(session: Session, number: int) -> list[Any]:
+def _without(session: Session, drawn: _Drawn, number: int) -> list[Any]:
     """What the model says without the nodes that the answer names, where it can be asked at once."""
     circuit = session.circuit(number)
     settings = {node.id: 0.0 for node in without_what(circuit)[0]}
     hint = html.P(HINT, className="hint")
     if not settings or circuit.pairs:
         return [hint]
-    if not session.is_loaded(number):
-        return [*not_loaded(session.can_load(number), "to see what it says then."), hint]
-    return [*without_panel(circuit, session.intervene(number, settings), settings), hint]
+    if told := not_ready(session, number, "to see what it says then."):
+        return [*told, hint]
+    return [*without_panel(circuit, drawn.outcome(number, circuit, settings), settings), hint]
 
 
 def _answer_pinned(app: Dash, session: Session) -> None:

@@ -137,15 +137,15 @@ class Session:
 
     def trouble(self, number: int) -> str:
         """Why the model of a circuit, which is there, can't be asked as it is now; "" where that is not so."""
-        from circuitlens.evaluation.circuit_inputs import require_same_adapter
-
         circuit = self.circuit(number)
-        for adapter in self._adapters:
-            if adapter.name == circuit.adapter and (adapter, number) not in self._fits:
-                try:
-                    require_same_adapter(adapter, circuit)
-                except CircuitLensError as error:
-                    return str(error)
+        unknown = [one for one in self._adapters if one.name == circuit.adapter and (one, number) not in self._fits]
+        for adapter in unknown:
+            from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
+            try:
+                require_same_adapter(adapter, circuit)
+            except CircuitLensError as error:
+                return str(error)
         return ""
 
     def can_load(self, number: int) -> bool:

@@ -140,13 +140,14 @@ def themed(figure: Any, scheme: str) -> Any:
         plot_bgcolor=c["ground"],
         font_color=c["text"],
         title_font_color=c["text"],
+        title_subtitle_font_color=c["faint"],
         legend_font_color=c["text"],
         legend_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": c["raised"], "font": {"color": c["text"]}},
     )
-    if scheme == "dark":  # what is drawn in ink, of which there is none on a dark ground
-        figure.for_each_trace(lambda trace: trace.update(line_color=c["text"]), {"line": {"color": LIGHT["text"]}})
-        figure.update_shapes({"line.color": c["text"]}, {"line": {"color": LIGHT["text"]}})
+    # What is drawn in dark ink can't be seen on a dark ground.
+    figure.update_traces(line_color=c["text"], selector={"line.color": LIGHT["text"]})
+    figure.update_shapes(line_color=c["text"], selector={"line.color": LIGHT["text"]})
     figure.for_each_annotation(lambda annotation: annotation.update(font_color=c["text"]))
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(linecolor=c["axis"], tickcolor=c["axis"], gridcolor=c["grid"], zerolinecolor=c["axis"], color=c["text"])

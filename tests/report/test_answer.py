@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, MetricRecord, Output
-from circuitlens.circuit.evidence import Curve, Evidence, Point
+from circuitlens.circuit import ANSWER, DISTRACTOR
 from circuitlens.evaluation.alone import Alone
 from circuitlens.evaluation.intervention import Outcome, OutputChange
 from circuitlens.prompts.pairs import Pair
@@ -25,60 +24,7 @@ from circuitlens.report.answer import (
     why_not_off,
     without_what,
 )
-from tests.circuit.handmade import circuit, node
-
-YES, NO = Output(text=" yes", index=0), Output(text=" no", index=1)
-
-
-def at(pos: int, made: Any, **changes: Any) -> Any:
-    return made.model_copy(update={"pos": pos, **changes})
-
-
-def chain(**changes: Any) -> Circuit:
-    """Two features on the last of three tokens, the first of which stands before the prompt."""
-    fields = {
-        "prompt": "The cats",
-        "corrupted": "The cat",
-        "tokens": ("<|endoftext|>", "The", " cats"),
-        "method": "contrastive",
-        "metric": MetricRecord(
-            name="logit_difference", answers=(YES,), distractors=(NO,), value=4.266, corrupted_value=-2.314
-        ),
-        **changes,
-    }
-    nodes = [
-        at(2, node("a", 0, 5.0)),
-        at(0, node("bos", 0, 9.0)),
-        at(2, node("b", 1, 4.0)),
-        at(1, node("idle", 1, 3.0), activation=0.0),
-        at(2, node("yes", 2, kind="logit"), label=" yes"),
-        at(2, node("no", 2, kind="logit"), label=" no"),
-    ]
-    edges = {("a", "b"): 4.0, ("bos", "b"): 8.0, ("b", "yes"): 2.0, ("b", "no"): 2.0, ("idle", "yes"): 1.0}
-    return circuit(nodes, edges, **fields)
-
-
-def measured(made: Circuit, **changes: Any) -> Circuit:
-    """The circuit with evidence that its core is a and b."""
-    point = Point(nodes=2, faithfulness=1.03, errors_removed=1.0, completeness=0.25)
-    curve = Curve(
-        prompts="found on", pairs=1, ablation="corrupted", whole=4.0, none=-4.0, points=(point,), cpr=1.0, cmd=0.0
-    )
-    fields: dict[str, Any] = {
-        "verdict": "supported",
-        "reasons": ("2 of 4 nodes alone give 1.03 of the decision",),
-        "digest": made.content_digest,
-        "created_by": "a test",
-        "ablation": "corrupted",
-        "core": ("b", "a"),
-        "checks": (),
-        "curves": (curve,),
-        "effects": (),
-        "seed": 0,
-        "draws": 1,
-        **changes,
-    }
-    return made.model_copy(update={"evidence": Evidence(**fields)})
+from tests.circuit.handmade import NO, YES, at, chain, circuit, measured, node
 
 
 def text(words: Words) -> str:

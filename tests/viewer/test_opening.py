@@ -10,8 +10,7 @@ import circuitlens
 from circuitlens.circuit import Circuit
 from circuitlens.viewer.opening import LEGIBLE, RUNGS, layouts, opening
 from circuitlens.viewer.placement import place_nodes
-from tests.circuit.handmade import circuit, node
-from tests.report.test_answer import chain, measured
+from tests.circuit.handmade import chain, circuit, measured, node
 from tests.tiny_transformer import TinyTransformer
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -197,10 +197,10 @@ def test_pinned_nodes_are_measured_alone(page: Page, verified: Circuit, session:
     asked: list[int] = []
     go, alone = threading.Event(), session.alone
 
-    def slow(number: int, nodes: list[str]) -> Any:
-        asked.append(len(nodes))
+    def slow(number: int, node_ids: Sequence[str]) -> Any:
+        asked.append(len(node_ids))
         assert go.wait(60)
-        return alone(number, nodes)
+        return alone(number, node_ids)
 
     session.alone = slow
     for name in core[1:5]:

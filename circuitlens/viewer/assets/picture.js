@@ -72,8 +72,9 @@ const Picture = (() => {
     const { fill, stroke, border, size } = node;
     group.append(outline(node, { fill, stroke, "stroke-width": border, ...dashes("4 3", node.dashed) }));
     if (node.text && node.textOpacity > 0) {
-      const room = node.above || ["ellipse", "hexagon", "diamond"].includes(node.shape) ? 400 : node.w;
-      const y = node.above ? node.y - node.h / 2 - size * 0.7 : node.y;
+      const room = node.above || node.below || ["ellipse", "hexagon", "diamond"].includes(node.shape) ? 400 : node.w;
+      const away = node.h / 2 + size * 0.7;
+      const y = node.above ? node.y - away : node.below ? node.y + away : node.y;
       const style = { "text-anchor": "middle", "font-size": size, fill: node.colour, "font-weight": node.weight };
       group.append(words(fitting(node.text, room, size), node.x, y, style));
     }
@@ -81,7 +82,7 @@ const Picture = (() => {
   }
 
   /** @param {ReturnType<typeof Scene.read>[0]["edges"][0]} edge */
-  function drawEdge({ points, width, opacity, colour, dashed }) {
+  function drawEdge({ points, width, opacity, colour, dashed, holds }) {
     const [start, ...rest] = points.map(({ x, y }) => [x, y]);
     const end = rest[rest.length - 1];
     const way = rest.length === 2 ? `Q${rest[0]} ${end}` : `L${rest.join(" L")}`;
@@ -92,7 +93,10 @@ const Picture = (() => {
     const group = svg("g", { opacity });
     const line = { d: `M${start} ${way}`, fill: "none", stroke: colour, "stroke-width": width };
     group.append(svg("path", { ...line, ...dashes("6 3", dashed) }));
-    group.append(svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour }));
+    /** @param {number} side */
+    const bar = (side) => [end[0] - side * size * 0.8 * Math.sin(angle), end[1] + side * size * 0.8 * Math.cos(angle)];
+    if (holds) group.append(svg("path", { d: `M${bar(1)} L${bar(-1)}`, stroke: colour, "stroke-width": Math.max(2, width / 2) }));
+    else group.append(svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour }));
     return group;
   }
 
@@ -155,12 +159,12 @@ const Picture = (() => {
     const kind = Object.keys(SHAPES).find((one) => classes.contains(one));
     if (kind) {
       const shape = { x: x + 12, y, w: SHAPES[kind] === "round" ? 22 : 14, h: 14, shape: SHAPES[kind] };
-      const other = classes.contains("distractor");
-      const fill = colour(other ? "ground" : FILLS[kind] || "positive-fill");
-      return outline(shape, { fill, stroke: colour("faint"), ...dashes("3 2", other) });
+      const against = classes.contains("distractor");
+      const fill = colour(against ? "ground" : FILLS[kind] || "positive-fill");
+      return outline(shape, { fill, stroke: colour("faint"), ...dashes("4 3", against) });
     }
     if (classes.contains("holds")) {
-      return svg("path", { d: `M${x} ${y}H${x + 22}M${x + 22} ${y - 6}V${y + 6}`, "stroke-width": 3, stroke: colour("faint") });
+      return svg("path", { d: `M${x} ${y} h24 M${x + 24} ${y - 6} v12`, "stroke-width": 3, stroke: colour("faint") });
     }
     const positive = classes.contains("positive"), stroke = colour(positive ? "positive" : "negative");
     return svg("line", { x1: x, x2: x + 24, y1: y, y2: y, "stroke-width": 3, stroke, ...dashes("6 3", !positive) });

@@ -36,7 +36,7 @@ const Scene = (() => {
       fill: style("background-color"), stroke: style("border-color"), border: node.numericStyle("border-width"),
       dashed: style("border-style") === "dashed", opacity: node.effectiveOpacity(),
       text: style("label"), size: node.numericStyle("font-size"), colour: style("color"), weight: style("font-weight"),
-      above: style("text-valign") === "top", textOpacity: node.numericStyle("text-opacity"),
+      above: style("text-valign") === "top", below: style("text-valign") === "bottom", textOpacity: node.numericStyle("text-opacity"),
     };
   }
 
@@ -45,7 +45,7 @@ const Scene = (() => {
     return {
       points: [edge.sourceEndpoint(), ...(edge.controlPoints() || []), edge.targetEndpoint()],
       colour: edge.style("line-color"), dashed: edge.style("line-style") === "dashed",
-      width: edge.numericStyle("width"), opacity: edge.effectiveOpacity(),
+      holds: edge.style("target-arrow-shape") === "tee", width: edge.numericStyle("width"), opacity: edge.effectiveOpacity(),
     };
   }
 

@@ -76,10 +76,8 @@ def alone_panel(circuit: Circuit, alone: Alone, count: int) -> list[Any]:
     return [html.P(said(describe_alone(circuit, alone, count)), className="answer")]
 
 
-def not_loaded(can_load: bool, why: str) -> list[Any]:
+def not_loaded(why: str) -> list[Any]:
     """How to ask the model what is not known yet."""
-    if not can_load:
-        return []
     button = html.Button("Load the model", className="do", **doing("tab", "ask"))
     return [html.P([button, f" {why}"], className="hint")]
 

@@ -24,6 +24,8 @@ def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bo
     evidence = circuit.own_evidence
     if evidence is None:
         return [head, *_how_to_measure(circuit, file, can_load), _conservation(circuit)]
+    import numpy  # noqa: F401 (waits until it is whole: plotly takes it half imported where another thread loads torch)
+
     from circuitlens.report.plots import effect_plot, faithfulness_plot
 
     labels = {node.id: shown_name(circuit, node) for node in circuit.nodes}
@@ -65,7 +67,7 @@ def _core(circuit: Circuit) -> Any:
     core = core_nodes(circuit)
     buttons = [part for node in core[:LISTED] for part in (focus_button(node, shown_name(circuit, node)), " ")]
     more = [f"and {count(len(core) - LISTED)} more"] if len(core) > LISTED else []
-    return html.P([f"Its core, {len(core)} of {len(circuit.nodes)} nodes: ", *buttons, *more])
+    return html.P([f"Its core, {count(len(core))} node{'' if len(core) == 1 else 's'}: ", *buttons, *more])
 
 
 def _checks(evidence: Evidence) -> Any:
