@@ -18,4 +18,9 @@ def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None
         labels: the reader's own labels, by node.
         short: without layer and token, where the place says them.
     """
-    return plain((labels or {}).get(node.id) or (node.label if short else full_name(node, graph.tokens)))
+    return plain(given_name(graph, node, labels, short=short))
+
+
+def given_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
+    """The same as files keep it, with what can't be printed."""
+    return (labels or {}).get(node.id) or (node.label if short else full_name(node, graph.tokens))

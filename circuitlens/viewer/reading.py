@@ -28,6 +28,7 @@ from circuitlens.viewer.panels.prompt import prompt_strip
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
+from circuitlens.viewer.text import plain
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import Outcome
@@ -251,6 +252,8 @@ def _answer_table(app: Dash, drawn: _Drawn) -> None:
         nodes = node_rows(graph, reading["labels"], reading["notes"])
         nodes.sort(key=lambda row: -abs(row["attribution"]))
         edges = edge_rows(graph, reading["labels"])
+        for row in (*nodes, *edges):
+            row |= {name: plain(row[name]) for name in ("label", "source_name", "target_name") if name in row}
         return (
             nodes,
             [{**row, "id": f"{row['source']} {row['target']}"} for row in edges],
