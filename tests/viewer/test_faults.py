@@ -36,6 +36,7 @@ VALUES: dict[str, Any] = {
         "labels": {"sae:0:4": "plural"},
     },
     "asked.data": {"circuit": 0, "settings": {"sae:0:4": 0.5}, "active": True, "key": "[0,{}]"},
+    "kept-alone.data": {"circuit": 0, "nodes": ["sae:0:4"], "active": True, "key": "[0]"},
     "reading.data": {"circuit": 0, "other": None, "view": "table", "labels": {"sae:0:4": "x"}, "notes": {}},
     "kept.data": {"circuit": 0, "state": json.dumps({"pins": ["sae:0:4"], "focus": None, "edges": 7})},
     "given.data": {"names": [], "circuits": [{"corrupted": False, "strongest": None, "annotations": None}] * 2},
@@ -79,7 +80,7 @@ def test_every_callback_answers_what_the_page_asks(asker: Asker) -> None:
     """Without this the made-up requests would all be refused for the same reason."""
     for body in bodies(asker):
         answer = asker.post(body)
-        nothing_new = body["output"].startswith(("..evidence", "new-options", "axes.data"))
+        nothing_new = body["output"].startswith(("..evidence", "new-options", "axes.data@"))
         assert answer.status_code == (204 if nothing_new else 200), body
         assert "was not foreseen" not in answer.text
 

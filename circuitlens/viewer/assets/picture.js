@@ -95,8 +95,10 @@ const Picture = (() => {
     group.append(svg("path", { ...line, ...dashes("6 3", dashed) }));
     /** @param {number} side */
     const bar = (side) => [end[0] - side * size * 0.8 * Math.sin(angle), end[1] + side * size * 0.8 * Math.cos(angle)];
-    if (holds) group.append(svg("path", { d: `M${bar(1)} L${bar(-1)}`, stroke: colour, "stroke-width": Math.max(2, width / 2) }));
-    else group.append(svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour }));
+    const head = holds
+      ? svg("polyline", { points: `${bar(1)} ${bar(-1)}`, stroke: colour, "stroke-width": Math.max(2, width / 2) })
+      : svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour });
+    group.append(head);
     return group;
   }
 
@@ -164,7 +166,8 @@ const Picture = (() => {
       return outline(shape, { fill, stroke: colour("faint"), ...dashes("4 3", against) });
     }
     if (classes.contains("holds")) {
-      return svg("path", { d: `M${x} ${y} h24 M${x + 24} ${y - 6} v12`, "stroke-width": 3, stroke: colour("faint") });
+      const points = `${x},${y} ${x + 24},${y} ${x + 24},${y - 6} ${x + 24},${y + 6}`;
+      return svg("polyline", { points, fill: "none", "stroke-width": 3, stroke: colour("faint") });
     }
     const positive = classes.contains("positive"), stroke = colour(positive ? "positive" : "negative");
     return svg("line", { x1: x, x2: x + 24, y1: y, y2: y, "stroke-width": 3, stroke, ...dashes("6 3", !positive) });
