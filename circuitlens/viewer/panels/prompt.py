@@ -21,7 +21,10 @@ def prompt_strip(circuit: Circuit, chosen: bool = True) -> Any:
     most = max((token.size for token in tokens), default=0.0) or 1.0
     notes = [note for _, note in position_names(circuit)]
     cells = [_cell(token, note, most, chosen) for token, note in zip(tokens, notes, strict=True)]
-    return html.Div([html.Ol(cells, className="strip"), *_beside(circuit)], className="prompt")
+    spaced = any(token.text[:1].isspace() for token in tokens)  # else the page sets them apart
+    return html.Div(
+        [html.Ol(cells, className="strip" if spaced else "strip apart"), *_beside(circuit)], className="prompt"
+    )
 
 
 def _cell(token: Token, note: str, most: float, chosen: bool) -> Any:
