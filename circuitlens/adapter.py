@@ -251,6 +251,12 @@ class Adapter(ABC):
     def label(self, site: Site, index: int) -> str:
         """The short name of feature `index` of `site`, as people read it (`F2`)."""
 
+    def as_chat(self, prompt: str) -> str | None:
+        """The prompt as a person's turn in a chat, up to where the model answers; None where the model has no chat
+        template, as this default says. `inputs` reads it as any prompt.
+        """
+        return None
+
     def relevance(self) -> RelevanceRules:
         """Where the method `relp` puts rules in the place of derivatives; none unless an adapter says so.
 

@@ -13,8 +13,6 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
-# What dash-cytoscape itself says on every page.
-KNOWN_NOISE = "You have set a custom wheel sensitivity"
 expect.set_options(timeout=30_000)  # a busy machine is no failure
 INTRODUCED = "localStorage.setItem('circuitlens-introduction-seen', 'yes')"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -66,7 +64,7 @@ def opened(browser: Browser, url: str, *, introduced: bool = True, **context: An
     here = url.split("?")[0]
 
     def console(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and KNOWN_NOISE not in message.text:
+        if message.type in ("error", "warning"):
             faults.append(f"console {message.type}: {message.text}")
 
     page.on("console", console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Set
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
     from circuitlens.adapter import Adapter
     from circuitlens.viewer import Viewer
+
+
+SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
+"""How tokens are written that are no text, such as <|endoftext|>, <s> and [CLS]."""
 
 
 class Circuit(Document):
@@ -127,6 +132,21 @@ class Circuit(Document):
         """Whether attribution measures the change from the corrupted prompts, and not from zero."""
         return METHODS[self.method].baseline != "zero" and self.has_corrupted
 
+    @property
+    def own_evidence(self) -> Evidence | None:
+        """The evidence, where it was measured of this very circuit and nobody edited the file."""
+        measured = self.evidence is not None and self.evidence.digest == self.content_digest
+        return self.evidence if measured and not self.edited else None
+
+    def is_bos(self, node: Node) -> bool:
+        """Whether a node is at a token that stands before the prompts (BOS), which switching off leaves alone.
+
+        As far as the tokens tell: it is the first, is written like no word, and the prompts do not begin with it.
+        """
+        first = self.tokens[0]
+        before = SPECIAL.fullmatch(first) and not any(pair.prompt.startswith(first) for pair in self.questions)
+        return node.pos == 0 and self.by != "sum" and bool(before)
+
     @cached_property
     def content_digest(self) -> str:
         """The SHA-256 of the circuit without evidence and annotations: evidence names its circuit by it."""
@@ -190,7 +210,8 @@ class Circuit(Document):
 
         Of all paths from the lowest layer that reaches the end, it is the one whose weakest edge is strongest by
         |weight|; where those tie, the stronger last edge wins. The path ends at the answer's logit, which stands for
-        the metric: its last step is what a node does by all logits together.
+        the metric: its last step is what a node does by all logits together. It keeps to the prompt: a token before
+        it (BOS) is on the path only where no other reaches the end.
 
         Args:
             target: where it is to end instead: a node's id, also of one logit by itself.
@@ -201,6 +222,10 @@ class Circuit(Document):
         end = self.answer() if target is None else self.node(target)
         edges = into_metric(self.edges, self._by_id, end) if target is None else self.edges
         nodes = strongest_path(self._by_id, edges, end)
+        if target is None and any(map(self.is_bos, nodes)):
+            prompt = {name: node for name, node in self._by_id.items() if not self.is_bos(node)}
+            within = [edge for edge in edges if edge.source in prompt and edge.target in prompt]
+            nodes = other if len(other := strongest_path(prompt, within, end)) > 1 else nodes
         return CircuitPath(nodes=tuple(nodes), weight=carried(self._by_id, edges, nodes), tokens=self.tokens)
 
     def prune(

@@ -1,7 +1,12 @@
-"""Two circuits beside each other: positions aligned by their tokens, nodes matched by id, and the difference."""
+"""Two circuits beside each other: nodes matched by position, then by feature wherever it stands, and the difference.
+
+Positions are aligned by their tokens. The two stand in common columns where they have as many tokens, or one has all of
+the other's; else each in its own.
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -19,12 +24,21 @@ class AlignedGraph:
         tokens: the label of each common column.
         nodes: their `pos` is a column.
         edges: strongest first.
+        of: the circuit that it is; a difference is of none.
     """
 
     tokens: tuple[str, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    of: Circuit | None = None
 
+
+STRONGEST = 5
+"""Features of each circuit that are looked at for those that carry both."""
+SIZES = 0.2
+"""The share of its size by which what a site showed may differ between runs of the same weights, if one was in less
+than float32.
+"""
 
 Graph = Circuit | AlignedGraph
 """What is drawn and listed: its tokens, nodes and edges."""
@@ -32,14 +46,18 @@ Graph = Circuit | AlignedGraph
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two graphs in common columns and under common ids, and their difference, first less second.
+    """Two graphs under common ids, and their difference in common columns, first less second.
 
-    Ids of `first` stay as they are; a node of `second` that matches has the id that it has in `first`.
+    Ids of `first` stay as they are; a node of `second` that matches has the id that it has in `first`. The two are in
+    common columns where they are `aligned`, else each in its own. `moved` are the ids of features that both have at
+    positions that are not one.
     """
 
     first: AlignedGraph
     second: AlignedGraph
     difference: AlignedGraph
+    aligned: bool
+    moved: frozenset[str]
 
     @cached_property
     def shared(self) -> list[tuple[Node, Node]]:
@@ -53,6 +71,8 @@ class Comparison:
         both = len(self.shared)
         told = f"{both} in both, {len(self.first.nodes) - both} only in the first, "
         told += f"{len(self.second.nodes) - both} only in the second"
+        if self.moved:
+            told += f"; {len(self.moved)} of those in both are one feature at two positions"
         inner = [(a.attribution, b.attribution) for a, b in self.shared if not a.is_logit]
         if any(len(set(values)) < 2 for values in zip(*inner, strict=True)) or not inner:
             return told  # fewer than two values, or all alike: there is no correlation
@@ -61,29 +81,101 @@ class Comparison:
         ranked: Any = spearmanr(inner)
         return f"{told}; attributions of those in both correlate {ranked.statistic:+.2f} (rank)"
 
+    @cached_property
+    def carriers(self) -> list[tuple[str, str, str]]:
+        """The features that are among the strongest of both, wherever they stand: their label, and a token of each.
+
+        A feature is as strong as the |attribution| of its nodes in all, and its token that of the strongest of them.
+        """
+        ours, theirs = (_features(graph) for graph in (self.first, self.second))
+        strongest = [sorted(one, key=lambda key: -_strength(one[key]))[:STRONGEST] for one in (ours, theirs)]
+        both = [key for key in strongest[0] if key in strongest[1]]
+        return [(ours[k][0].label, _token(self.first, ours[k]), _token(self.second, theirs[k])) for k in both]
+
+
+def differing(first: Circuit, second: Circuit) -> str:
+    """By what two circuits' files show that they are of different models or SAEs, or "" where they may be of one.
+
+    What sites showed can be compared on one prompt only; on others it is where the sites are, and outputs' numbers.
+    """
+    ours, theirs = ({site.hook: site for site in c.fingerprint.sites} if c.fingerprint else {} for c in (first, second))
+    if ours and theirs and not ours.keys() & theirs.keys():
+        return f"one has its sites at {', '.join(ours)}, the other at {', '.join(theirs)}"
+    outputs = [{n.label: n.index for n in c.nodes if n.is_logit and n.index is not None} for c in (first, second)]
+    for text in sorted(outputs[0].keys() & outputs[1].keys()):
+        if outputs[0][text] != outputs[1][text]:
+            return f"the output {text!r} is number {outputs[0][text]} of one and number {outputs[1][text]} of the other"
+    if first.questions[0].prompt == second.questions[0].prompt:
+        for hook in sorted(ours.keys() & theirs.keys()):
+            for what in ("size", "error"):
+                a, b = getattr(ours[hook], what), getattr(theirs[hook], what)
+                if abs(a - b) > SIZES * max(ours[hook].size, theirs[hook].size):
+                    return f"on one prompt the {what} at {hook} was {a:.4g} in one and {b:.4g} in the other"
+    return ""
+
 
 def compare(first: Circuit, second: Circuit) -> Comparison:
-    """Bring two circuits into common columns, and take one from the other."""
+    """Match the nodes of two circuits, bring them into common columns, and take one circuit from the other."""
     labels, ours, theirs = _columns(first.tokens, second.tokens)
     mine = _align(first, ours, labels, {node.id: node.id for node in first.nodes})
-    known = {_identity(node, node.pos): node.id for node in mine.nodes}
+    matched = _match(mine, second, theirs)
+    moved = frozenset(matched.values())
+    known = {_identity(node, node.pos): node.id for node in mine.nodes if node.id not in moved}
     taken, ids = {node.id for node in mine.nodes}, {}
     for node in second.nodes:
-        same = known.pop(_identity(node, theirs[node.pos]), None)
+        same = matched.get(node.id) or known.pop(_identity(node, theirs[node.pos]), None)
         fresh = node.id
         while same is None and fresh in taken:
             fresh += "′"
         ids[node.id] = same or fresh
         taken.add(ids[node.id])
     other = _align(second, theirs, labels, ids)
-    return Comparison(mine, other, _subtract(mine, other))
+    difference = _subtract(mine, other)
+    shorter, at = sorted([(first.tokens, ours), (second.tokens, theirs)], key=lambda one: len(one[0]))[0]
+    contained = all(labels[column] == token for token, column in zip(shorter, at, strict=True))
+    aligned = len(labels) == len(first.tokens) == len(second.tokens) or contained
+    if not aligned:
+        mine = AlignedGraph(first.tokens, first.nodes, first.edges, first)
+        other = _align(second, range(len(second.tokens)), second.tokens, ids)
+    return Comparison(mine, other, difference, aligned, moved)
+
+
+def _match(mine: AlignedGraph, second: Circuit, columns: Sequence[int]) -> dict[str, str]:
+    """The features that stand at other positions, by their ids in the second: the strongest with the strongest."""
+    here = {_identity(node, node.pos) for node in mine.nodes}
+    there = {_identity(node, columns[node.pos]) for node in second.nodes}
+    left = _features(mine, [node for node in mine.nodes if _identity(node, node.pos) not in there])
+    for_them = _features(second, [node for node in second.nodes if _identity(node, columns[node.pos]) not in here])
+    pairs: dict[str, str] = {}
+    for key in left.keys() & for_them.keys():
+        ranked = [sorted(one[key], key=lambda node: -abs(node.attribution)) for one in (left, for_them)]
+        pairs |= {b.id: a.id for a, b in zip(*ranked, strict=False)}
+    return pairs
+
+
+def _features(graph: Graph, nodes: Sequence[Node] | None = None) -> Mapping[tuple[object, ...], list[Node]]:
+    """A graph's nodes that are a feature's, by their feature, and not by their position."""
+    found: dict[tuple[object, ...], list[Node]] = defaultdict(list)
+    for node in graph.nodes if nodes is None else nodes:
+        if node.kind in ("feature", "neuron"):
+            found[_identity(node, 0)].append(node)
+    return found
+
+
+def _token(graph: Graph, nodes: Sequence[Node]) -> str:
+    """The token at which the strongest of some nodes stands."""
+    return graph.tokens[max(nodes, key=lambda node: abs(node.attribution)).pos]
+
+
+def _strength(nodes: Sequence[Node]) -> float:
+    return sum(abs(node.attribution) for node in nodes)
 
 
 def _identity(node: Node, column: int) -> tuple[object, ...]:
     """What two nodes have in common that are the same node of two circuits."""
     # Logits of a circuit over many prompts have no index, since the outputs differ from prompt to prompt, but a name.
     index = node.label if node.is_logit and node.index is None else node.index
-    return node.hook, node.kind, index, column, node.layer
+    return node.hook, node.kind, index, None if node.is_logit else column, node.layer
 
 
 def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], list[int], list[int]]:
@@ -103,11 +195,11 @@ def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ..
     return tuple(labels), ours, theirs
 
 
-def _align(graph: Graph, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:
+def _align(graph: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:
     """The graph with its nodes in other columns and under other ids."""
     nodes = (node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in graph.nodes)
     edges = (edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in graph.edges)
-    return AlignedGraph(labels, tuple(nodes), tuple(edges))
+    return AlignedGraph(labels, tuple(nodes), tuple(edges), graph)
 
 
 def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:

@@ -36,10 +36,10 @@ def task(measured: Measurements) -> Finding:
     measure = _task(measured)
     turned = measure.turned(measured.adapter, measured.run_prompts) > 0
     right = ((measured.answered > 0) & turned).float().mean().item()
-    prompts, said = len(measured.run_prompts), f"{measure.name} is {measured.answered.mean().item():+.3f}"
+    prompts, said = _prompts(len(measured.run_prompts)), f"{measure.name} is {measured.answered.mean().item():+.3f}"
     if right >= measured.settings.thresholds["task"][1]:
-        return right, f"the model decides {right:.0%} of {prompts} prompts right; {said}"
-    reason = f"the model fails the task: it decides {right:.0%} of {prompts} prompts right; {said}"
+        return right, f"the model decides {right:.0%} of {prompts} right; {said}"
+    reason = f"the model fails the task: it decides {right:.0%} of {prompts} right; {said}"
     return right, reason if turned.all() else f"{reason}, and a noun in the other number does not turn it"
 
 
@@ -200,8 +200,12 @@ def _task(measured: Measurements) -> TaskMeasure:
     return measured.task
 
 
+def _prompts(number: int) -> str:
+    return "1 prompt" if number == 1 else f"{number} prompts"
+
+
 def _elsewhere(measured: Measurements, found: Curve, right: float) -> Finding:
-    where = f"on {found.pairs} prompts ({found.prompts})"
+    where = f"on {_prompts(found.pairs)} ({found.prompts})"
     if found.prompts == "held out" and measured.sharing:
         where = f"{where}, without {measured.sharing} that have a noun of the circuit's,"
     if measured.task is not None and right < measured.settings.thresholds["task"][0]:

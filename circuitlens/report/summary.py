@@ -47,15 +47,19 @@ def describe_method(circuit: Circuit) -> str:
     return f"{circuit.method}: {summary} from {baseline if circuit.from_corrupted else 'zero'}{frozen}"
 
 
+def explained_change(circuit: Circuit) -> float:
+    """All that attributions share out: the metric, less its value where they measure from."""
+    metric = circuit.metric
+    return metric.value - ((metric.corrupted_value or 0.0) if circuit.from_corrupted else 0.0)
+
+
 def describe_path(circuit: Circuit) -> str:
     """The strongest path to the metric, with what it carries by itself as its edges say."""
     try:
         path = circuit.strongest_path()
     except CircuitError:  # pruned or edited so that the answer's logit is gone
         return "none: the answer's logit is not in this circuit"
-    metric = circuit.metric
-    start = (metric.corrupted_value or 0.0) if circuit.from_corrupted else 0.0
-    return f"{path} (carries about {path.weight:+.3f} of {metric.value - start:+.3f})"
+    return f"{path} (carries about {path.weight:+.3f} of {explained_change(circuit):+.3f})"
 
 
 def describe_path_heads(circuit: Circuit) -> str:

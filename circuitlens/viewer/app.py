@@ -16,6 +16,7 @@ from dash import ClientsideFunction, Dash, Input, State
 
 from circuitlens.viewer import asking, keeping, reading, working
 from circuitlens.viewer.faults import answer_faults, tell_reader
+from circuitlens.viewer.layout.form import FIELDS
 from circuitlens.viewer.layout.page import page
 from circuitlens.viewer.panels.circuit import names, page_data
 from circuitlens.viewer.session import Session
@@ -40,7 +41,7 @@ def create_app(session: Session) -> Dash:
     answer_faults(app)
     # Made anew for each load, so that circuits found meanwhile are there after a reload.
     app.layout = lambda: page(
-        names(session.circuits), page_data(session.circuits), session.adapter_names(), working.state(session)
+        names(session.circuits), page_data(session.circuits), session.model_names(), working.state(session)
     )
     reading.register(app, session)
     asking.register(app, session)
@@ -60,6 +61,7 @@ def _connect_script(app: Dash) -> None:
     tell(
         "drawn", Input("facts", "data"), State("axes", "data"), State("graph", "elements"), State("graph2", "elements")
     )
+    tell("laid", Input("axes", "data"))
     tell("subgraph", Input("subgraph", "elements"))
     tell("theme", Input("theme", "data"), State("sheets", "data"))
     tell("work", Input("work", "data"), initial=True)
@@ -69,5 +71,6 @@ def _connect_script(app: Dash) -> None:
         tell(f"set_{name}", Input(name, "value"))
     for name in ("undo", "redo", "new", "help", "scheme", "fit", "export-png", "export-svg"):
         tell(f"do_{name.replace('-', '_')}", Input(name, "n_clicks"))
+    tell("typed", Input("new-circuit", "opened"), *(Input(f"new-{name}", "value") for name in FIELDS))
     for name in ("node", "edge"):
         tell(f"row_{name}", Input(f"{name}-table", "selectedRows"))

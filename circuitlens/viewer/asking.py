@@ -11,10 +11,15 @@ from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError
 from circuitlens.registry import declared_options
 from circuitlens.viewer.layout.form import option_field, option_id
+from circuitlens.viewer.models import model_name
+from circuitlens.viewer.panels.answer import alone_panel, not_loaded
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
+from circuitlens.viewer.panels.preview import NOT_LOADED, preview_panel
+from circuitlens.viewer.preview import preview, seconds_for
 from circuitlens.viewer.session import Session
+from circuitlens.viewer.text import about
 
 HIDE = {"display": "none"}
 
@@ -38,6 +43,8 @@ def _answer_asked(app: Dash, session: Session) -> None:
             raise PreventUpdate
         number, settings = asked["circuit"], asked["settings"]
         circuit = session.circuit(number)
+        if not session.is_loaded(number) and (trouble := session.trouble(number)):
+            return message(trouble), HIDE, []
         if not session.is_loaded(number):
             can_load = session.can_load(number)
             told = [html.P(_how_to_load(circuit, can_load), className="hint"), *(_fields(circuit) if can_load else [])]
@@ -51,10 +58,35 @@ def _answer_asked(app: Dash, session: Session) -> None:
         except CircuitLensError as error:
             return message(str(error)), HIDE, []
 
+    @app.callback(Output("alone", "children"), Input("kept-alone", "data"), Input("finished", "data"))
+    def alone(kept: dict[str, Any] | None, _finished: Any) -> Any:
+        if kept is None or not kept["active"]:
+            raise PreventUpdate
+        number, nodes = kept["circuit"], kept["nodes"]
+        if not nodes:
+            return []
+        told = not_ready(session, number, "to see what they do alone.")
+        try:
+            told = told or alone_panel(session.circuit(number), session.alone(number, nodes), len(nodes))
+        except CircuitLensError as error:
+            told = [message(str(error))]
+        return html.Div(told, **{"data-answers": kept["key"]})
+
+
+def not_ready(session: Session, number: int, why: str) -> list[Any]:
+    """Why a circuit's model can't be asked now, or how to load it; nothing where it can be asked."""
+    if session.is_loaded(number):
+        return []
+    if trouble := session.trouble(number):
+        return [message(trouble)]
+    if not session.can_load(number):
+        return [html.P(_how_to_load(session.circuit(number), False), className="hint")]
+    return not_loaded(why)
+
 
 def _how_to_load(circuit: Circuit, can_load: bool) -> str:
     if can_load:
-        return f"Load the model ({circuit.adapter}) to ask it what happens without a node."
+        return f"Load the model ({model_name(circuit.adapter, circuit.options)}) to ask it what happens without a node."
     return (
         f"The adapter {circuit.adapter!r} can't be loaded here: to ask the model, open the page with "
         "circuit.view(adapter=adapter)."
@@ -76,6 +108,25 @@ def _fill_form(app: Dash, session: Session) -> None:
         if not opened:
             raise PreventUpdate
         return examples_panel(session.examples(), session.circuits)
+
+    @app.callback(
+        Output("new-preview", "children"),
+        Output("new-load", "hidden"),
+        Input("typed", "data"),
+        Input("finished", "data"),
+        prevent_initial_call=True,
+    )
+    def typed(typed: dict[str, str] | None, _finished: object) -> Any:
+        if typed is None:
+            raise PreventUpdate
+        answers = {name: typed[name] for name in ("answer", "distractor")}
+        method = typed["method"] or None
+        loaded = session.newest(typed["adapter"], method)
+        if loaded is None:
+            return html.P(NOT_LOADED, className="hint"), False
+        known = preview(loaded[0], typed["prompt"], typed["corrupted"], answers)
+        seconds = seconds_for(known, method, loaded[1])
+        return preview_panel(known, typed, "" if seconds is None else f"It will take {about(seconds)}."), True
 
     @app.callback(
         Output("new-options", "children"),

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
-from circuitlens.circuit import Circuit, Edge, Node, full_name
+from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Graph
+from circuitlens.report.answer import output_role
+from circuitlens.report.summary import describe_heads
+from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.placement import Place, place_nodes
-from circuitlens.viewer.text import count
+from circuitlens.viewer.text import count, plain, signed, visible
 
 Element = dict[str, Any]
 
@@ -22,8 +25,8 @@ def elements(
 
     Node data: `node` is its id in the graph, `size` 0..1 the root of its share of the largest |attribution|, `rank`
     its place by |attribution| from 0 (-1 for logits, which always stay). Edge data: `strength` likewise of |weight|,
-    and `rank`; each is off until the page's script shows it, as thousands take a second to draw. Element ids begin
-    with their kind, so that none collide.
+    what is `told` of it, and `rank`; each is off until the page's script shows it, as thousands take a second to draw.
+    Element ids begin with their kind, so that none collide.
 
     Args:
         graph: what is drawn.
@@ -35,12 +38,16 @@ def elements(
     here = {node.id: node for node in graph.nodes}
     ranks = {node.id: rank for rank, node in enumerate(_strongest_first(graph.nodes))}
     small = "roomy" if placed.roomy else "crowded"
+    says_token = next((node.hook for node in graph.nodes if node.kind == "embedding"), None)
     drawn = [_band(k, len(placed.rows)) for k in range(len(placed.rows))]
     for name, place in placed.places.items():
         if (node := here.get(name)) is not None:  # else it is of the layout's graph only
-            drawn.append(_node(node, graph.tokens, place, small, ranks.get(name, -1), largest))
+            token = node.kind == "embedding" and node.hook == says_token
+            label = visible(graph.tokens[node.pos]) if token else plain(node.label)
+            drawn.append(_node(graph, node, label, place, small, ranks.get(name, -1), largest))
     strongest = sorted(graph.edges, key=lambda edge: -abs(edge.weight))
-    return drawn + [_edge(edge, rank, heaviest) for rank, edge in enumerate(strongest)]
+    roles = {node.id: output_role(graph, node) for node in graph.nodes}
+    return drawn + [_edge(edge, rank, heaviest, roles[edge.target]) for rank, edge in enumerate(strongest)]
 
 
 def largest_of(graph: Graph) -> tuple[float, float]:
@@ -91,28 +98,41 @@ def _band(k: int, rows: int) -> Element:
     return {"data": data, "classes": "band", "selectable": False, "grabbable": False}
 
 
-def _node(node: Node, tokens: tuple[str, ...], place: Place, small: str, rank: int, largest: float) -> Element:
+def _node(graph: Graph, node: Node, label: str, place: Place, small: str, rank: int, largest: float) -> Element:
     data = {
         "id": f"node {node.id}",
         "node": node.id,
-        "label": node.label,
-        "title": f"{full_name(node, tokens)}: attribution {node.attribution:+.3f}, activation {node.activation:.3f}",
+        "pos": node.pos,
+        "label": label,
+        "title": _title(graph, node),
         "rank": rank,
         "size": 1.0 if node.is_logit else share(node.attribution, largest),
         "x": place.x,
         "y": place.y,
         **({"room": place.room, "high": place.high} if place.chip else {}),
     }
-    classes = f"{node.kind} {'chip' if place.chip else small} {sign_class(node.attribution)}"
+    role = output_role(graph, node)
+    classes = f"{node.kind} {'chip' if place.chip else small} {sign_class(node.attribution)} {role}".rstrip()
     return {"data": data, "classes": classes, "grabbable": False}
 
 
-def _edge(edge: Edge, rank: int, heaviest: float) -> Element:
+def _title(graph: Graph, node: Node) -> str:
+    """What is said of a node under the pointer."""
+    role = output_role(graph, node)
+    told = f"{shown_name(graph, node)}{f', the {role}' if role else ''}: attribution {signed(node.attribution)}"
+    return f"{told}, activation {node.activation:.3f}"
+
+
+def _edge(edge: Edge, rank: int, heaviest: float, role: str) -> Element:
     data = {
         "id": edge_id(edge.source, edge.target),
         "source": f"node {edge.source}",
         "target": f"node {edge.target}",
         "strength": share(edge.weight, heaviest),
         "rank": rank,
+        "told": f"{signed(edge.weight)}, {edge.basis}{f', by {heads}' if (heads := describe_heads(edge)) else ''}",
     }
-    return {"data": data, "classes": f"{'positive' if edge.weight >= 0 else 'negative'} off", "selectable": False}
+    sign = "positive" if edge.weight >= 0 else "negative"
+    # What raises the metric at the distractor holds it back, as does what lowers it at the answer.
+    holds = " holds" if (role == "distractor") == (edge.weight >= 0) and role else ""
+    return {"data": data, "classes": f"{sign}{holds} off", "selectable": False}

@@ -28,11 +28,14 @@ NO_UNDO: dict[str, Any] = {"undo": False}
 class CircuitState(Annotations):
     """The state of one circuit: its annotations, which a circuit file keeps, and how the page shows it.
 
-    `nodes` and `edges` are how many are on show, null for the page's own choice. `settings` are the interventions: a
+    `focus` is a node, `edge` the ends of an edge, at most one of the two. `nodes` and `edges` are how many are on
+    show, null for the page's own choice: the core and its strongest edges. `settings` are the interventions: a
     node's id, or "group " and a group's name, with a factor or "corrupted".
     """
 
     focus: str | None = Field(default=None, json_schema_extra=NO_UNDO)
+    edge: tuple[str, str] | None = Field(default=None, json_schema_extra=NO_UNDO)
+    position: Count | None = Field(default=None, description="the one whose nodes stand out", json_schema_extra=NO_UNDO)
     nodes: Count | None = None
     edges: Count | None = None
     settings: Many[tuple[str, Factor | Literal["corrupted"]]] = ()

@@ -7,19 +7,22 @@ other, as adapters see to. No torch is imported before a model is needed.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit import Annotations, Circuit, update_file
-from circuitlens.claims import Unsaid, harmless, unsaid
+from circuitlens.claims import harmless, unsaid
 from circuitlens.errors import CircuitError, CircuitLensError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
+from circuitlens.viewer.models import as_kept, model_name, refuse
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
+    from circuitlens.evaluation.alone import Alone, AloneRuns
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
@@ -46,6 +49,9 @@ class Session:
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
+        self._paces: dict[tuple[Adapter, str | None], float] = {}
+        self._alone: dict[int, AloneRuns] = {}
+        self._asking_alone = threading.Lock()
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -114,13 +120,33 @@ class Session:
     # Models
 
     def adapter_names(self) -> list[str]:
-        """The models that can be asked, loaded ones first."""
-        installed = (adapter.name for adapter in installed_adapters())
-        return list(dict.fromkeys([*(adapter.name for adapter in self._adapters), *installed]))
+        """The models that can be asked: loaded ones first, then those of the circuits that are open."""
+        installed = [adapter.name for adapter in installed_adapters()]
+        loaded = [adapter.name for adapter in self._adapters]
+        return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
+
+    def model_names(self) -> dict[str, str]:
+        """What the model of each adapter is called, by its name: of one that is loaded, or of an open circuit."""
+        known = {circuit.adapter: model_name(circuit.adapter, circuit.options) for circuit in reversed(self.circuits)}
+        known |= {adapter.name: model_name(adapter.name, adapter.options) for adapter in reversed(self._adapters)}
+        return {name: known.get(name, name) for name in self.adapter_names()}
 
     def is_loaded(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded."""
         return self._fitting(number) is not None
+
+    def trouble(self, number: int) -> str:
+        """Why the model of a circuit, which is there, can't be asked as it is now; "" where that is not so."""
+        circuit = self.circuit(number)
+        unknown = [one for one in self._adapters if one.name == circuit.adapter and (one, number) not in self._fits]
+        for adapter in unknown:
+            from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
+            try:
+                require_same_adapter(adapter, circuit)
+            except CircuitLensError as error:
+                return str(error)
+        return ""
 
     def can_load(self, number: int) -> bool:
         """Whether the model that a circuit was found in is loaded, or can be by its name."""
@@ -160,6 +186,22 @@ class Session:
 
         return intervene(self.adapter(number), self.circuit(number), settings)
 
+    def alone(self, number: int, node_ids: Sequence[str]) -> Alone:
+        """What the model does with only these nodes of a circuit kept.
+
+        Raises:
+            ViewerError: the model is not loaded.
+            CircuitLensError: what `circuitlens.evaluation.alone` raises.
+        """
+        from circuitlens.evaluation.alone import AloneRuns
+
+        adapter, circuit = self.adapter(number), self.circuit(number)
+        with self._asking_alone:  # one question at a time: the runs keep what they know
+            known = self._alone.get(number)
+            if known is None or known.circuit is not circuit:
+                known = self._alone[number] = AloneRuns(adapter, circuit)
+            return known(node_ids)
+
     def describe(self, number: int, node_id: str) -> Feature:
         """What a feature stands for, and where on the prompt it is active.
 
@@ -191,7 +233,7 @@ class Session:
     def _has_options(self, adapter: Adapter, options: Mapping[str, Any]) -> bool:
         """Whether a model is loaded as these options say; those that are not given may be any."""
         known = {**adapter.options, **self._loaded_with.get(adapter, {})}
-        return all(_as_kept(known.get(name)) == _as_kept(value) for name, value in options.items())
+        return all(as_kept(known.get(name)) == as_kept(value) for name, value in options.items())
 
     def _load(self, name: str, options: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
         progress(f"loading {name}", 0, 0)
@@ -211,12 +253,12 @@ class Session:
 
         circuit = self.circuit(number)
         options = {**harmless(circuit.adapter, circuit.options), **given}
-        _refuse(unsaid(circuit.adapter, circuit.options, options))
+        refuse(unsaid(circuit.adapter, circuit.options, options))
         adapter = self._load(circuit.adapter, options, progress)
         try:
             require_same_adapter(adapter, circuit)
         except CircuitError:
-            _refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
+            refuse(unsaid(circuit.adapter, circuit.options, options, adapter.options))
             raise
         return self._keep(adapter, options)
 
@@ -231,12 +273,34 @@ class Session:
 
         return self.jobs.start(f"Load the model {circuit.adapter}", work)
 
+    def newest(self, adapter: str, method: str | None = None) -> tuple[Adapter, float | None] | None:
+        """The model of that name that was loaded last, and the seconds a token of its last circuit by a method."""
+        loaded = next((one for one in reversed(self._adapters) if one.name == adapter), None)
+        return loaded and (loaded, self._paces.get((loaded, method)))
+
+    def load_named(self, adapter: str, options: Mapping[str, Any]) -> Job:
+        """Begin to load a model by its adapter's name."""
+
+        def work(progress: ProgressCallback) -> None:
+            self._loaded(adapter, options, progress)
+
+        return self.jobs.start(f"Load the model {adapter}", work)
+
+    def _loaded(self, adapter: str, given: Mapping[str, Any], progress: ProgressCallback) -> Adapter:
+        """A model that is loaded with these options, for the rest with its usual ones."""
+        named = (one for one in self._adapters if one.name == adapter)
+        loaded = next((one for one in named if self._has_options(one, given)), None)
+        if loaded is None:
+            options = {**self.usual_options(adapter), **given}
+            loaded = self._keep(self._load(adapter, options, progress), options)
+        return loaded
+
     def find(
         self,
         adapter: str,
         prompt: str,
-        answer: str,
-        distractor: str | None = None,
+        answer: str | Sequence[str],
+        distractor: str | Sequence[str] | None = None,
         corrupted: str | None = None,
         method: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -250,11 +314,8 @@ class Session:
         def work(progress: ProgressCallback) -> int:
             from circuitlens.discovery import find
 
-            named = (one for one in self._adapters if one.name == adapter)
-            loaded = next((one for one in named if self._has_options(one, given)), None)
-            if loaded is None:
-                options = {**self.usual_options(adapter), **given}
-                loaded = self._keep(self._load(adapter, options, progress), options)
+            loaded = self._loaded(adapter, given, progress)
+            begun = time.monotonic()
             found = find(
                 loaded,
                 prompt,
@@ -264,6 +325,7 @@ class Session:
                 method or None,  # pyright: ignore[reportArgumentType] # `find` says what is no method
                 progress=progress,
             )
+            self._paces[loaded, method or None] = (time.monotonic() - begun) / len(found.tokens)
             return self.add(found)
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)
@@ -285,17 +347,3 @@ class Session:
                 self.circuits[number] = self.circuits[number].model_copy(update={"evidence": evidence})
 
         return self.jobs.start("Measure the evidence", work)
-
-
-def _as_kept(value: object) -> object:
-    """An option's value as an adapter keeps it: several are one text."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
-
-
-def _refuse(wrong: Unsaid | None) -> None:
-    """Say what a file claims and nobody said."""
-    if wrong is None:
-        return
-    if wrong.options:
-        raise ViewerError(f"This circuit {wrong}: if you trust its file, give these yourself under Intervene.")
-    raise ViewerError(f"This circuit {wrong}: no options load its model alike. Was its file edited?")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from circuitlens.circuit import Circuit, Node, full_name
+from circuitlens.circuit import Circuit, Node
 from circuitlens.viewer.elements import Element, edge_id, share, sign_class
+from circuitlens.viewer.names import shown_name
+
+ACROSS = 2
+"""Nodes side by side: with the side's width each has room for its name."""
 
 Members = Mapping[str, Sequence[Node]]
 
@@ -14,8 +18,11 @@ Members = Mapping[str, Sequence[Node]]
 def subgraph(
     circuit: Circuit, pins: Sequence[str], groups: Sequence[tuple[str, Sequence[str]]], labels: Mapping[str, str]
 ) -> list[Element]:
-    """Pinned nodes, each group as one node, and the direct edges between them, those of groups summed."""
+    """Pinned nodes, each group as one node, the outputs, and the direct edges between them, those of groups summed."""
     members = _members(circuit, pins, groups)
+    known = {node.id for nodes in members.values() for node in nodes}
+    if members:
+        members |= {f"node {node.id}": [node] for node in circuit.nodes if node.is_logit and node.id not in known}
     sums = _sums(circuit, members)
     heaviest = max(map(abs, sums.values()), default=0.0)
     return [
@@ -24,10 +31,14 @@ def subgraph(
     ]
 
 
-def _members(circuit: Circuit, pins: Sequence[str], groups: Sequence[tuple[str, Sequence[str]]]) -> Members:
+def _members(
+    circuit: Circuit, pins: Sequence[str], groups: Sequence[tuple[str, Sequence[str]]]
+) -> dict[str, Sequence[Node]]:
     """The nodes behind each node of the subgraph, by a name that begins with "group" or "node"."""
     by_id = {node.id: node for node in circuit.nodes}
-    members = {f"group {name}": [by_id[i] for i in ids if i in by_id] for name, ids in groups}
+    members: dict[str, Sequence[Node]] = {
+        f"group {name}": [by_id[i] for i in ids if i in by_id] for name, ids in groups
+    }
     members |= {f"node {i}": [by_id[i]] for i in pins if i in by_id}
     return {name: nodes for name, nodes in members.items() if nodes}
 
@@ -43,24 +54,27 @@ def _sums(circuit: Circuit, members: Members) -> dict[tuple[str, str], float]:
 
 
 def _nodes(circuit: Circuit, members: Members, labels: Mapping[str, str]) -> list[Element]:
-    """A row for each layer, bottom to top; a group stands in the median layer of its nodes."""
+    """Lines for each layer, bottom to top, of so many nodes as have room side by side; a group stands in the median
+    layer of its nodes.
+    """
     order = {node.id: number for number, node in enumerate(circuit.nodes)}
     rows: dict[int, list[str]] = defaultdict(list)
     for name, nodes in members.items():
         rows[sorted(node.layer for node in nodes)[len(nodes) // 2]].append(name)
-    drawn = []
-    for k, layer in enumerate(sorted(rows)):
+    lines = []
+    for layer in sorted(rows):
         row = sorted(rows[layer], key=lambda name: min((node.pos, order[node.id]) for node in members[name]))
-        for i, name in enumerate(row):
-            # Neighbours in a row stand a little apart in height, so that long labels do not meet.
-            y = 1 - (k + 0.5 + (0.16 if i % 2 else -0.16) * (len(row) > 1)) / len(rows)
-            drawn.append(_node(circuit, name, members[name], labels, (i + 0.5) / len(row), y))
-    return drawn
+        lines += [row[start : start + ACROSS] for start in range(0, len(row), ACROSS)]
+    return [
+        _node(circuit, name, members[name], labels, (i + 0.5) / len(line), 1 - (k + 0.5) / len(lines))
+        for k, line in enumerate(lines)
+        for i, name in enumerate(line)
+    ]
 
 
 def _node(circuit: Circuit, name: str, nodes: Sequence[Node], labels: Mapping[str, str], x: float, y: float) -> Element:
     first, group = nodes[0], name.startswith("group ")
-    label = name.removeprefix("group ") if group else labels.get(first.id, full_name(first, circuit.tokens))
+    label = name.removeprefix("group ") if group else shown_name(circuit, first, labels)
     data = {
         "id": f"sub {name}",
         "label": label,

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlens.circuit import full_name
 from circuitlens.circuit.comparison import Graph
+from circuitlens.viewer.names import given_name
 from circuitlens.viewer.text import visible
 
 Row = dict[str, Any]
@@ -20,7 +20,7 @@ def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str])
         {
             "id": node.id,
             "kind": node.kind,
-            "label": labels.get(node.id, node.label),
+            "label": given_name(graph, node, labels, short=True),
             "layer": node.layer,
             "hook": node.hook,
             "position": node.pos,
@@ -38,7 +38,7 @@ def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str])
 
 def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:
     """A row for each edge, strongest first as in the graph."""
-    names = {node.id: labels.get(node.id) or full_name(node, graph.tokens) for node in graph.nodes}
+    names = {node.id: given_name(graph, node, labels) for node in graph.nodes}
     return [
         {
             "source": edge.source,

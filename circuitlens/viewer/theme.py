@@ -50,10 +50,11 @@ def _node_rules(c: Palette) -> dict[str, Style]:
             "text-outline-color": c["ground"],
         },
         "node[size]": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"},
-        ".crowded": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0},
+        ".crowded": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0, "font-size": 11},
         ".crowded[rank >= 0][rank < 5]": {"text-opacity": 1, "z-index": 1},
         ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned": named,
         "node[name]": {"label": "data(name)"},
+        ".crowded.named": {"text-opacity": 1, "z-index": 1},
         "node[size].roomy": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
     }
 
@@ -72,8 +73,12 @@ def _kind_rules(c: Palette) -> dict[str, Style]:
         ".error": {"shape": "diamond", "background-color": c["error"], "text-outline-width": 0},
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
+        ".below": {"text-valign": "bottom", "text-margin-y": 3, "text-outline-width": 2},
+        ".roomy.below[fit]": {"text-max-width": "data(fit)", "text-wrap": "ellipsis"},
         ".input, .embedding": {"background-color": c["input"]},
-        ".logit": {"background-color": c["logit"], "font-weight": "bold"},
+        ".logit": {"background-color": c["logit"]},
+        ".logit.answer": {"font-weight": "bold", "border-width": 2.5},
+        ".logit.distractor": {"background-color": c["ground"], "border-style": "dashed", "color": c["faint"]},
         ".band": {"events": "no", "border-width": 0, "z-compound-depth": "bottom"},
         ".band[w]": {"shape": "rectangle", "background-color": c["raised"], "width": "data(w)", "height": "data(h)"},
         ".group": {"shape": "round-rectangle", "border-width": 3, "border-style": "double", "border-color": c["pin"]},
@@ -94,6 +99,14 @@ def _edge_rules(c: Palette) -> dict[str, Style]:
             "opacity": "mapData(strength,0,1,0.2,0.9)",
         },
         "edge.negative": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
+        # It raises or lowers the metric by holding an output back.
+        "edge.holds": {"target-arrow-shape": "tee", "arrow-scale": 1.2},
+        "edge.hovered, edge.focused": {
+            "opacity": 1,
+            "underlay-color": c["focus"],
+            "underlay-opacity": 0.35,
+            "underlay-padding": 3,
+        },
         "edge[text]": {
             "label": "data(text)",
             "font-size": 10,
@@ -127,10 +140,14 @@ def themed(figure: Any, scheme: str) -> Any:
         plot_bgcolor=c["ground"],
         font_color=c["text"],
         title_font_color=c["text"],
+        title_subtitle_font_color=c["faint"],
         legend_font_color=c["text"],
         legend_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": c["raised"], "font": {"color": c["text"]}},
     )
+    # What is drawn in dark ink can't be seen on a dark ground.
+    figure.update_traces(line_color=c["text"], selector={"line.color": LIGHT["text"]})
+    figure.update_shapes(line_color=c["text"], selector={"line.color": LIGHT["text"]})
     figure.for_each_annotation(lambda annotation: annotation.update(font_color=c["text"]))
     for update in (figure.update_xaxes, figure.update_yaxes):
         update(linecolor=c["axis"], tickcolor=c["axis"], gridcolor=c["grid"], zerolinecolor=c["axis"], color=c["text"])

@@ -31,10 +31,12 @@ class Shown(Topic):
 
 
 class Focused(Topic):
-    """The node in focus."""
+    """The node or edge in focus, with the reader's labels."""
 
     other: Count | None
     node: str | None
+    edge: tuple[str, str] | None
+    labels: dict[str, str]
 
 
 class Pinned(Topic):
@@ -53,6 +55,14 @@ class Asked(Topic):
     key: str
 
 
+class Alone(Topic):
+    """The nodes that are to do it alone; `key` says the same, and the answer has it."""
+
+    nodes: list[str]
+    active: bool
+    key: str
+
+
 class Read(Topic):
     """What the table and the evidence are of."""
 
@@ -60,6 +70,19 @@ class Read(Topic):
     other: Count | None
     labels: dict[str, str]
     notes: dict[str, str]
+
+
+class Typed(BaseModel):
+    """What stands in the form for a new circuit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    adapter: str
+    prompt: str
+    corrupted: str
+    answer: str
+    distractor: str
+    method: str
 
 
 class Unread(BaseModel):
@@ -103,9 +126,11 @@ FORMS: dict[str, Any] = {
     "focused.data": Focused,
     "pinned.data": Pinned,
     "asked.data": Asked,
+    "kept-alone.data": Alone,
     "reading.data": Read | Unread,
     "kept.data": Kept,
     "given.data": Given,
+    "typed.data": Typed,
     "theme.data": Literal["light", "dark"],
     "ending.data": Ending,
     "new-circuit.opened": bool,

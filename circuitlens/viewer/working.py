@@ -15,6 +15,7 @@ from circuitlens.viewer.jobs import Job
 from circuitlens.viewer.layout.form import FIELDS, option_id
 from circuitlens.viewer.panels.circuit import page_data
 from circuitlens.viewer.panels.parts import message
+from circuitlens.viewer.preview import outputs_of
 from circuitlens.viewer.session import Session
 
 BUSY, IDLE = 300, 2000
@@ -72,8 +73,23 @@ def _begin_work(app: Dash, session: Session) -> None:
             options = _read_options(adapter, _typed())
         except ViewerError as error:
             return no_update, True, message(str(error))
-        job = session.find(adapter, prompt, answer, distractor, corrupted, method, options)
+        ours, theirs = outputs_of(answer), outputs_of(distractor) if distractor else None
+        job = session.find(adapter, prompt, ours, theirs, corrupted, method, options)
         return job.id, False, []
+
+    @app.callback(
+        Output("new-fault", "children", allow_duplicate=True),
+        Output("begun", "data", allow_duplicate=True),
+        Input("new-load", "n_clicks"),
+        State("new-adapter", "value"),
+        State(option_id("option", ALL, ALL), "value"),
+        prevent_initial_call=True,
+    )
+    def load(_clicks: int | None, adapter: str | None, _texts: object) -> Any:
+        try:
+            return [], session.load_named(adapter or "", _read_options(adapter or "", _typed())).id
+        except ViewerError as error:
+            return message(str(error)), no_update
 
     @app.callback(
         Output("begun", "data", allow_duplicate=True),

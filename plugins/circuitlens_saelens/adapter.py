@@ -169,6 +169,9 @@ class SAELensAdapter(Adapter):
     def answer_index(self, answer: str, prompt: str) -> int:
         return self._text.answer(answer, prompt)
 
+    def as_chat(self, prompt: str) -> str | None:
+        return self._text.chat(prompt)
+
     def output_label(self, index: int) -> str:
         return self._text.token(index)
 

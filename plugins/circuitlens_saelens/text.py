@@ -66,6 +66,14 @@ class Text:
             log.warning("Between the prompt %r and the answer %r there are two spaces: leave one out.", prompt, answer)
         return index
 
+    def chat(self, prompt: str) -> str | None:
+        """A prompt by the tokenizer's chat template, without the BOS that is put before it; None where it has none."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return None
+        turn = [{"role": "user", "content": prompt}]
+        made = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        return made.removeprefix(self.tokenizer.bos_token) if self.prepend_bos else made
+
     def _next(self, prompt: str, answer: str) -> int | None:
         before, both = self._plain(prompt), self._plain(prompt + answer)
         return both[-1] if both[:-1] == before and len(both) == len(before) + 1 else None

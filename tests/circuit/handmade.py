@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from circuitlens.circuit import Circuit, Edge, MetricRecord, Node, Output
+from circuitlens.circuit.evidence import Curve, Evidence, Point
 
 
 def node(name: str, layer: int, attribution: float = 1.0, kind: str = "feature") -> Node:
@@ -75,3 +76,59 @@ def built(drawn: Drawn, **changes: Any) -> Circuit:
     """The circuit (made here, because shape checks use `random`, which a strategy may not)."""
     nodes, edges = drawn
     return circuit([node(*n, "logit" if n[0] == "yes" else "feature") for n in nodes], edges, **changes)
+
+
+# A circuit with an answer
+
+YES, NO = Output(text=" yes", index=0), Output(text=" no", index=1)
+
+
+def at(pos: int, made: Node, **changes: Any) -> Node:
+    return made.model_copy(update={"pos": pos, **changes})
+
+
+def chain(**changes: Any) -> Circuit:
+    """Two features on the last of three tokens, the first of which stands before the prompt."""
+    fields = {
+        "prompt": "The cats",
+        "corrupted": "The cat",
+        "tokens": ("<|endoftext|>", "The", " cats"),
+        "method": "contrastive",
+        "metric": MetricRecord(
+            name="logit_difference", answers=(YES,), distractors=(NO,), value=4.266, corrupted_value=-2.314
+        ),
+        **changes,
+    }
+    nodes = [
+        at(2, node("a", 0, 5.0)),
+        at(0, node("bos", 0, 9.0)),
+        at(2, node("b", 1, 4.0)),
+        at(1, node("idle", 1, 3.0), activation=0.0),
+        at(2, node("yes", 2, kind="logit"), label=" yes"),
+        at(2, node("no", 2, kind="logit"), label=" no"),
+    ]
+    edges = {("a", "b"): 4.0, ("bos", "b"): 8.0, ("b", "yes"): 2.0, ("b", "no"): 2.0, ("idle", "yes"): 1.0}
+    return circuit(nodes, edges, **fields)
+
+
+def measured(made: Circuit, **changes: Any) -> Circuit:
+    """The circuit with evidence that its core is a and b."""
+    point = Point(nodes=2, faithfulness=1.03, errors_removed=1.0, completeness=0.25)
+    curve = Curve(
+        prompts="found on", pairs=1, ablation="corrupted", whole=4.0, none=-4.0, points=(point,), cpr=1.0, cmd=0.0
+    )
+    fields: dict[str, Any] = {
+        "verdict": "supported",
+        "reasons": ("2 of 4 nodes alone give 1.03 of the decision",),
+        "digest": made.content_digest,
+        "created_by": "a test",
+        "ablation": "corrupted",
+        "core": ("b", "a"),
+        "checks": (),
+        "curves": (curve,),
+        "effects": (),
+        "seed": 0,
+        "draws": 1,
+        **changes,
+    }
+    return made.model_copy(update={"evidence": Evidence(**fields)})

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import circuitlens
 from circuitlens.adapter import Adapter
-from circuitlens.circuit import Circuit
-from circuitlens.circuit.comparison import Comparison, Graph, compare
+from circuitlens.circuit import Circuit, Edge, Node
+from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.prompts.pairs import Pair
 from tests.tiny_transformer import TinyTransformer
 
@@ -78,8 +78,55 @@ def test_a_token_that_only_one_has_gets_a_column_of_its_own() -> None:
     expected = {(n.hook, n.kind, n.index, moved[n.pos]) for n in short.nodes} & {
         (n.hook, n.kind, n.index, n.pos) for n in long.nodes
     }
-    assert {(n.hook, n.kind, n.index, n.pos) for n, _ in compared.shared} == expected
+    at_one = [n for n, _ in compared.shared if n.id not in compared.moved]
+    assert {(n.hook, n.kind, n.index, n.pos) for n in at_one} == expected
     consistent(compared)
+
+
+def test_a_feature_is_matched_wherever_it_stands() -> None:
+    """Two prompts of other words and lengths, with the same features at other positions."""
+    template = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e").prune(max_nodes=0)
+    logits = template.nodes
+
+    def circuit(tokens: str, *nodes: tuple[int, int, float]) -> Circuit:
+        made = [
+            Node(id=f"s:{pos}:{index}", kind="feature", hook="h", layer=0, pos=pos, index=index, label=f"F{index}",
+                 activation=1.0, attribution=attribution)
+            for pos, index, attribution in nodes
+        ]  # fmt: skip
+        edges = (Edge(source=made[0].id, target=logits[0].id, weight=nodes[0][2]),)
+        fields = {name: getattr(template, name) for name in Circuit.model_fields}
+        at_end = [n.model_copy(update={"pos": len(tokens) - 1}) for n in logits]
+        return Circuit(**{**fields, "tokens": tuple(tokens), "nodes": (*made, *at_end), "edges": edges})
+
+    short, long = circuit("xy", (1, 7, 3.0), (1, 8, 1.0)), circuit("abcdefg", (4, 7, 2.0), (2, 7, 0.5), (6, 9, 1.0))
+    compared = compare(short, long)
+    assert not compared.aligned
+    assert [(a.id, b.pos, b.attribution) for a, b in compared.shared if not a.is_logit] == [("s:1:7", 4, 2.0)]
+    assert compared.moved == {"s:1:7"}
+    assert (compared.first.tokens, compared.second.tokens) == (tuple("xy"), tuple("abcdefg"))
+    assert compared.carriers == [("F7", "y", "e")]
+    assert "1 of those in both are one feature at two positions" in compared.summary
+    assert weights(compared.difference) == {f"s:1:7 → {logits[0].id}": 1.0}
+    consistent(compared)
+
+
+def test_circuits_of_different_models_are_told_apart(cats: Circuit, cat: Circuit) -> None:
+    assert differing(cats, cat) == differing(cats, cats) == ""
+    other = circuitlens.find(TinyTransformer("components"), "a b c", "d", "e").prune(max_nodes=20)
+    assert "one has its sites at hook_input, hook_hidden, hook_sae, the other at" in differing(cats, other)
+    known = cats.fingerprint
+    assert known is not None
+    larger = tuple(site.model_copy(update={"size": 2 * site.size}) for site in known.sites)
+    trained_anew = cats.model_copy(update={"fingerprint": known.model_copy(update={"sites": larger})})
+    assert "on one prompt the size at hook_hidden was" in differing(cats, trained_anew)
+    assert differing(cat, trained_anew) == ""  # on another prompt it may be so
+    turned = [
+        n.model_copy(update={"index": 1 - n.index}) if n.is_logit and n.index is not None else n for n in cat.nodes
+    ]
+    assert "the output 'run' is number 1 of one and number 0" in differing(
+        cats, cat.model_copy(update={"nodes": tuple(turned)})
+    )
 
 
 def test_models_of_other_shapes_share_nothing(cats: Circuit) -> None:

@@ -173,7 +173,7 @@ def test_held_out_prompts_that_the_model_fails_are_no_evidence(there: Path) -> N
     rows = [{"prompt": "The dogs", "corrupted": "The dog", "answer": "runs", "distractor": "run"}]
     Path("b.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     done = run("verify", "c.json", "--held-out", "b.jsonl", *FEW)
-    assert "Verdict: not supported\n  the model fails the task on 1 prompts (held out): 0% right" in done.output
+    assert "Verdict: not supported\n  the model fails the task on 1 prompt (held out): 0% right" in done.output
 
 
 def test_what_is_written_while_it_is_measured_stays(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

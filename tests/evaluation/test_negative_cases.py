@@ -138,7 +138,7 @@ def test_a_divergence_with_the_wrong_answer(toy: ToyAdapter, distractor: str | N
         verdicts.append(evidence.verdict)
     assert verdicts == ["supported", "not supported"]
     assert {"task", "margin"} <= set(failing(evidence))
-    assert "the model fails the task: it decides 0% of 1 prompts right" in evidence.reasons[0]
+    assert "the model fails the task: it decides 0% of 1 prompt right" in evidence.reasons[0]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -179,7 +179,7 @@ def test_a_task_the_model_fails(cases: Cases, pair: tuple[str, str, str, str], m
     evidence = cases.found(prompt, distractor, answer, corrupted, method=method)
     assert evidence.verdict == "not supported"
     assert {"task", "margin"} <= set(failing(evidence))
-    assert evidence.reasons[0].startswith("the model fails the task: it decides 0% of 1 prompts right")
+    assert evidence.reasons[0].startswith("the model fails the task: it decides 0% of 1 prompt right")
     assert "a noun in the other number does not turn it" in evidence.reasons[0]
 
 

@@ -16,10 +16,11 @@ import circuitlens
 from circuitlens.circuit import Circuit, Edge
 from circuitlens.report.palette import COLOURS, PALETTES
 from circuitlens.viewer.elements import elements, largest_of, within_budget
-from circuitlens.viewer.placement import axes
+from circuitlens.viewer.placement import axes, place_nodes
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.text import visible
 from circuitlens.viewer.theme import css_variables, stylesheet
+from tests.circuits import inner
 from tests.helpers import luminance
 from tests.tiny_transformer import TinyTransformer
 
@@ -55,8 +56,8 @@ def test_hooks_run_upwards_and_positions_to_the_right(tall: Circuit) -> None:
     for below, above in pairwise(hooks.values()):
         assert min(below) > max(above)
     for left, right in ((0, 1), (1, 2)):
-        assert max(place[n.id]["x"] for n in tall.nodes if n.pos == left) < min(
-            place[n.id]["x"] for n in tall.nodes if n.pos == right
+        assert max(place[n.id]["x"] for n in inner(tall) if n.pos == left) < min(
+            place[n.id]["x"] for n in inner(tall) if n.pos == right
         )
     spots = Counter((round(d["x"], 9), d["y"]) for d in place.values())
     assert max(spots.values()) == 1
@@ -71,7 +72,10 @@ def test_edges_rank_by_strength_and_show_their_sign(cats: Circuit) -> None:
     signs = {(e.source, e.target): e.weight >= 0 for e in cats.edges}
     for e in drawn:
         source, target = (e["data"][end].removeprefix("node ") for end in ("source", "target"))
-        assert e["classes"] == f"{'positive' if signs[source, target] else 'negative'} off"
+        raises, end = signs[source, target], cats.node(target).label
+        # What raises the metric, the logit of "run" less that of "runs", holds "runs" back.
+        holds = (end == "runs" and raises) or (end == "run" and not raises)
+        assert e["classes"] == f"{'positive' if raises else 'negative'}{' holds' if holds else ''} off"
 
 
 def test_axes_are_hooks_and_tokens(cats: Circuit, tall: Circuit) -> None:
@@ -90,7 +94,15 @@ def test_hooks_of_one_layer_and_misplaced_logits_have_rows_of_their_own(tall: Ci
 
 @pytest.mark.parametrize(
     ("token", "shown"),
-    [("The cats", "The cats"), (" cats", "␣cats"), ("  ", "␣␣"), ("a ", "a␣"), ("\n", r"\n"), ("\u200b", r"\u200b")],
+    [
+        ("The cats", "The cats"),
+        (" cats", "␣cats"),
+        ("  ", "␣␣"),
+        ("a ", "a␣"),
+        ("\n", r"\n"),
+        ("\u200b", r"\u200b"),
+        ("don't\u202e", r"don't\u202e"),
+    ],
 )
 def test_tokens_show_what_they_consist_of(token: str, shown: str) -> None:
     assert visible(token) == shown
@@ -120,10 +132,12 @@ def test_chips_of_a_cell_have_rooms_that_do_not_overlap(tall: Circuit) -> None:
 
 def test_an_empty_circuit_can_be_drawn(cats: Circuit) -> None:
     bare = cats.prune(max_nodes=0)
-    assert [e["data"]["label"] for e in of(bare, "node")] == ["runs", "run"]
+    assert [e["data"]["label"] for e in of(bare, "node")] == ["run", "runs"]
     values = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert elements(Circuit(**{**values, "nodes": (), "edges": ()})) == []
-    assert axes(Circuit(**{**values, "nodes": (), "edges": ()})) == {"rows": [], "columns": []}
+    empty = Circuit(**{**values, "nodes": (), "edges": ()})
+    gap = {"title": "Without nodes: The cats", "x": 1.0}
+    assert axes(empty, place_nodes(empty)) == {"rows": [], "columns": [], "gaps": [gap]}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -155,23 +169,23 @@ def test_the_page_has_every_colour_of_the_palette_and_no_other() -> None:
 
 
 def names(circuit: Circuit) -> list[str]:
-    along = axes(circuit)
+    along = axes(circuit, place_nodes(circuit))
     return [entry["label"] for what in ("rows", "columns") for entry in along[what]]
 
 
 def test_axes_stand_where_their_nodes_do(tall: Circuit) -> None:
-    along = axes(tall)
+    along = axes(tall, place_nodes(tall))
     for element in of(tall, "node"):
         x, y = element["data"]["x"], element["data"]["y"]
         node = tall.node(element["data"]["node"])
         (column,) = [c for c in along["columns"] if abs(x - c["x"]) < c["width"] / 2]
         (row,) = [r for r in along["rows"] if abs(y - r["y"]) < r["high"] / 2]
-        assert column["pos"] == node.pos
+        assert column["pos"] == node.pos or node.is_logit  # outputs have their row's width
         assert node.hook in row["label"]
 
 
 def test_crowded_nodes_stand_apart_and_leave_a_gap_between_columns(tall: Circuit) -> None:
-    spans = {column["pos"]: (column["x"], column["width"]) for column in axes(tall)["columns"]}
+    spans = {column["pos"]: (column["x"], column["width"]) for column in axes(tall, place_nodes(tall))["columns"]}
     at = {one["data"]["node"]: one["data"] for one in elements(tall) if "crowded" in one["classes"]}
     assert len(at) > 300
     for node in tall.nodes:
@@ -185,9 +199,9 @@ def test_crowded_nodes_stand_apart_and_leave_a_gap_between_columns(tall: Circuit
 
 def test_ranks_follow_attribution_and_logits_have_none(tall: Circuit) -> None:
     ranks = {e["data"]["node"]: e["data"]["rank"] for e in of(tall, "node")}
-    inner = sorted((n for n in tall.nodes if n.kind != "logit"), key=lambda n: ranks[n.id])
-    assert [ranks[n.id] for n in inner] == list(range(len(inner)))
-    strengths = [abs(n.attribution) for n in inner]
+    ranked = sorted(inner(tall), key=lambda n: ranks[n.id])
+    assert [ranks[n.id] for n in ranked] == list(range(len(ranked)))
+    strengths = [abs(n.attribution) for n in ranked]
     assert strengths == sorted(strengths, reverse=True)
     assert {ranks[n.id] for n in tall.nodes if n.kind == "logit"} == {-1}
 
@@ -219,8 +233,12 @@ def test_edges_between_groups_are_sums(cats: Circuit, data: st.DataObject) -> No
     part = data.draw(st.lists(st.sampled_from(["out", "pin", "a", "b"]), min_size=len(ids), max_size=len(ids)))
     pins = [i for i, p in zip(ids, part, strict=True) if p == "pin"]
     groups = [(name, [i for i, p in zip(ids, part, strict=True) if p == name]) for name in ("a", "b")]
+    # Outputs stand there also where they are not pinned.
+    drawn_too = {n.id for n in cats.nodes if n.is_logit} if set(part) != {"out"} else set()
     of_node = {
-        i: f"sub node {i}" if p == "pin" else f"sub group {p}" for i, p in zip(ids, part, strict=True) if p != "out"
+        i: f"sub group {p}" if p in ("a", "b") else f"sub node {i}"
+        for i, p in zip(ids, part, strict=True)
+        if p != "out" or i in drawn_too
     }
     expected: dict[tuple[str, str], float] = defaultdict(float)
     for edge in cats.edges:
@@ -239,7 +257,7 @@ def test_edges_between_groups_are_sums(cats: Circuit, data: st.DataObject) -> No
 def test_a_subgraph_ignores_what_is_not_there(cats: Circuit) -> None:
     assert subgraph(cats, ["nothing"], [("empty", ["nothing"])], {}) == []
     own = subgraph(cats, ["sae:0:4"], [], {"sae:0:4": "plural verb"})
-    assert [e["data"]["label"] for e in own] == ["plural verb"]
+    assert [e["data"]["label"] for e in own if "label" in e["data"]] == ["plural verb", "runs", "run"]
 
 
 def test_a_hundred_thousand_edges_are_cut_down(tall: Circuit) -> None:

@@ -28,7 +28,7 @@ CASES = int(os.environ.get("CIRCUITLENS_FUZZ", "3000"))
 
 VALUES: dict[str, Any] = {
     "shown.data": {"circuit": 0, "other": 1, "as": "side"},
-    "focused.data": {"circuit": 0, "other": None, "node": "sae:0:4"},
+    "focused.data": {"circuit": 0, "other": None, "node": "sae:0:4", "edge": None, "labels": {}},
     "pinned.data": {
         "circuit": 0,
         "pins": ["sae:0:4"],
@@ -36,14 +36,20 @@ VALUES: dict[str, Any] = {
         "labels": {"sae:0:4": "plural"},
     },
     "asked.data": {"circuit": 0, "settings": {"sae:0:4": 0.5}, "active": True, "key": "[0,{}]"},
+    "kept-alone.data": {"circuit": 0, "nodes": ["sae:0:4"], "active": True, "key": "[0]"},
     "reading.data": {"circuit": 0, "other": None, "view": "table", "labels": {"sae:0:4": "x"}, "notes": {}},
     "kept.data": {"circuit": 0, "state": json.dumps({"pins": ["sae:0:4"], "focus": None, "edges": 7})},
     "given.data": {"names": [], "circuits": [{"corrupted": False, "strongest": None, "annotations": None}] * 2},
     "theme.data": "light",
+    "typed.data": {
+        **{"adapter": "toy", "prompt": "The cats", "corrupted": "The cat", "answer": "run|runs", "distractor": ""},
+        "method": "",
+    },
     "ending.data": {"job": 1, "how": "cancel", "turn": 1.5},
     "new-circuit.opened": True,
     **{f"new-{name}.value": text for name, text in (("adapter", "toy"), ("prompt", "The cats"), ("answer", "run"))},
     **dict.fromkeys(("find.n_clicks", "load.n_clicks", "verify.n_clicks", "save.n_clicks", "export-json.n_clicks"), 1),
+    "new-load.n_clicks": 1,
     "options": [
         {"id": {"type": kind, "adapter": "toy", "name": "dtype"}, "value": "float32"} for kind in ("option", "claim")
     ],
@@ -74,7 +80,7 @@ def test_every_callback_answers_what_the_page_asks(asker: Asker) -> None:
     """Without this the made-up requests would all be refused for the same reason."""
     for body in bodies(asker):
         answer = asker.post(body)
-        nothing_new = body["output"].startswith(("..evidence", "new-options"))
+        nothing_new = body["output"].startswith(("..evidence", "new-options", "axes.data@"))
         assert answer.status_code == (204 if nothing_new else 200), body
         assert "was not foreseen" not in answer.text
 
@@ -117,9 +123,9 @@ def test_what_is_no_request_of_a_callback_is_refused(asker: Asker) -> None:
 @pytest.mark.parametrize(
     ("output", "name", "value", "fault"),
     [
-        ("detail", "focused.data", {"circuit": -1, "other": None, "node": None}, "circuit: Input should be greater"),
-        ("detail", "focused.data", {"circuit": 0, "other": None, "node": 3}, "node: Input should be a valid string"),
-        ("detail", "focused.data", {"circuit": 0, "other": None}, "node: Field required"),
+        ("detail", "focused.data", {**VALUES["focused.data"], "circuit": -1}, "circuit: Input should be greater"),
+        ("detail", "focused.data", {**VALUES["focused.data"], "node": 3}, "node: Input should be a valid string"),
+        ("detail", "focused.data", {"circuit": 0, "other": None, "edge": None, "labels": {}}, "node: Field required"),
         ("detail", "focused.data", [1], "focused.data can't be read"),
         ("..model", "asked.data", {**VALUES["asked.data"], "settings": {"a": "x"}}, "settings.a"),
         ("..model", "asked.data", {**VALUES["asked.data"], "settings": {"a": float("nan")}}, "finite number"),

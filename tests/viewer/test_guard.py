@@ -132,7 +132,8 @@ def test_a_foreign_host_is_refused_before_anything_else(asker: Asker, host: str,
     ],
 )
 def test_another_page_in_the_browser_can_start_nothing(asker: Asker, headers: dict[str, str], refused: bool) -> None:
-    body = asker.body("detail", {"focused.data": {"circuit": 0, "other": None, "node": None}}, "focused.data")
+    focused = {"circuit": 0, "other": None, "node": None, "edge": None, "labels": {}}
+    body = asker.body("detail", {"focused.data": focused}, "focused.data")
     answer = asker.post(body, **headers)
     assert answer.status_code == (403 if refused else 200)
     assert not refused or answer.text == f"{FOREIGN_PAGE}\n"

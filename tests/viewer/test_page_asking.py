@@ -180,7 +180,7 @@ def test_work_is_cancelled(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_evidence_is_measured_from_the_page(page: Page) -> None:
     page.locator("#tools").get_by_text("Evidence", exact=True).click()
-    page.get_by_role("button", name="Measure the evidence").click()
+    page.locator("#verify").click()
     expect(page.locator("#evidence")).to_contain_text("Verdict:", timeout=60_000)
     expect(page.locator("#evidence .js-plotly-plot")).to_have_count(2)
 

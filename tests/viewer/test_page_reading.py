@@ -79,13 +79,13 @@ def test_nothing_overlaps_at_two_sizes(browser: Browser, url: str) -> None:
     for width, height in ((1280, 800), (1920, 1080)):
         with opened(browser, url, viewport={"width": width, "height": height}) as page:
             choose(page, "circuit", "The cats → run")
-            expect(page.locator("#edges-shown")).to_have_text("23 of 23 · 100 %")
+            expect(page.locator("#edges-shown")).to_have_text("23 of 23 · 100 % of weight")
             assert overlaps(page, ".feature, .neuron, .error, .chip") == []
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_clicking_a_node_shows_its_details(page: Page, cat: Circuit) -> None:
-    expect(page.locator("#detail")).to_contain_text("Click a node")
+    expect(page.locator("#told")).to_contain_text("Click a node")
     feature = next(n for n in cat.strongest_path().nodes if n.kind == "feature")
     page.mouse.click(*place(page, feature.id))
     detail = page.locator("#detail")
@@ -103,14 +103,15 @@ def test_clicking_a_node_shows_its_details(page: Page, cat: Circuit) -> None:
     expect(page.locator("#told")).to_contain_text("runs")  # what it promotes
     expect(page.locator("#told .strip li")).to_have_text(f"The cat{feature.activation:.2f}")
     page.keyboard.press("Escape")
-    expect(detail).to_contain_text("Click a node")
+    expect(page.locator("#told")).to_contain_text("Click a node")
     settled(page, "cy.elements('.faded').length", 0)
 
 
 def test_a_neighbour_in_the_list_can_be_followed(page: Page, cat: Circuit) -> None:
     page.mouse.click(*place(page, "sae:0:1"))
     source = cat.node(cat.in_edges("sae:0:1")[0].source)
-    page.locator("#detail").get_by_role("button", name=source.label).click()
+    expect(page.locator("#node-name")).to_have_text(cat.node("sae:0:1").label)
+    page.locator("#detail table").get_by_role("button", name=source.label).first.click()
     expect(page.locator("#node-name")).to_have_text(source.label)
 
 
@@ -154,8 +155,11 @@ def test_search_by_label_token_and_id(browser: Browser) -> None:
 def test_sliders_ask_the_server_nothing(page: Page, cat: Circuit) -> None:
     page.wait_for_load_state("networkidle")
     requests: list[str] = []
-    # All but what asks how the work in the background goes.
-    page.on("request", lambda r: None if '["tick.n_intervals"]' in (r.post_data or "") else requests.append(r.url))
+    # All but what asks how the work in the background goes, and the icon that a browser fetches when it likes.
+    idle = ("tick.n_intervals", "favicon")
+    page.on(
+        "request", lambda r: None if any(w in r.url + (r.post_data or "") for w in idle) else requests.append(r.url)
+    )
     slider = page.get_by_role("slider", name="Edges shown")
     slider.focus()
     count = len(cat.edges)
@@ -163,7 +167,7 @@ def test_sliders_ask_the_server_nothing(page: Page, cat: Circuit) -> None:
     for shown in (count - 1, count - 2, count - 3):
         slider.press("ArrowLeft")
         share = 100 * sum(map(abs, weights[:shown])) / sum(map(abs, weights))
-        expect(page.locator("#edges-shown")).to_have_text(f"{shown} of {count} · {int(share)} %")
+        expect(page.locator("#edges-shown")).to_have_text(f"{shown} of {count} · {int(share)} % of weight")
         settled(page, "cy.edges(':visible').length", shown)
     assert sorted(cy(page, "cy.edges('.off').map(e => e.data('rank'))")) == [count - 3, count - 2, count - 1]
     slider.press("Home")
@@ -188,7 +192,9 @@ def test_switching_circuits(page: Page, cat: Circuit, cats: Circuit) -> None:
         settled(page, "cy.nodes('[node]').map(n => n.data('node')).sort()", sorted(n.id for n in circuit.nodes))
         ends = "cy.edges().map(e => e.source().data('node') + ' ' + e.target().data('node')).sort()"
         settled(page, ends, sorted(f"{e.source} {e.target}" for e in circuit.edges))
-        expect(page.locator("#edges-shown")).to_have_text(f"{len(circuit.edges)} of {len(circuit.edges)} · 100 %")
+        expect(page.locator("#edges-shown")).to_have_text(
+            f"{len(circuit.edges)} of {len(circuit.edges)} · 100 % of weight"
+        )
 
 
 def test_pins_groups_and_their_sums(page: Page, cat: Circuit) -> None:
@@ -206,12 +212,18 @@ def test_pins_groups_and_their_sums(page: Page, cat: Circuit) -> None:
     page.get_by_role("button", name="Group the ticked").click()
     expect(page.get_by_role("textbox", name="Name of the group")).to_have_value("verb")
     total = sum(e.weight for e in cat.edges if e.source == hidden.id and e.target in (feature.id, answer.id))
-    # A list waits for the rows to be these; a single text fails at once while there are two.
-    expect(page.locator("#sums tr")).to_have_text([f"{hidden.label} → verb{signed(total)}"])
-    settled(page, "cy.nodes().map(n => n.data('label')).sort()", sorted([hidden.label, "verb"]), "subgraph")
+    other = next(n for n in cat.nodes if n.is_logit and n.id != answer.id)  # outputs are there also where not pinned
+    across = sum(e.weight for e in cat.edges if e.source == feature.id and e.target == other.id)
+    rows = [(total, f"{hidden.label} → verb{signed(total)}"), (across, f"verb → {other.label}{signed(across)}")]
+    rows.sort(key=lambda row: -abs(row[0]))
+    # A list waits for the rows to be these; a single text fails at once while there are others.
+    expect(page.locator("#sums tr")).to_have_text([text for _, text in rows])
+    settled(
+        page, "cy.nodes().map(n => n.data('label')).sort()", sorted([hidden.label, other.label, "verb"]), "subgraph"
+    )
     page.get_by_role("textbox", name="Name of the group").fill("agreement")
     page.keyboard.press("Enter")
-    expect(page.locator("#sums tr")).to_contain_text(f"{hidden.label} → agreement")
+    expect(page.locator("#sums tr", has_text=f"{hidden.label} → agreement")).to_be_visible()
     page.get_by_role("button", name="Ungroup agreement").click()
     expect(page.locator("#pins li")).to_have_count(3)
     page.get_by_role("button", name=f"Unpin {hidden.label}", exact=True).click()
@@ -409,13 +421,16 @@ def test_a_circuit_of_many_positions(browser: Browser) -> None:
     viewer = server.start([circuit])
     for width, height in ((1280, 800), (1920, 1080)):
         with opened(browser, viewer.url, viewport={"width": width, "height": height}) as page:
+            page.get_by_role("button", name="Show all").click()
             columns = page.locator("#graph-pane .columns span")
-            assert columns.count() == 13
-            boxes = [box for span in columns.all() if (box := span.bounding_box())]
-            assert all(a["x"] + a["width"] <= b["x"] for a, b in pairwise(boxes))
+            expect(columns).to_have_count(13)
+            ends = [box["x"] + box["width"] for span in columns.all() if (box := span.bounding_box())]
+            assert all(b - a >= 14 for a, b in pairwise(ends))  # slanting, a line's height apart
+            assert columns.evaluate_all("spans => spans.every(span => span.clientWidth > 60)")  # more than a letter
             assert overlaps(page, ".chip") == []
             assert_in_pane(page, circuit)
     with opened(browser, viewer.url) as page:
+        page.get_by_role("button", name="Show all").click()
         page.get_by_role("slider", name="Edges shown").press("Home")
         settled(page, "cy.edges(':visible').length", 0)
         page.mouse.click(*place(page, node.id))
@@ -439,6 +454,7 @@ def test_a_hundred_thousand_edges_are_cut_and_it_says_so(browser: Browser, cats:
     viewer = server.start([Circuit(**{**fields, "nodes": nodes, "edges": edges, "found": None})])
     with opened(browser, viewer.url) as page:
         expect(page.locator("#left-out")).to_contain_text("the strongest 5\u202f000 of 100\u202f000 edges")
+        page.get_by_role("button", name="Show all").click()
         settled(page, "cy.edges(':visible').length", 80)
     viewer.close()
 
@@ -451,6 +467,7 @@ def test_many_circuits_and_an_empty_one(browser: Browser, cats: Circuit) -> None
     empty = Circuit(**{**fields, "nodes": (), "edges": (), "found": None, "prompt": "empty"})
     viewer = server.start([tall, cats, tall, empty, cats])
     with opened(browser, viewer.url) as page:
+        page.get_by_role("button", name="Show all").click()
         expect(page.locator("#edges-shown")).to_contain_text("80 of 600")
         settled(page, "cy.edges(':visible').length", 80)
         choose(page, "circuit", re.compile("empty"))
@@ -471,7 +488,7 @@ def test_evidence_is_shown_or_how_to_measure_it(browser: Browser, toy: Adapter) 
         expect(panel).to_contain_text(f"Verdict: {verified.evidence.verdict}")
         expect(panel.locator("tbody tr")).to_have_count(len(verified.evidence.checks))
         expect(panel.locator(".js-plotly-plot")).to_have_count(2)
-        expect(page.get_by_role("button", name="Measure the evidence")).to_be_hidden()
+        expect(page.locator("#verify")).to_be_hidden()
         effect = verified.evidence.effects[0]
         panel.get_by_role("button", name=verified.node(effect.node).label, exact=True).click()
         exact = f"{signed(effect.measured)} (how far the metric falls with it alone as in the corrupted prompt)"
@@ -479,5 +496,5 @@ def test_evidence_is_shown_or_how_to_measure_it(browser: Browser, toy: Adapter) 
         choose(page, "circuit", "The cats → run (2)")
         expect(panel).to_contain_text("Nothing was measured of this circuit yet")
         expect(panel).to_contain_text("circuitlens.verify(adapter, circuit)")
-        expect(page.get_by_role("button", name="Measure the evidence")).to_be_visible()
+        expect(page.locator("#verify")).to_be_visible()
     viewer.close()

@@ -23,7 +23,9 @@ def test_a_file_keeps_annotations_and_not_how_the_page_was_left() -> None:
     state = {"pins": ["a"], "notes": {"b": "mine"}, "focus": "a", "nodes": 3, "edges": 22, "settings": [["a", 0.5]]}
     kept = read_annotations(json.dumps(state))
     assert kept == Annotations(pins=("a",), notes={"b": "mine"})
-    assert set(CircuitState.model_fields) - set(Annotations.model_fields) == {"focus", "nodes", "edges", "settings"}
+    assert set(CircuitState.model_fields) - set(Annotations.model_fields) == {
+        "focus", "edge", "position", "nodes", "edges", "settings",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

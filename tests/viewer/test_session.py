@@ -245,7 +245,9 @@ def test_a_state_that_passes_is_not_remembered(cats: Circuit, toy: Adapter, monk
     with monkeypatch.context() as patch:
         patch.setattr(toy, "run", refuse)
         assert not session.is_loaded(0)
+        assert session.trouble(0) == "The model is in training mode."  # and not that it has to be loaded
     assert session.is_loaded(0)
+    assert session.trouble(0) == ""
     session.close()
 
 

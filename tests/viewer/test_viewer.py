@@ -130,7 +130,7 @@ def test_edges_are_listed_by_sign_and_the_weakest_are_counted(tall: Circuit) -> 
     node = max(tall.nodes, key=lambda n: len(tall.in_edges(n.id)))
     ways = tall.in_edges(node.id), tall.out_edges(node.id)
     parts = [[e for e in way if (e.weight >= 0) == positive] for way in ways for positive in (True, False)]
-    detail = str(node_panel(tall, node))
+    detail = str(node_panel(tall, node, {}))
     assert detail.count("Tr(") == sum(min(20, len(part)) for part in parts)
     assert max(map(len, parts)) > 20
     for part in parts:

@@ -6,8 +6,17 @@ const Actions = (() => {
   /** Puts a node in focus, or none. @param {string | null} id */
   function focus(id) {
     const { tab } = State.now();
-    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id });
+    State.change({ tab: id && tab === "about" ? "node" : tab }, { focus: id, edge: null, position: null });
   }
+
+  /** Has one position's nodes stand out, or all again. @param {number} position */
+  function position(position) {
+    const wanted = State.own().position === position ? null : position;
+    State.change({ view: "graph" }, { focus: null, edge: null, position: wanted });
+  }
+
+  /** Puts an edge in focus. @param {string} source @param {string} target */
+  const focusEdge = (source, target) => State.change({ tab: "node" }, { focus: null, edge: [source, target], position: null });
 
   /** Whether there is a node of this id, so that something can be done to it.
    * @param {string | null | undefined} id @returns {id is string}
@@ -71,6 +80,14 @@ const Actions = (() => {
     intervene(id, off ? undefined : 0);
   }
 
+  /** Switches nodes off together. @param {string[]} ids */
+  function switchAllOff(ids) {
+    const others = State.own().settings.filter(([target]) => !ids.includes(target));
+    /** @type {CircuitState["settings"]} */
+    const off = ids.map((id) => [id, 0]);
+    State.change({ tab: "ask" }, { settings: [...others, ...off] });
+  }
+
   /** Writes the reader's own label or note of the node in focus.
    * @param {"labels" | "notes"} which @param {string | null} text @param {number} limit
    */
@@ -118,8 +135,10 @@ const Actions = (() => {
     const at = /** @type {HTMLElement} */ (event.target);
     const typing = at.closest("input, textarea, select, [contenteditable], [role=dialog], [role=menu]");
     const command = event.ctrlKey || event.metaKey;
-    if (command && event.key.toLowerCase() === "z" && !typing) {
+    // A slider and a box have no text of their own to take back.
+    if (command && event.key.toLowerCase() === "z" && (!typing || at.matches("[type=range], [type=checkbox]"))) {
       event.preventDefault();
+      if (typing) at.blur(); // the row of a slider that is held is not made anew
       if (event.shiftKey) State.redo(); else State.undo();
       return;
     }
@@ -140,8 +159,12 @@ const Actions = (() => {
   /** What buttons do that others made, by their `data-do`. @type {Record<string, (on: string) => void>} */
   const DOING = {
     focus, pin, ungroup,
+    position: (on) => position(Number(on)),
     off: (on) => intervene(on, 0),
+    offs: (on) => switchAllOff(JSON.parse(on)),
     unset: (on) => intervene(on, undefined),
+    tab: (on) => State.change({ tab: /** @type {PageState["tab"]} */ (on) }),
+    measure: () => Widgets.element("verify").click(),
     example: (on) => example(JSON.parse(on)),
     cancel: (on) => end("cancel", on),
     dismiss: (on) => end("dismiss", on),
@@ -151,6 +174,7 @@ const Actions = (() => {
   const BUTTONS = {
     pin: () => pin(),
     off: () => switchOff(),
+    "show-all": () => Widgets.showAll(),
     group: () => {
       group(/** @type {HTMLInputElement} */ (Widgets.element("group-name")).value, Lists.ticked());
       window.dash_clientside.set_props("group-name", { value: "" });
@@ -169,6 +193,8 @@ const Actions = (() => {
   function onClick(event) {
     const button = /** @type {Element} */ (event.target).closest("button");
     if (!button) return;
+    // Whoever chose a tab by the mouse goes on in the graph by the arrow keys; by keys one goes on among the tabs.
+    if (event.detail && button.matches("#side [role=tab]")) Widgets.element("graph-pane").focus({ preventScroll: true });
     if (button.dataset.do) DOING[button.dataset.do](button.dataset.on || "");
     else if (Object.hasOwn(BUTTONS, button.id)) BUTTONS[button.id]();
   }
@@ -182,5 +208,5 @@ const Actions = (() => {
     window.addEventListener("hashchange", () => { State.fromAddress(); Widgets.publish(); });
   }
 
-  return { focus, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
+  return { focus, focusEdge, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
 })();

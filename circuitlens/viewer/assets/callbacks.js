@@ -41,8 +41,10 @@
         Widgets.searchable();
         Widgets.publish();
         Lists.render(true);
+        if (facts.refused) State.change({ other: null });
       });
     },
+    laid(layouts) { if (layouts && Graphs.lay(layouts[0])) Widgets.publish(); },
     subgraph(elements) { if (elements) Subgraph.draw(elements); },
     theme(scheme, sheets) {
       for (const id of ["graph", "graph2", "subgraph"]) Widgets.set(id, { stylesheet: sheets[scheme] });
@@ -55,7 +57,16 @@
     },
   };
 
+  const FIELDS = ["adapter", "prompt", "answer", "distractor", "corrupted", "method"];
+  const PAUSE = 300; // ms after which a hand that types is taken to rest
+
   const widgets = {
+    /* What stands in the form for a new circuit, in the order of its fields. */
+    typed(/** @type {boolean} */ opened, /** @type {(string | null)[]} */ ...values) {
+      if (!opened) return;
+      const data = Object.fromEntries(FIELDS.map((name, number) => [name, values[number] || ""]));
+      Widgets.debounce("typed", PAUSE, () => Widgets.set("typed", { data }));
+    },
     set_circuit: quiet((value) => { if (value !== null) State.change({ circuit: Number(value) }); }),
     set_other: quiet((value) => State.change({ other: value ? Number(value) : null })),
     set_search: quiet((value) => {

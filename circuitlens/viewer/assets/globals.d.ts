@@ -17,33 +17,48 @@ interface Work {
 interface Facts {
   titles: string[];
   leftOut: string;
+  refused: boolean;
   nodes: { value: string; label: string }[];
 }
 
-interface Axes {
+/** Where some of the nodes stand: x, y, the room for a name, and a chip's height, by node. */
+interface Layout {
+  what: string;
+  ids: string[];
+  roomy: boolean;
+  places: Record<string, [number, number, number, number]>;
   rows: { label: string; layer: number; y: number; high: number }[];
-  columns: { label: string; pos: number; x: number; width: number }[];
+  columns: { label: string; title: string; pos: number; x: number; width: number }[];
+  gaps: { title: string; x: number }[];
 }
 
 interface Pane {
   name: string;
   cy: cytoscape.Core;
-  axes: Axes;
+  layouts: Layout[];
+  /** The layout that the nodes stand in. */
+  axes: Layout;
   nodes: cytoscape.NodeSingular[];
   edges: cytoscape.EdgeSingular[];
-  shownNodes: number;
+  /** The nodes on show beside the outputs, strongest first, and the edges between all on show. */
+  shown: cytoscape.NodeSingular[];
+  between: cytoscape.EdgeSingular[];
   shownEdges: number;
-  nodeShare: (count: number) => number;
-  edgeShare: (count: number) => number;
+  key: string;
   axis: number;
+  foot: number;
+  slant: number;
   width: number;
   height: number;
 }
 
 interface Marked {
   edges: number;
-  nodes: number;
+  /** Null for what the circuit opens on. */
+  nodes: number | null;
   focus: string | null;
+  position: number | null;
+  edge: [string, string] | null;
   pins: Set<string>;
   labels: Record<string, string>;
   settings: Map<string, number | "corrupted">;

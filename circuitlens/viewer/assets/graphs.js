@@ -6,9 +6,12 @@
  */
 const Graphs = (() => {
   const AXIS = [64, 200]; // px left of the columns, for the rows' names: at least and at most
-  const FOOT = 30; // px below the bands, for the tokens
+  const FOOT = [30, 78]; // px below the bands, for the tokens: where they stand upright, and where they slant
+  const SLANTS = [0, 40, 90]; // degrees by which tokens turn, more where columns are narrower
+  const LINE = 17; // px of a column in which a token has room that slants
   const EDGE = 12; // px around everything
-  const CHIP = [84, 30]; // px of a chip that has the room
+  const CHIP = [84, 30]; // px of a chip that has the room, and of an output at least
+  const LETTER = 8; // px of a letter of an output
   const NAMES = ["graph", "graph2"];
 
   /** Each graph's Cytoscape object, by the id of its element. @type {Record<string, cytoscape.Core>} */
@@ -23,6 +26,10 @@ const Graphs = (() => {
   // dash-cytoscape has no property and no event for the Cytoscape object of a graph; all it does is to set `window.cy`
   // when it has made one. So this is where each is taken.
   Object.defineProperty(window, "cy", { get: () => cores.graph, set: takeCore });
+
+  // It also hands Cytoscape a wheel sensitivity, the usual one, of which Cytoscape warns whatever it is.
+  const warn = console.warn.bind(console);
+  console.warn = (...said) => { if (!String(said[0]).startsWith("You have set a custom wheel sensitivity")) warn(...said); };
 
   /** @param {cytoscape.Core} cy */
   function takeCore(cy) {
@@ -57,15 +64,17 @@ const Graphs = (() => {
     look(name);
   }
 
-  /** @param {any[][]} elements @param {Axes} axes @param {string[]} titles @param {() => void} then */
-  function draw(elements, axes, titles, then) {
+  /** @param {any[][]} elements @param {Layout[][]} layouts of each graph, or of both @param {string[]} titles
+   * @param {() => void} then
+   */
+  function draw(elements, layouts, titles, then) {
     let missing = NAMES.length;
     NAMES.forEach((name, number) => {
       const title = Widgets.element(`${name}-title`);
       title.textContent = titles[number];
       title.hidden = !titles[number];
       whenDrawn(name, elements[number], (cy) => {
-        take(name, cy, axes);
+        take(name, cy, layouts[number] || layouts[0]);
         if (--missing) return;
         Marks.reset();
         then();
@@ -79,27 +88,27 @@ const Graphs = (() => {
     return elements.toArray().sort((/** @type {any} */ a, /** @type {any} */ b) => a.data("rank") - b.data("rank"));
   }
 
-  /** The share that the strongest have of the whole, by their number.
-   * @param {any[]} elements @param {string} size @returns {(count: number) => number}
-   */
-  function shares(elements, size) {
-    let sum = 0;
-    const upTo = [0, ...elements.map((element) => { sum += element.data(size) ** 2; return sum; })];
-    return (count) => (sum ? upTo[Math.min(count, elements.length)] / sum : 1);
-  }
-
-  /** Reads what a graph holds, once. @param {string} name @param {cytoscape.Core} cy @param {Axes} axes */
-  function take(name, cy, axes) {
+  /** Reads what a graph holds, once. @param {string} name @param {cytoscape.Core} cy @param {Layout[]} layouts */
+  function take(name, cy, layouts) {
     const nodes = ranked(cy.nodes("[rank >= 0]")), edges = ranked(cy.edges());
     const fresh = panes[name]?.cy !== cy;
     panes[name] = {
-      name, cy, axes, nodes, edges, shownNodes: nodes.length, shownEdges: 0, axis: 0, width: 0, height: 0,
-      nodeShare: shares(nodes, "size"), edgeShare: shares(edges, "strength"),
+      name, cy, layouts, axes: layouts[layouts.length - 1], nodes, edges, shown: nodes, between: edges, shownEdges: 0,
+      key: "", axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");
-    label(name);
     if (fresh) watch(name, cy);
-    settle(name);
+  }
+
+  /** Takes other layouts of the circuit that is drawn. @param {Layout[]} layouts @returns {boolean} whether they are */
+  function lay(layouts) {
+    const pane = panes.graph;
+    /** @param {Layout[]} of */
+    const whole = (of) => of[of.length - 1].ids.join(" ");
+    if (!pane || waiting.graph || whole(layouts) !== whole(pane.layouts)) return false;
+    if (JSON.stringify(layouts) === JSON.stringify(pane.layouts)) return false;
+    Object.assign(pane, { layouts, key: "" });
+    return true;
   }
 
   /** @param {string} name @param {string} which @returns {HTMLElement} */
@@ -107,14 +116,25 @@ const Graphs = (() => {
 
   /** @param {string} name */
   function label(name) {
-    for (const which of /** @type {const} */ (["rows", "columns"])) {
-      const spans = panes[name].axes[which].map((entry) => {
-        const span = document.createElement("span");
-        span.textContent = span.title = entry.label;
-        return span;
-      });
-      part(name, `.${which}`).replaceChildren(...spans);
-    }
+    const { rows, columns, gaps } = panes[name].axes;
+    /** @param {string} textContent @param {string} title @param {string} [className] */
+    const span = (textContent, title, className = "") =>
+      Object.assign(document.createElement("span"), { textContent, title, className });
+    part(name, ".rows").replaceChildren(...rows.map((row) => span(row.label, row.label)));
+    const marks = gaps.map(({ title }) => span("⋯", title, "gap"));
+    part(name, ".columns").replaceChildren(...columns.map((column) => span(column.label, column.title)), ...marks);
+  }
+
+  /** How far tokens have to turn to have room in their columns. @param {string} name @param {number} width */
+  function slantOf(name, width) {
+    const { columns } = panes[name].axes, spans = part(name, ".columns").children;
+    const narrowest = Math.min(...columns.map((column) => column.width * width));
+    const fits = columns.every((column, number) => {
+      const span = /** @type {HTMLElement} */ (spans[number]);
+      span.style.maxWidth = "";
+      return span.scrollWidth <= column.width * width - 4;
+    });
+    return SLANTS[fits ? 0 : narrowest >= LINE * 1.5 ? 1 : 2];
   }
 
   /** How wide the rows' names are to be. @param {string} name @param {number} width */
@@ -135,13 +155,18 @@ const Graphs = (() => {
     pane.cy.resize();
     pane.axis = axisWidth(name, box.clientWidth);
     pane.width = Math.max(box.clientWidth - pane.axis - EDGE, 160);
-    pane.height = Math.max(box.clientHeight - FOOT - 2 * EDGE, 160);
+    pane.slant = slantOf(name, pane.width);
+    pane.foot = FOOT[pane.slant ? 1 : 0];
+    part(name, ".columns").style.height = `${pane.foot}px`;
+    part(name, ".columns").dataset.slant = String(pane.slant);
+    pane.height = Math.max(box.clientHeight - pane.foot - 2 * EDGE, 160);
     pane.cy.batch(() => {
       for (const node of pane.cy.nodes().toArray()) place(node, pane, box.clientWidth);
     });
     pane.cy.zoom(1);
     pane.cy.pan({ x: 0, y: 0 });
     follow(name);
+    Layouts.name(pane);
   }
 
   /** @param {cytoscape.NodeSingular} node @param {Pane} pane @param {number} across */
@@ -153,16 +178,17 @@ const Graphs = (() => {
       return;
     }
     if (node.hasClass("chip")) {
-      const w = Math.max(Math.min(CHIP[0], room * width - 6), 6);
+      const most = node.hasClass("logit") ? Math.max(CHIP[0], LETTER * node.data("label").length + 20) : CHIP[0];
+      const w = Math.max(Math.min(most, room * width - 6), 6);
       const h = Math.min(CHIP[1], height * high);
-      node.data({ w, h, text: w - 6, font: Math.min(12, h) });
+      node.data({ w, h, text: w - 6, font: Math.min(12, 0.8 * h) });
     }
     node.position({ x: axis + x * width, y: EDGE + y * height });
   }
 
   /** Puts the axes where the graph is now. @param {string} name */
   function follow(name) {
-    const { cy, axes, axis, width, height } = panes[name];
+    const { cy, axes, axis, foot, slant, width, height } = panes[name];
     const zoom = cy.zoom(), pan = cy.pan();
     const rows = part(name, ".rows").children, columns = part(name, ".columns").children;
     axes.rows.forEach((row, number) => {
@@ -170,14 +196,14 @@ const Graphs = (() => {
       const span = /** @type {HTMLElement} */ (rows[number]);
       span.style.top = `${at}px`;
       span.style.fontSize = `${Math.max(6, Math.min(11, zoom * height * row.high))}px`;
-      span.hidden = at < 0 || at > cy.height() - FOOT;
+      span.hidden = at < 0 || at > cy.height() - foot;
     });
-    axes.columns.forEach((column, number) => {
-      const at = pan.x + zoom * (axis + column.x * width);
-      const span = /** @type {HTMLElement} */ (columns[number]);
+    [...axes.columns, ...axes.gaps].forEach(({ x }, number) => {
+      const at = pan.x + zoom * (axis + x * width);
+      const span = /** @type {HTMLElement} */ (columns[number]), column = axes.columns[number];
       span.style.left = `${at}px`;
-      span.style.maxWidth = `${zoom * column.width * width - 4}px`;
-      span.hidden = at < axis / 2 || at > cy.width();
+      span.style.maxWidth = slant || !column ? "" : `${zoom * column.width * width - 4}px`;
+      span.hidden = at < axis / 2 || at > cy.width() + 1;
     });
   }
 
@@ -191,9 +217,14 @@ const Graphs = (() => {
       const { ctrlKey, metaKey } = /** @type {any} */ (event).originalEvent || {};
       if (ctrlKey || metaKey) Actions.pin(id); else Actions.focus(id);
     });
+    cy.on("tap", "edge", (event) => Actions.focusEdge(...ends(event.target)));
     cy.on("tap", (event) => { if (event.target === cy) Actions.focus(null); });
-    cy.on("mouseover", "node[title]", (event) => hover(cy, event.target));
-    cy.on("mouseout", "node", (event) => {
+    cy.on("mouseover", "node[title]", ({ target }) => hover(cy, target, target.data("title"), target.renderedPosition()));
+    cy.on("mouseover", "edge", ({ target, renderedPosition }) => {
+      const [source, goal] = ends(target).map(Widgets.name);
+      hover(cy, target, `${source} → ${goal}: ${target.data("told")}`, renderedPosition);
+    });
+    cy.on("mouseout", "node, edge", (event) => {
       container(cy).style.cursor = "";
       event.target.removeClass("hovered");
       tip().hidden = true;
@@ -202,16 +233,21 @@ const Graphs = (() => {
     new ResizeObserver(() => settle(name)).observe(container(cy));
   }
 
-  /** What is said of the node under the pointer. */
+  /** The nodes that an edge joins. @param {cytoscape.EdgeSingular} edge @returns {[string, string]} */
+  const ends = (edge) => [edge.source().data("node"), edge.target().data("node")];
+
+  /** What is said of the node or edge under the pointer. */
   const tip = () => document.getElementById("tip") ||
     document.body.appendChild(Object.assign(document.createElement("div"), { id: "tip", hidden: true }));
 
-  /** @param {cytoscape.Core} cy @param {cytoscape.NodeSingular} node */
-  function hover(cy, node) {
-    const box = container(cy).getBoundingClientRect(), at = node.renderedPosition();
+  /** @param {cytoscape.Core} cy @param {cytoscape.SingularElementReturnValue} what
+   * @param {string} text @param {{ x: number, y: number }} at
+   */
+  function hover(cy, what, text, at) {
+    const box = container(cy).getBoundingClientRect();
     container(cy).style.cursor = "pointer";
-    node.addClass("hovered");
-    tip().textContent = node.data("title");
+    what.addClass("hovered");
+    tip().textContent = text;
     tip().hidden = false;
     const left = Math.min(box.x + at.x + 16, innerWidth - tip().offsetWidth - 8);
     Object.assign(tip().style, { left: `${left}px`, top: `${Math.max(box.y + at.y - 40, 4)}px` });
@@ -221,11 +257,12 @@ const Graphs = (() => {
    * @param {string | null} id @param {"up" | "down" | "left" | "right"} direction @returns {string | null}
    */
   function neighbour(id, direction) {
-    const { cy, nodes, axes } = panes.graph;
+    const { cy, shown: nodes, axes } = panes.graph;
     const from = cy.getElementById(`node ${id}`);
     if (!id || from.empty()) return nodes.length ? nodes[0].data("node") : null;
     if (direction === "up" || direction === "down") {
-      const [strongest] = ranked(direction === "up" ? from.outgoers("edge") : from.incomers("edge"));
+      const there = (direction === "up" ? from.outgoers() : from.incomers()).nodes().not(".away");
+      const [strongest] = ranked(from.edgesWith(there).filter((edge) => (direction === "up" ? edge.source() : edge.target()).same(from)));
       return strongest ? (direction === "up" ? strongest.target() : strongest.source()).data("node") : null;
     }
     /** @param {cytoscape.NodeSingular} node */
@@ -241,24 +278,35 @@ const Graphs = (() => {
 
   const all = () => NAMES.map((name) => panes[name]).filter(Boolean);
 
-  /** How many nodes and edges the fuller graph has, and what share of the whole the strongest of them have. */
+  /** Of the fuller graph: how many nodes there are and edges between those on show, how many of them are on show, and
+   * which share these have of all attribution or weight.
+   */
   function totals() {
-    /** @param {"nodes" | "edges"} list @param {"nodeShare" | "edgeShare"} share */
-    const of = (list, share) => {
-      const [pane] = all().sort((a, b) => b[list].length - a[list].length);
-      return { count: pane ? pane[list].length : 0, share: pane ? pane[share] : () => 1 };
+    /** @param {any[]} part @param {any[]} whole @param {string} size */
+    const share = (part, whole, size) => {
+      const sum = (/** @type {any[]} */ elements) => elements.reduce((all, element) => all + element.data(size) ** 2, 0);
+      return sum(whole) ? sum(part) / sum(whole) : 1;
     };
-    return { nodes: of("nodes", "nodeShare"), edges: of("edges", "edgeShare") };
+    const [most] = all().sort((a, b) => b.nodes.length - a.nodes.length);
+    const [dense] = all().sort((a, b) => b.between.length - a.between.length);
+    if (!most) return { nodes: { count: 0, at: 0, share: 1 }, edges: { count: 0, at: 0, share: 1 } };
+    return {
+      nodes: { count: most.nodes.length, at: most.shown.length, share: share(most.shown, most.nodes, "size") },
+      edges: {
+        count: dense.between.length, at: dense.shownEdges,
+        share: share(dense.between.slice(0, dense.shownEdges), dense.edges, "strength"),
+      },
+    };
   }
 
   // For tests and for who looks into a page: a graph's Cytoscape object by the id of its element.
   window.circuitlens = { cy: (name) => cores[name] };
 
   return {
-    draw, whenDrawn, ranked, container, neighbour, all, totals, EDGE, FOOT,
+    draw, lay, whenDrawn, ranked, container, neighbour, all, totals, label, settle, EDGE,
     fit: () => { for (const { name } of all()) settle(name); },
     /** @param {string} id @returns {string | undefined} */
-    label: (id) => find(id)?.data("label"),
+    nameOf: (id) => find(id)?.data("label"),
     /** @param {string} id */
     isLogit: (id) => Boolean(find(id)?.hasClass("logit")),
   };

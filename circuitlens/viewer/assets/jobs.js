@@ -37,6 +37,7 @@ const Jobs = (() => {
   /** @param {ReturnType<typeof make>} made @param {Work} job */
   function fill({ title, said, warnings, progress, button }, job) {
     write(title, job.title);
+    title.title = job.title;
     write(said, job.stage);
     write(warnings, job.warnings.join("\n"));
     progress.hidden = job.ended;

@@ -15,10 +15,13 @@ const Marks = (() => {
     wanted = view;
     for (const pane of Graphs.all()) {
       pane.cy.batch(() => {
+        const arranged = Layouts.arrange(pane, view);
         threshold(pane, view);
-        if (!before || changed(before, view)) mark(pane.cy, view);
+        const renamed = !before || changed(before, view);
+        if (renamed) mark(pane.cy, view);
+        if (renamed || arranged) Layouts.name(pane);
         // The slider moves the edges that a focus shows.
-        if (view.focus || !before || before.focus) focus(pane.cy, view.focus);
+        if (!before || stands(before) || stands(view)) focus(pane.cy, view);
       });
     }
   }
@@ -30,16 +33,15 @@ const Marks = (() => {
     return marks(before) !== marks(view);
   }
 
-  /** Touches only the edges and nodes between the old threshold and the new. @param {Pane} pane @param {Marked} view */
+  /** Whether something stands out. @param {Marked} view */
+  const stands = ({ focus, edge, position }) => focus !== null || edge !== null || position !== null;
+
+  /** Touches only the edges between the old threshold and the new. @param {Pane} pane @param {Marked} view */
   function threshold(pane, view) {
-    /** @param {any[]} list @param {number} shown @param {number} count @param {string} hidden */
-    const move = (list, shown, count, hidden) => {
-      const now = Math.min(count, list.length);
-      for (let i = Math.min(now, shown); i < Math.max(now, shown); i++) list[i].toggleClass(hidden, i >= now);
-      return now;
-    };
-    pane.shownEdges = move(pane.edges, pane.shownEdges, view.edges, "off");
-    pane.shownNodes = move(pane.nodes, pane.shownNodes, view.nodes, "away");
+    const { between, shownEdges } = pane;
+    const now = Math.min(view.edges, between.length);
+    for (let i = Math.min(now, shownEdges); i < Math.max(now, shownEdges); i++) between[i].toggleClass("off", i >= now);
+    pane.shownEdges = now;
   }
 
   /** @param {cytoscape.Core} cy @param {Marked} view */
@@ -50,25 +52,42 @@ const Marks = (() => {
     const at = (id) => cy.getElementById(`node ${id}`);
     for (const id of pins) at(id).addClass("pinned");
     for (const id of settings.keys()) at(id).addClass("intervened");
-    for (const [id, name] of Object.entries(labels)) at(id).data({ name });
+    for (const [id, name] of Object.entries(labels)) at(id).data({ name: Widgets.plain(name) });
   }
 
-  /** A focused node keeps its neighbours along the edges on show and its strongest; the rest fades.
-   * @param {cytoscape.Core} cy @param {string | null} id
+  /** A focused node keeps its neighbours on show along the edges on show and its strongest, an edge its ends, a position
+   * its nodes; the rest fades.
+   * @param {cytoscape.Core} cy @param {Marked} view
    */
-  function focus(cy, id) {
+  function focus(cy, { focus: id, edge, position }) {
     cy.elements(".faded, .near, .revealed, .focused").removeClass("faded near revealed focused");
+    if (edge) {
+      const [from, to] = edge.map((end) => cy.getElementById(`node ${end}`));
+      const chosen = from.edgesTo(to).addClass("focused revealed");
+      fade(cy, chosen.union(chosen.connectedNodes().addClass("near")));
+      return;
+    }
+    if (position !== null) {
+      const here = cy.nodes("[node]").not(".logit, .away").filter((node) => node.data("pos") === position);
+      const edges = here.connectedEdges().not(".off");
+      fade(cy, edges.union(edges.connectedNodes()).union(here));
+      return;
+    }
     const chosen = id ? cy.getElementById(`node ${id}`) : cy.collection();
     if (chosen.empty()) return;
     chosen.addClass("focused");
-    const ways = [chosen.incomers("edge"), chosen.outgoers("edge")].map(Graphs.ranked);
+    const there = chosen.neighborhood("node").not(".away");
+    const ways = [there.edgesTo(chosen), chosen.edgesTo(there)].map(Graphs.ranked);
     /** @param {number} count */
     const strongest = (count) => cy.collection(ways.flatMap((edges) => edges.slice(0, count)));
     strongest(NAMED).connectedNodes().union(chosen).addClass("near");
     const edges = chosen.connectedEdges().not(".off").union(strongest(REVEALED).addClass("revealed"));
-    edges.connectedNodes(".away").addClass("revealed");
-    const near = edges.union(edges.connectedNodes()).union(chosen);
-    cy.elements().difference(near).not(".band, .off, .away").addClass("faded");
+    fade(cy, edges.union(edges.connectedNodes()).union(chosen));
+  }
+
+  /** @param {cytoscape.Core} cy @param {cytoscape.CollectionReturnValue} near */
+  function fade(cy, near) {
+    if (near.nonempty()) cy.elements().difference(near).not(".band, .off, .away").addClass("faded");
   }
 
   return { apply, /** Forgets what was asked, as other elements are there. */ reset: () => { wanted = null; } };

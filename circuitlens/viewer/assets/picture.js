@@ -2,7 +2,7 @@
 /* Pictures of what is on show: the graph with its axes and the legend, as SVG, and as PNG made of that. */
 const Picture = (() => {
   const FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif";
-  const HEAD = 34, LEGEND = 36, SCALE = 2, RASTER = 16384; // px; how much finer a PNG is; the largest side of a canvas
+  const HEAD = 34, TITLE = 14, LINE = 19, LEGEND = 36, SCALE = 2, RASTER = 16384; // px; how much finer a PNG is; the largest side of a canvas
   /** @type {Record<string, string>} */
   const SHAPES = {
     input: "round", embedding: "round", neuron: "hexagon", feature: "ellipse", error: "diamond", logit: "round",
@@ -33,6 +33,21 @@ const Picture = (() => {
     return text.length > most ? `${text.slice(0, Math.max(1, most - 1))}…` : text;
   }
 
+  /** A text in as many lines as it needs; a word that is longer than one is cut.
+   * @param {string} text @param {number} room @param {number} size @returns {string[]}
+   */
+  function lines(text, room, size) {
+    const most = Math.max(1, Math.floor(room / (0.64 * size))); // bold
+    /** @type {string[]} */
+    const made = [];
+    for (const word of text.split(" ")) {
+      const longer = `${made.at(-1) ?? ""} ${word}`;
+      if (made.length && longer.length <= most) made[made.length - 1] = longer;
+      else made.push(fitting(word, room, size));
+    }
+    return made;
+  }
+
   /** A colour of the page. @param {string} name */
   const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--page-${name}`).trim();
 
@@ -57,8 +72,9 @@ const Picture = (() => {
     const { fill, stroke, border, size } = node;
     group.append(outline(node, { fill, stroke, "stroke-width": border, ...dashes("4 3", node.dashed) }));
     if (node.text && node.textOpacity > 0) {
-      const room = node.above || ["ellipse", "hexagon", "diamond"].includes(node.shape) ? 400 : node.w;
-      const y = node.above ? node.y - node.h / 2 - size * 0.7 : node.y;
+      const room = node.above || node.below || ["ellipse", "hexagon", "diamond"].includes(node.shape) ? 400 : node.w;
+      const away = node.h / 2 + size * 0.7;
+      const y = node.above ? node.y - away : node.below ? node.y + away : node.y;
       const style = { "text-anchor": "middle", "font-size": size, fill: node.colour, "font-weight": node.weight };
       group.append(words(fitting(node.text, room, size), node.x, y, style));
     }
@@ -66,7 +82,7 @@ const Picture = (() => {
   }
 
   /** @param {ReturnType<typeof Scene.read>[0]["edges"][0]} edge */
-  function drawEdge({ points, width, opacity, colour, dashed }) {
+  function drawEdge({ points, width, opacity, colour, dashed, holds }) {
     const [start, ...rest] = points.map(({ x, y }) => [x, y]);
     const end = rest[rest.length - 1];
     const way = rest.length === 2 ? `Q${rest[0]} ${end}` : `L${rest.join(" L")}`;
@@ -77,20 +93,26 @@ const Picture = (() => {
     const group = svg("g", { opacity });
     const line = { d: `M${start} ${way}`, fill: "none", stroke: colour, "stroke-width": width };
     group.append(svg("path", { ...line, ...dashes("6 3", dashed) }));
-    group.append(svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour }));
+    /** @param {number} side */
+    const bar = (side) => [end[0] - side * size * 0.8 * Math.sin(angle), end[1] + side * size * 0.8 * Math.cos(angle)];
+    const head = holds
+      ? svg("polyline", { points: `${bar(1)} ${bar(-1)}`, stroke: colour, "stroke-width": Math.max(2, width / 2) })
+      : svg("polygon", { points: [end, wing(0.45), wing(-0.45)].join(" "), fill: colour });
+    group.append(head);
     return group;
   }
 
-  /** @param {ReturnType<typeof Scene.read>[0]} scene @param {number} left */
-  function drawScene(scene, left) {
-    const group = svg("g", { transform: `translate(${left} ${HEAD})` });
+  /** @param {ReturnType<typeof Scene.read>[0]} scene @param {number} left @param {number} top */
+  function drawScene(scene, left, top) {
+    const group = svg("g", { transform: `translate(${left} ${top})` });
     group.append(...scene.bands.map(drawNode), ...scene.edges.map(drawEdge), ...scene.nodes.map(drawNode));
     const fill = colour("faint");
     for (const { text, x, y, size, room } of scene.rows) {
       group.append(words(fitting(text, room, size), x, y, { "font-size": size, fill }));
     }
     for (const { text, x, y, room } of scene.columns) {
-      const style = { "font-size": 12, "font-weight": 600, "text-anchor": "middle", fill };
+      const turned = scene.slant ? { transform: `rotate(${-scene.slant} ${x} ${y})`, "text-anchor": "end" } : {};
+      const style = { "font-size": 12, "font-weight": 600, "text-anchor": "middle", fill, ...turned };
       group.append(words(fitting(text, room, 12), x, y, style));
     }
     return group;
@@ -100,29 +122,36 @@ const Picture = (() => {
   function compose(title) {
     const scenes = Scene.read();
     const width = Math.max(480, scenes.reduce((sum, scene) => sum + scene.width, 0));
-    const height = HEAD + Math.max(...scenes.map((scene) => scene.height)) + LEGEND;
+    const signs = legend(width);
+    const titles = scenes.map((scene) => lines(scene.title || title, (scenes.length > 1 ? scene.width : width) - 32, TITLE));
+    const head = HEAD + LINE * (Math.max(...titles.map((one) => one.length)) - 1);
+    const height = head + Math.max(...scenes.map((scene) => scene.height)) + signs.height;
     const root = svg("svg", { xmlns: "http://www.w3.org/2000/svg", width, height, viewBox: `0 0 ${width} ${height}` });
     root.append(svg("title", {}, title), svg("rect", { width, height, fill: colour("ground") }));
     let left = 0;
-    for (const scene of scenes) {
-      const style = { "font-size": 14, "font-weight": 600, fill: colour("text") };
-      root.append(words(scene.title || title, left + 16, HEAD / 2 + 4, style), drawScene(scene, left));
+    scenes.forEach((scene, number) => {
+      const style = { "font-size": TITLE, "font-weight": 600, fill: colour("text") };
+      titles[number].forEach((line, k) => { root.append(words(line, left + 16, HEAD / 2 + 4 + k * LINE, style)); });
+      root.append(drawScene(scene, left, head));
       left += scene.width;
-    }
-    root.append(legend(16, height - LEGEND / 2));
+    });
+    root.append(signs.drawn);
+    signs.drawn.setAttribute("transform", `translate(0 ${height - signs.height})`);
     return { text: new XMLSerializer().serializeToString(root), width, height };
   }
 
-  /** @param {number} x @param {number} y */
-  function legend(x, y) {
-    const group = svg("g");
+  /** The signs and what they mean, in as many lines as they need. @param {number} width */
+  function legend(width) {
+    const drawn = svg("g");
+    let x = 16, y = LEGEND / 2;
     for (const entry of document.querySelectorAll("#legend > span")) {
-      const text = entry.textContent || "";
-      group.append(sign(/** @type {Element} */ (entry.querySelector("i")).classList, x, y));
-      group.append(words(text, x + 30, y, { "font-size": 12, fill: colour("faint") }));
-      x += 30 + 7 * text.length + 22;
+      const text = entry.textContent || "", long = 30 + 7 * text.length + 22;
+      if (x > 16 && x + long > width) { x = 16; y += LEGEND * 0.7; }
+      drawn.append(sign(/** @type {Element} */ (entry.querySelector("i")).classList, x, y));
+      drawn.append(words(text, x + 30, y, { "font-size": 12, fill: colour("faint") }));
+      x += long;
     }
-    return group;
+    return { drawn, height: y + LEGEND / 2 };
   }
 
   /** The shape of a kind of node, or the line of a sign.
@@ -132,7 +161,13 @@ const Picture = (() => {
     const kind = Object.keys(SHAPES).find((one) => classes.contains(one));
     if (kind) {
       const shape = { x: x + 12, y, w: SHAPES[kind] === "round" ? 22 : 14, h: 14, shape: SHAPES[kind] };
-      return outline(shape, { fill: colour(FILLS[kind] || "positive-fill"), stroke: colour("faint") });
+      const against = classes.contains("distractor");
+      const fill = colour(against ? "ground" : FILLS[kind] || "positive-fill");
+      return outline(shape, { fill, stroke: colour("faint"), ...dashes("4 3", against) });
+    }
+    if (classes.contains("holds")) {
+      const points = `${x},${y} ${x + 24},${y} ${x + 24},${y - 6} ${x + 24},${y + 6}`;
+      return svg("polyline", { points, fill: "none", "stroke-width": 3, stroke: colour("faint") });
     }
     const positive = classes.contains("positive"), stroke = colour(positive ? "positive" : "negative");
     return svg("line", { x1: x, x2: x + 24, y1: y, y2: y, "stroke-width": 3, stroke, ...dashes("6 3", !positive) });

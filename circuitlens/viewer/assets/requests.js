@@ -5,6 +5,7 @@
 const Requests = (() => {
   const PATH = "_dash-update-component";
   const GONE = "The page's server does not answer. Where it was ended, start it again and open the address that it prints.";
+  const PLACES = ["outcome", "alone", "told"]; // what the model answers, which may take a while
   const LONGEST = 500; // characters of an answer that are shown
 
   /** How many requests are under way, by their output. @type {Map<string, number>} */
@@ -21,6 +22,7 @@ const Requests = (() => {
     if (typeof resource !== "string" || !resource.includes(PATH)) return fetchAsBefore(resource, options);
     const { output } = JSON.parse(String(options?.body));
     going.set(output, (going.get(output) || 0) + 1);
+    wait();
     try {
       const response = await fetchAsBefore(resource, options);
       if (response.ok) tell(output, "");
@@ -31,9 +33,18 @@ const Requests = (() => {
       throw fault;
     } finally {
       going.set(output, (going.get(output) || 1) - 1);
+      wait();
       for (const [part, then] of waiting) if (output.includes(part)) then();
     }
   };
+
+  /** @param {string} part */
+  const isGoing = (part) => [...going].some(([output, count]) => count > 0 && output.includes(part));
+
+  /** Marks the places whose answer is under way. */
+  function wait() {
+    for (const id of PLACES) document.getElementById(id)?.toggleAttribute("data-waiting", isGoing(`${id}.children`));
+  }
 
   /** Shows a sentence, or takes away what was said of this output, as the server answers.
    * @param {string} output @param {string} sentence
@@ -49,8 +60,8 @@ const Requests = (() => {
   }
 
   return {
-    /** Whether a request for an output is under way. @param {string} part */
-    isGoing: (part) => [...going].some(([output, count]) => count > 0 && output.includes(part)),
+    /** Whether a request for an output is under way. */
+    isGoing,
     /** @param {string} part @param {() => void} then */
     whenEnded: (part, then) => { waiting.set(part, then); },
   };

@@ -6,19 +6,20 @@ const Scene = (() => {
     Graphs.all().filter(({ name, width }) => Widgets.element(`${name}-pane`).offsetWidth && width).map(scene);
 
   /** @param {Pane} pane */
-  function scene({ name, cy, axes, axis, width, height }) {
-    const { EDGE, FOOT } = Graphs;
+  function scene({ name, cy, axes, axis, foot, slant, width, height }) {
+    const { EDGE } = Graphs;
     const nodes = cy.nodes().toArray().filter((node) => node.visible());
     return {
       title: Widgets.element(`${name}-title`).textContent || "",
       width: axis + width + EDGE,
-      height: height + FOOT + 2 * EDGE,
+      height: height + foot + 2 * EDGE,
+      slant,
       rows: axes.rows.map(({ label, y, high }) => ({
         text: label, x: EDGE * 2, y: EDGE + y * height, room: axis - 2 * EDGE,
         size: Math.max(6, Math.min(11, height * high)),
       })),
       columns: axes.columns.map(({ label, x, width: share }) => ({
-        text: label, x: axis + x * width, y: height + EDGE + FOOT / 2, room: share * width,
+        text: label, x: axis + x * width, y: height + EDGE + (slant ? 8 : foot / 2), room: slant ? foot * 1.3 : share * width,
       })),
       bands: nodes.filter((node) => node.hasClass("band")).map(drawnNode),
       nodes: nodes.filter((node) => !node.hasClass("band")).map(drawnNode),
@@ -35,7 +36,7 @@ const Scene = (() => {
       fill: style("background-color"), stroke: style("border-color"), border: node.numericStyle("border-width"),
       dashed: style("border-style") === "dashed", opacity: node.effectiveOpacity(),
       text: style("label"), size: node.numericStyle("font-size"), colour: style("color"), weight: style("font-weight"),
-      above: style("text-valign") === "top", textOpacity: node.numericStyle("text-opacity"),
+      above: style("text-valign") === "top", below: style("text-valign") === "bottom", textOpacity: node.numericStyle("text-opacity"),
     };
   }
 
@@ -44,7 +45,7 @@ const Scene = (() => {
     return {
       points: [edge.sourceEndpoint(), ...(edge.controlPoints() || []), edge.targetEndpoint()],
       colour: edge.style("line-color"), dashed: edge.style("line-style") === "dashed",
-      width: edge.numericStyle("width"), opacity: edge.effectiveOpacity(),
+      holds: edge.style("target-arrow-shape") === "tee", width: edge.numericStyle("width"), opacity: edge.effectiveOpacity(),
     };
   }
 

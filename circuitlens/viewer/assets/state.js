@@ -24,6 +24,8 @@ const State = (() => {
   /** @type {PageState[]} */
   let future = [];
   let last = { kind: "", time: 0 };
+  /** The circuits of the address as it was last written. */
+  let written = "";
 
   /** @param {unknown} a @param {unknown} b */
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -120,6 +122,7 @@ const State = (() => {
       value = JSON.parse(decodeURIComponent(location.hash.slice(1) || "{}"));
     } catch {} // then the state is a fresh one
     state = read(value);
+    written = JSON.stringify([state.circuit, state.other]);
   }
 
   /** Where a state differs from its defaults. @param {any} value @param {any} base */
@@ -141,7 +144,12 @@ const State = (() => {
   function remember() {
     // The token has done its work, except in a frame, whose page has no cookie when it is loaded again.
     const here = location.pathname + (window.top === window ? "" : location.search) + address();
-    if (here !== location.pathname + location.search + location.hash) history.replaceState(null, "", here);
+    const circuits = JSON.stringify([state.circuit, state.other]);
+    const turned = written !== "" && written !== circuits; // to another circuit, from which one can go back
+    written = circuits;
+    if (here !== location.pathname + location.search + location.hash) {
+      if (turned) history.pushState(null, "", here); else history.replaceState(null, "", here);
+    }
     try {
       const steps = { now: whole(state), past: past.map(whole), future: future.map(whole) };
       sessionStorage.setItem(STEPPED, JSON.stringify(steps));

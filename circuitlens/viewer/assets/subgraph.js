@@ -1,6 +1,8 @@
 // @ts-check
 /* The subgraph of pinned nodes, at the side. */
 const Subgraph = (() => {
+  const LINE = 40, LEAST = 280; // px of a line of nodes, and of the whole at least
+
   /** The graph that is watched. @type {cytoscape.Core | null} */
   let watched = null;
 
@@ -8,6 +10,8 @@ const Subgraph = (() => {
   function draw(elements) {
     Graphs.whenDrawn("subgraph", elements, (cy) => {
       if (watched !== cy) watch(cy);
+      const lines = new Set(elements.map(({ data }) => data.y)).size;
+      Widgets.element("subgraph-pane").style.height = `${Math.max(LEAST, lines * LINE)}px`;
       place(cy);
       Graphs.container(cy).dataset.drawn = String(elements.length);
     });
@@ -28,7 +32,7 @@ const Subgraph = (() => {
     cy.batch(() => {
       for (const node of cy.nodes().toArray()) {
         const { x, y } = node.data();
-        node.position({ x: 40 + x * (clientWidth - 80), y: 16 + y * (clientHeight - 32) });
+        node.position({ x: x * clientWidth, y: 16 + y * (clientHeight - 32) });
       }
     });
     cy.zoom(1);

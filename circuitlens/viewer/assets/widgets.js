@@ -2,6 +2,7 @@
 /* Shows the page's state: sets the stores and widgets that Dash knows, and what is beside them in the page. */
 const Widgets = (() => {
   const EDGES = 80; // shown at first: more than about a hundred are haze
+  const SHARED = { nodes: "attribution", edges: "weight" }; // of what the sliders tell the share
 
   /** What the server said of what is drawn. @type {Facts | null} */
   let facts = null;
@@ -33,11 +34,6 @@ const Widgets = (() => {
     timers[name] = window.setTimeout(action, wait);
   }
 
-  const shown = {
-    nodes: () => State.own().nodes ?? Infinity,
-    edges: () => State.own().edges ?? EDGES,
-  };
-
   /** The reader's label or note of a node, which may be called as what every object has ("constructor").
    * @param {"labels" | "notes"} which @param {string | null} id
    */
@@ -46,6 +42,12 @@ const Widgets = (() => {
     return id !== null && Object.hasOwn(texts, id) ? texts[id] : "";
   }
 
+  /** A text with what can't be printed spelled out, such as marks that turn the direction of what follows.
+   * @param {string} text
+   */
+  const plain = (text) =>
+    text.replace(/[\p{C}\u2028\u2029]/gu, (one) => `\\u${(one.codePointAt(0) ?? 0).toString(16).padStart(4, "0")}`);
+
   /** Whether no node of the circuit has this id. @param {string | null} id */
   const foreign = (id) => !facts?.nodes.some((node) => node.value === id);
 
@@ -53,7 +55,7 @@ const Widgets = (() => {
   function name(target) {
     if (target.startsWith("group ")) return target.slice(6);
     const node = facts?.nodes.find((one) => one.value === target);
-    return own("labels", target) || (node ? node.label.split(" · ")[0] : target);
+    return plain(own("labels", target)) || (node ? node.label.split(" · ")[0] : target);
   }
 
   /** Interventions by node: a group's is that of each of its nodes. */
@@ -72,16 +74,21 @@ const Widgets = (() => {
   function publish() {
     const mine = State.own();
     const { view, other, as } = State.now();
-    Object.assign(element("page").dataset, { view, compare: other === null ? "none" : as });
+    const focus = mine.focus !== null ? "node" : mine.edge ? "edge" : "none";
+    Object.assign(element("page").dataset, { view, focus, compare: other === null ? "none" : as });
     tellServer(mine);
     setWidgets(mine.focus);
-    sliders();
     const pins = new Set(mine.groups.flatMap((group) => group.nodes).concat(mine.pins));
     Marks.apply({
-      edges: shown.edges(), nodes: shown.nodes(), focus: mine.focus, pins, labels: mine.labels, settings: settings(),
+      edges: mine.edges ?? EDGES, nodes: mine.nodes, focus: mine.focus, edge: mine.edge, position: mine.position, pins,
+      labels: mine.labels, settings: settings(),
     });
+    sliders();
     Lists.render();
     head(mine);
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (element("prompt").querySelectorAll("button"))) {
+      button.setAttribute("aria-pressed", String(button.dataset.on === String(mine.position)));
+    }
     debounce("address", 250, State.remember);
   }
 
@@ -90,13 +97,14 @@ const Widgets = (() => {
     const { circuit, other, as, view, tab } = State.now();
     const { pins, groups, labels, notes } = mine;
     set("shown", { data: { circuit, other, as } });
-    set("focused", { data: { circuit, other, node: mine.focus } });
+    set("focused", { data: { circuit, other, node: mine.focus, edge: mine.edge, labels } });
     set("pinned", { data: { circuit, pins, groups, labels } });
     set("reading", { data: view === "graph" ? { view } : { circuit, other, view, labels, notes } });
     set("theme", { data: State.theme() });
     set("kept", { data: { circuit, state: JSON.stringify(mine) } });
-    const active = tab === "ask" || mine.settings.length > 0;
-    Asking.ask(circuit, settings(), active);
+    Asking.ask("asked", { circuit, settings: Object.fromEntries(settings()) }, tab === "ask" || mine.settings.length > 0);
+    const nodes = groups.flatMap((group) => group.nodes).concat(pins).filter((id) => !Graphs.isLogit(id)).sort();
+    Asking.ask("kept-alone", { circuit, nodes }, tab === "pinned");
   }
 
   /** @param {string | null} focus */
@@ -121,7 +129,7 @@ const Widgets = (() => {
     for (const id of ["node-name", "node-tools", "own"]) element(id).hidden = !known;
     if (!known) { element("node-name").textContent = ""; return; }
     const off = settings.some(([target, setting]) => target === focus && setting === 0);
-    element("node-name").textContent = own("labels", focus) || Graphs.label(focus) || focus;
+    element("node-name").textContent = plain(own("labels", focus)) || Graphs.nameOf(focus) || focus;
     element("pin").textContent = pins.includes(focus) ? "Unpin" : "Pin";
     element("pin").hidden = groups.some((group) => group.nodes.includes(focus));
     element("off").textContent = off ? "Switch on" : "Switch off";
@@ -145,13 +153,21 @@ const Widgets = (() => {
   function sliders() {
     const totals = Graphs.totals();
     for (const which of /** @type {const} */ (["nodes", "edges"])) {
-      const { count, share } = totals[which];
+      const { count, at, share } = totals[which];
       if (stops[which].at(-1) !== count) stops[which] = stopsOf(count);
-      const at = Math.min(shown[which](), count);
       set(which, { max: Math.max(stops[which].length - 1, 1), value: stopAt(which, at) });
-      const part = count ? ` · ${Math.floor(100 * share(at) + 1e-9)} %` : "";
+      const part = count ? ` · ${Math.floor(100 * share + 1e-9)} % of ${SHARED[which]}` : "";
       element(`${which}-shown`).textContent = `${grouped(at)} of ${grouped(count)}${part}`;
     }
+    const few = totals.nodes.at < totals.nodes.count;
+    element("show-all").hidden = !few && !Layouts.opens();
+    element("show-all").textContent = few ? "Show all" : `Show ${Layouts.opens()}`;
+  }
+
+  /** Shows all nodes, or what the circuit opens on. */
+  function showAll() {
+    const { count, at } = Graphs.totals().nodes;
+    State.change({}, { nodes: at < count && Layouts.opens() ? count : null });
   }
 
   /** A slider reports also what it was set to; only what differs is somebody's wish.
@@ -159,7 +175,7 @@ const Widgets = (() => {
    */
   function slid(which, stop) {
     note(which, { value: stop });
-    const now = Math.min(shown[which](), Graphs.totals()[which].count);
+    const now = Graphs.totals()[which].at;
     const wanted = stops[which][stop];
     if (wanted !== undefined && wanted !== now && stop !== stopAt(which, now)) State.change({}, { [which]: wanted });
   }
@@ -181,10 +197,10 @@ const Widgets = (() => {
     if (!facts) return;
     const data = facts.nodes.map(({ value, label }) => {
       const mine = own("labels", value);
-      return { value, label: mine ? `${mine} · ${label}` : label };
+      return { value, label: mine ? `${plain(mine)} · ${label}` : label };
     });
     set("search", { data });
   }
 
-  return { element, set, note, debounce, publish, foreign, name, slid, takeFacts, searchable };
+  return { element, plain, set, note, debounce, publish, foreign, name, slid, showAll, takeFacts, searchable };
 })();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, cast, get_args
 
 import dash_mantine_components as dmc
@@ -16,24 +16,35 @@ FIELDS = ("adapter", "prompt", "answer", "distractor", "corrupted", "method")
 """The fields that every model has; their ids begin with "new-"."""
 
 
-def form(adapters: Sequence[str]) -> Any:
-    """The form, in a dialog."""
+def form(models: Mapping[str, str]) -> Any:
+    """The form, in a dialog; `models` are what is to be read of the adapters."""
     methods = [{"value": "", "label": "the default"}, *({"value": m, "label": m} for m in get_args(MethodName))]
     answers = [
-        dmc.TextInput(id="new-answer", label="Answer", description="the output to explain"),
+        dmc.TextInput(id="new-answer", label="Answer", description="the output to explain; several with | between"),
         dmc.TextInput(id="new-distractor", label="Distractor", description="set against it; may be left out"),
     ]
     return dmc.Modal(
         [
             html.Div(id="examples"),
-            dmc.Select(id="new-adapter", label="Model", data=list(adapters), value=next(iter(adapters), None)),
-            dmc.TextInput(id="new-prompt", label="Prompt", description="what the model reads"),
-            dmc.TextInput(
-                id="new-corrupted",
-                label="Corrupted prompt",
-                description="differs in what matters, token by token as long; may be left out",
+            dmc.Select(
+                id="new-adapter",
+                label="Model",
+                data=[
+                    {"value": name, "label": name if model == name else f"{model} (adapter {name})"}
+                    for name, model in models.items()
+                ],
+                value=next(iter(models), None),
+                allowDeselect=False,
+            ),
+            _prompt("new-prompt", "Prompt", "what the model reads"),
+            _prompt(
+                "new-corrupted",
+                "Corrupted prompt",
+                "differs in what matters, token by token as long; may be left out",
             ),
             html.Div(answers, className="two"),
+            html.Div(id="new-preview", **aria(live="polite")),
+            html.Button("Load the model", id="new-load", className="do", hidden=True),
             dmc.Select(
                 id="new-method",
                 label="Method",
@@ -48,11 +59,17 @@ def form(adapters: Sequence[str]) -> Any:
         ],
         id="new-circuit",
         title="New circuit",
+        size="lg",
         opened=False,
         closeButtonProps=cast(Any, aria(label="Close")),
         transitionProps=cast(Any, {"duration": 0}),
         returnFocus=True,
     )
+
+
+def _prompt(name: str, label: str, description: str) -> Any:
+    """A field of a prompt, which may have several lines."""
+    return dmc.Textarea(id=name, label=label, description=description, autosize=True, minRows=1, maxRows=6)
 
 
 def option_id(type: str, adapter: Any, name: Any) -> dict[str, Any]:

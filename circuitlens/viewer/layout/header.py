@@ -18,6 +18,9 @@ EXPORTS = [
     ("edges", "Edges (CSV)"),
 ]
 
+WIDE = cast(Any, {"width": 460, "position": "bottom-start"})
+"""A menu in which whole prompts have room."""
+
 
 def header(names: Sequence[str]) -> Any:
     """The circuits to choose from, the search, and what is done with the whole page."""
@@ -30,6 +33,7 @@ def header(names: Sequence[str]) -> Any:
                 value="0",
                 allowDeselect=False,
                 size="sm",
+                comboboxProps=WIDE,
                 **aria(label="Circuit"),
             ),
             dmc.Select(
@@ -38,10 +42,10 @@ def header(names: Sequence[str]) -> Any:
                 clearable=True,
                 placeholder="Compare with …",
                 size="sm",
+                comboboxProps=WIDE,
                 clearButtonProps=cast(Any, aria(label="End the comparison")),
                 **aria(label="Compare with"),
             ),
-            html.Div(className="spacer"),
             dmc.Select(
                 id="search",
                 data=[],

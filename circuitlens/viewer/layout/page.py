@@ -16,17 +16,17 @@ from circuitlens.viewer.layout.side import side
 from circuitlens.viewer.layout.stage import stage
 from circuitlens.viewer.theme import stylesheet
 
-TOPICS = ("shown", "facts", "focused", "pinned", "asked", "reading", "theme", "kept")
+TOPICS = ("shown", "facts", "focused", "pinned", "asked", "kept-alone", "reading", "theme", "kept", "typed")
 """Parts of the page's state, which the page's script hands to the callbacks that answer them."""
 
 
-def page(names: Sequence[str], given: Any, adapters: Sequence[str], work: Mapping[str, Any]) -> Any:
+def page(names: Sequence[str], given: Any, models: Mapping[str, str], work: Mapping[str, Any]) -> Any:
     """The whole page; everything that depends on a circuit is filled in by callbacks.
 
     Args:
         names: what the circuits are called.
         given: what the page's script has to know of them.
-        adapters: the models that can be asked.
+        models: the models that can be asked, by their adapters.
         work: how the work in the background goes, as the page is told it whenever that changes.
     """
     parts = [
@@ -34,7 +34,7 @@ def page(names: Sequence[str], given: Any, adapters: Sequence[str], work: Mappin
         header(names),
         jobs(),
         html.Div([stage(), side()], id="body"),
-        form(adapters),
+        form(models),
         *_stores(given, work),
     ]
     return dmc.MantineProvider(html.Div(parts, id="page"), id="provider", defaultColorScheme="auto")

@@ -13,8 +13,13 @@ from circuitlens.viewer.page_state import Tab
 
 def side() -> Any:
     """The side with its tabs."""
-    tabs: list[tuple[Tab, str, Any]] = [
-        ("node", "Node", _node()),
+    # What this tab is of follows from the focus, which stands on #page.
+    node = [
+        html.Span(name, className=f"of-{focus}")
+        for focus, name in (("none", "Answer"), ("node", "Node"), ("edge", "Edge"))
+    ]
+    tabs: list[tuple[Tab, Any, Any]] = [
+        ("node", node, _node()),
         ("pinned", "Pinned", _pinned()),
         ("ask", "Intervene", _interventions()),
         ("about", "Circuit", html.Section(id="about")),
@@ -44,8 +49,9 @@ def _pinned() -> list[Any]:
     name = dmc.TextInput(id="group-name", placeholder="Name of a group", size="xs", **aria(label="Name of a group"))
     return [
         html.P("Pin nodes (p, or Ctrl-click) to see them by themselves and to group them.", className="hint"),
-        html.Ul(id="pins"),
+        html.Section(id="alone", **aria(live="polite")),
         html.Div([name, html.Button("Group the ticked", id="group", className="do")], id="grouping"),
+        html.Ul(id="pins"),
         html.Div(
             graph("subgraph", userZoomingEnabled=False, userPanningEnabled=False),
             id="subgraph-pane",

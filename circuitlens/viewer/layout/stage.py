@@ -40,6 +40,7 @@ def stage() -> Any:
         [
             introduction(),
             _tools(),
+            html.Section(id="prompt", **aria(label="Tokens of the prompt")),
             html.P(id="left-out", className="hint", hidden=True),
             html.Div([_pane("graph", "Circuit graph"), _pane("graph2", "Graph of the second circuit")], id="panes"),
             _tables(),
@@ -55,6 +56,7 @@ def _tools() -> Any:
         _slider("nodes", "Nodes"),
         _slider("edges", "Edges"),
         choice("as", "Comparison", [("side", "Side by side"), ("difference", "Difference")]),
+        html.Button("Show all", id="show-all", className="do", hidden=True),
         dmc.Button("Fit", id="fit", size="compact-sm", variant="default"),
     ]
     views = choice("view", "View", [(view, view.capitalize()) for view in VIEWS])

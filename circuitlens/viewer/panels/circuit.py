@@ -8,7 +8,8 @@ from typing import Any
 from dash import html
 
 from circuitlens.circuit import ANSWER, Circuit
-from circuitlens.circuit.comparison import Comparison, Graph
+from circuitlens.circuit.comparison import STRONGEST, Comparison, Graph
+from circuitlens.report.answer import describe_verdict, output_role, without_what
 from circuitlens.report.summary import (
     describe_conservation,
     describe_method,
@@ -16,13 +17,15 @@ from circuitlens.report.summary import (
     describe_path,
     describe_size,
 )
+from circuitlens.viewer.models import model_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
-from circuitlens.viewer.text import signed
+from circuitlens.viewer.text import plain, signed, visible
 
 
 def circuit_name(circuit: Circuit) -> str:
     """What a circuit is called where there are several: its prompt and answer."""
-    return f"{circuit.prompt} → {circuit.metric.answers[0].text if circuit.metric.answers else ANSWER}"
+    answer = circuit.metric.answers[0].text if circuit.metric.answers else ANSWER
+    return plain(f"{circuit.prompt} → {answer.strip() or answer}")
 
 
 def names(circuits: Sequence[Circuit]) -> list[str]:
@@ -39,12 +42,13 @@ def circuit_panel(circuit: Circuit) -> list[Any]:
     """What a circuit explains, how it was made, and what it comes to."""
     options = ", ".join(f"{name}={value}" for name, value in circuit.options.items())
     rows = [
+        ("Model", model_name(circuit.adapter, circuit.options)),
         ("Metric", describe_metric(circuit)),
         ("Method", describe_method(circuit)),
         ("Strongest path", describe_path(circuit)),
         ("Size", describe_size(circuit)),
         ("Conservation", describe_conservation(circuit)),
-        ("Evidence", verdict(circuit)),
+        ("Evidence", "".join(describe_verdict(circuit))),
         ("Made by", f"{circuit.created_by}, adapter {circuit.adapter}{options and f' ({options})'}"),
     ]
     return [html.H2("This circuit"), terms(rows)]
@@ -56,29 +60,36 @@ def comparison_panel(first: Circuit, second: Circuit, comparison: Comparison) ->
         ("First", f"{first.metric} = {signed(first.metric.value)}"),
         ("Second", f"{second.metric} = {signed(second.metric.value)}"),
         ("Nodes", comparison.summary),
+        *([("Features", told)] if (told := carriers(comparison)) else []),
     ]
     return [html.H2("This comparison"), terms(rows)]
 
 
-def verdict(circuit: Circuit) -> str:
-    """The verdict with its reasons, or why there is none."""
-    if circuit.edited:
-        return "the file was edited after it was written"
-    if circuit.evidence is None:
-        return "not measured; circuitlens verify does it"
-    if circuit.evidence.digest != circuit.content_digest:
-        return "measured of another circuit than this"
-    return f"{circuit.evidence.word}: {'; '.join(circuit.evidence.reasons)}"
+def carriers(comparison: Comparison) -> str:
+    """The strongest features that both have, in a sentence, "" where there are none."""
+    if not comparison.carriers:
+        return ""
+    told = [
+        f"{plain(label)} ({' · '.join(dict.fromkeys(f'“{visible(token)}”' for token in tokens))})"
+        for label, *tokens in comparison.carriers
+    ]
+    what = f"The same {len(told)} features are" if len(told) > 1 else "The same feature is"
+    return f"{what} among the {STRONGEST} strongest of both, wherever they stand: {', '.join(told)}."
 
 
 def legend(graph: Graph, difference: bool = False) -> list[Any]:
     """The shapes that the graph's nodes have, and the two signs."""
-    kinds = [kind for kind in KINDS if any(node.kind == kind for node in graph.nodes)]
-    shapes = [html.Span([html.I(className=f"swatch positive {kind}"), KINDS[kind]]) for kind in kinds]
+    signs = {"positive": "more in the first", "negative": "less in the first"}
+    if not difference:
+        signs = {"positive": "raises the metric", "negative": "lowers it", "holds": "holds an output back"}
+    kinds = {f"positive {kind}": KINDS[kind] for kind in KINDS if any(node.kind == kind for node in graph.nodes)}
+    for role in ("answer", "distractor"):
+        if any(output_role(graph, node) == role for node in graph.nodes):
+            kinds.pop("positive logit", None)
+            kinds[f"logit {role}"] = role
     return [
-        *shapes,
-        html.Span([html.I(className="stroke positive"), "more in the first" if difference else "raises the metric"]),
-        html.Span([html.I(className="stroke negative"), "less in the first" if difference else "lowers it"]),
+        *(html.Span([html.I(className=f"swatch {kind}"), told]) for kind, told in kinds.items()),
+        *(html.Span([html.I(className=f"stroke {sign}"), told]) for sign, told in signs.items()),
     ]
 
 
@@ -118,7 +129,7 @@ def page_data(circuits: Sequence[Circuit]) -> dict[str, Any]:
 
 
 def _strongest_feature(circuit: Circuit) -> str | None:
-    # A feature may matter by its absence; one that is active comes first, since that can be switched off.
-    features = (node for node in circuit.nodes if node.kind == "feature")
-    strongest = max(features, key=lambda node: (node.activation != 0, abs(node.attribution)), default=None)
+    """The strongest of the nodes that it is worth to switch off, a feature where there is one."""
+    nodes = without_what(circuit)[0]
+    strongest = max(nodes, key=lambda node: (node.kind == "feature", abs(node.attribution)), default=None)
     return strongest and strongest.id

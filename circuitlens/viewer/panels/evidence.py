@@ -6,9 +6,11 @@ from typing import Any
 
 from dash import dcc, html
 
-from circuitlens.circuit import Circuit, full_name
+from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Evidence
-from circuitlens.viewer.panels.circuit import circuit_name, verdict
+from circuitlens.report.answer import core_nodes
+from circuitlens.viewer.names import shown_name
+from circuitlens.viewer.panels.circuit import circuit_name
 from circuitlens.viewer.panels.parts import LISTED, focus_button
 from circuitlens.viewer.text import count
 from circuitlens.viewer.theme import themed
@@ -19,19 +21,21 @@ MARKS = {"passed": "✓", "weak": "~", "failed": "✗", "not tested": "–"}
 def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bool) -> list[Any]:
     """The evidence in words and figures, or how to measure it."""
     head = html.H2(f"Does this circuit really form? {circuit_name(circuit)}")
-    evidence = circuit.evidence
-    if evidence is None or evidence.digest != circuit.content_digest or circuit.edited:
+    evidence = circuit.own_evidence
+    if evidence is None:
         return [head, *_how_to_measure(circuit, file, can_load), _conservation(circuit)]
+    import numpy  # noqa: F401 (waits until it is whole: plotly takes it half imported where another thread loads torch)
+
     from circuitlens.report.plots import effect_plot, faithfulness_plot
 
-    labels = {node.id: full_name(node, circuit.tokens) for node in circuit.nodes}
+    labels = {node.id: shown_name(circuit, node) for node in circuit.nodes}
     figures = faithfulness_plot(evidence), effect_plot(evidence, labels)
     plots = [dcc.Graph(figure=themed(figure, scheme), config={"displaylogo": False}) for figure in figures]
     return [
         head,
         html.P(html.Strong(f"Verdict: {evidence.word}"), className=f"verdict {evidence.verdict.replace(' ', '-')}"),
         html.Ul([html.Li(reason) for reason in evidence.reasons]),
-        _core(circuit, evidence),
+        _core(circuit),
         _checks(evidence),
         html.Div(plots, className="plots"),
         _conservation(circuit),
@@ -39,7 +43,9 @@ def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bo
 
 
 def _how_to_measure(circuit: Circuit, file: str | None, can_load: bool) -> list[Any]:
-    why = "Nothing was measured of this circuit yet" if circuit.evidence is None else verdict(circuit).capitalize()
+    why = "Nothing was measured of this circuit yet"
+    if circuit.evidence is not None:
+        why = "The file was edited after it was written" if circuit.edited else "Another circuit than this was measured"
     how = "Measure it here with the button below, or " if can_load else "Its model can't be loaded here. Elsewhere "
     python = "circuit = circuitlens.verify(adapter, circuit)"
     return [
@@ -57,12 +63,11 @@ def _conservation(circuit: Circuit) -> Any:
     )
 
 
-def _core(circuit: Circuit, evidence: Evidence) -> Any:
-    by_id = {node.id: node for node in circuit.nodes}
-    core = [by_id[name] for name in evidence.core if name in by_id]
-    buttons = [part for node in core[:LISTED] for part in (focus_button(node, full_name(node, circuit.tokens)), " ")]
+def _core(circuit: Circuit) -> Any:
+    core = core_nodes(circuit)
+    buttons = [part for node in core[:LISTED] for part in (focus_button(node, shown_name(circuit, node)), " ")]
     more = [f"and {count(len(core) - LISTED)} more"] if len(core) > LISTED else []
-    return html.P([f"Its core, {len(core)} of {len(circuit.nodes)} nodes: ", *buttons, *more])
+    return html.P([f"Its core, {count(len(core))} node{'' if len(core) == 1 else 's'}: ", *buttons, *more])
 
 
 def _checks(evidence: Evidence) -> Any:
@@ -79,4 +84,6 @@ def _checks(evidence: Evidence) -> Any:
         )
         for check in evidence.checks
     ]
-    return html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)], className="checks")
+    table = html.Table([html.Thead(html.Tr(heads)), html.Tbody(rows)], className="checks")
+    over = "A part that gives more than the whole decision counts as one that gives as much too little: 1.03 as 0.97."
+    return html.Div([table, html.P(over, className="hint")])

@@ -2,57 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dash import html
 
-from circuitlens.circuit import Circuit, Edge, Node, full_name
+from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Comparison, Graph
-from circuitlens.report.summary import describe_heads
+from circuitlens.report.answer import why_not_off
+from circuitlens.report.summary import describe_heads, explained_change
+from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, error_of, focus_button, message, terms
 from circuitlens.viewer.text import count, signed, visible
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.features import Feature
 
+Labels = Mapping[str, str]
+"""The reader's own labels, by node."""
+
 ABLATED = {"corrupted": "as in the corrupted prompt", "mean": "at its mean", "zero": "off"}
 SPOKEN = 8
 """Outputs listed that a feature promotes, and that it suppresses."""
 
 
-def node_panel(circuit: Circuit, node: Node) -> list[Any]:
+def node_panel(circuit: Circuit, node: Node, labels: Labels) -> list[Any]:
     """What the file knows of a node: what it is, its numbers, and its edges by sign."""
     effect = _exact_effect(circuit, node)
     rows = [
         ("Kind", KINDS[node.kind]),
         ("Hook", node.hook),
         ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
-        *([("Index", str(node.index))] if node.index is not None else []),
+        *([("Index", f"{node.index}, counted from 0")] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
-        ("Attribution", f"{signed(node.attribution)}{error_of(node)} of {signed(circuit.metric.value)}"),
+        ("Attribution", f"{signed(node.attribution)}{error_of(node)} of {_explained(circuit)}"),
         *([("Exact effect", effect)] if effect else []),
     ]
     page = [html.A("Page of this feature", href=node.url, target="_blank", rel="noreferrer")] if node.url else []
-    return [terms(rows), *page, *_edge_lists(circuit, node)]
+    idle = [html.P(why, className="hint")] if (why := why_not_off(circuit, node)) else []
+    return [terms(rows), *idle, *page, *_edge_lists(circuit, node, labels)]
 
 
-def compared_panel(comparison: Comparison, node_id: str) -> list[Any]:
+def _explained(circuit: Circuit) -> str:
+    """What all attributions are shares of."""
+    change = circuit.from_corrupted and circuit.metric.corrupted_value is not None
+    return f"{signed(explained_change(circuit))}, {'the change from the corrupted prompt' if change else 'the metric'}"
+
+
+def compared_panel(comparison: Comparison, node_id: str, labels: Labels) -> list[Any]:
     """A node in two circuits beside each other, and how its edges differ."""
     difference = comparison.difference
     node = _find(difference, node_id)
     if node is None:
         return [message(f"Neither circuit has a node {node_id!r}.")]
-    rows = [("Kind", KINDS[node.kind]), ("Hook", node.hook), ("Position", difference.tokens[node.pos])]
+    rows = [("Kind", KINDS[node.kind]), ("Hook", node.hook)]
+    if comparison.aligned:
+        rows.append(("Position", visible(difference.tokens[node.pos])))
     for name, graph in (("First", comparison.first), ("Second", comparison.second)):
         here = _find(graph, node_id)
         what = "not in this circuit"
         if here is not None:
             what = f"attribution {signed(here.attribution)}{error_of(here)}, activation {here.activation:.3f}"
+            what += "" if comparison.aligned else f", at “{visible(graph.tokens[here.pos])}”"
         rows.append((name, what))
     rows.append(("Difference", f"attribution {signed(node.attribution)}"))
     hint = html.P("Edges below are differences, first less second.", className="hint")
-    return [terms(rows), hint, *_edge_lists(difference, node)]
+    return [terms(rows), hint, *_edge_lists(difference, node, labels)]
 
 
 def _find(graph: Graph, node_id: str) -> Node | None:
@@ -109,8 +124,8 @@ def _spoken(title: str, outputs: Sequence[tuple[str, float]]) -> list[Any]:
 
 
 def _exact_effect(circuit: Circuit, node: Node) -> str:
-    evidence = circuit.evidence
-    if evidence is None or evidence.digest != circuit.content_digest:
+    evidence = circuit.own_evidence
+    if evidence is None:
         return ""
     measured = next((effect.measured for effect in evidence.effects if effect.node == node.id), None)
     return (
@@ -120,7 +135,7 @@ def _exact_effect(circuit: Circuit, node: Node) -> str:
     )
 
 
-def _edge_lists(graph: Graph, node: Node) -> list[Any]:
+def _edge_lists(graph: Graph, node: Node, labels: Labels) -> list[Any]:
     """The edges of a node each way, by sign and strongest first."""
     by_id = {other.id: other for other in graph.nodes}
     strongest = sorted(graph.edges, key=lambda edge: -abs(edge.weight))
@@ -137,15 +152,15 @@ def _edge_lists(graph: Graph, node: Node) -> list[Any]:
             part = [(other, edge) for other, edge in edges if (edge.weight >= 0) == positive]
             if part:
                 lists.append(html.H4(f"{sign} ({count(len(part))})"))
-                lists.append(_edge_table(graph, part, abs(edges[0][1].weight) or 1.0))
+                lists.append(_edge_table(graph, part, abs(edges[0][1].weight) or 1.0, labels))
     return lists
 
 
-def _edge_table(graph: Graph, edges: Sequence[tuple[Node, Edge]], heaviest: float) -> Any:
+def _edge_table(graph: Graph, edges: Sequence[tuple[Node, Edge]], heaviest: float, labels: Labels) -> Any:
     rows = [
         html.Tr(
             [
-                html.Td([focus_button(other, full_name(other, graph.tokens)), *_carried(edge)]),
+                html.Td([focus_button(other, shown_name(graph, other, labels)), *_carried(edge)]),
                 html.Td(
                     html.Div(className="meter", style={"width": f"{100 * abs(edge.weight) / heaviest:.0f}%"}),
                     className="bar",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import html
 
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Node
 from circuitlens.viewer.panels.parts import terms
 from circuitlens.viewer.text import percent, signed, visible
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def outcome_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Setting]) -> list[Any]:
     """The outputs before and after, and the metric's change as predicted and as measured."""
-    idle = [node.label for node in outcome.nodes if node.activation == 0 and settings[node.id] != "corrupted"]
+    scaled = [node for node in outcome.nodes if settings[node.id] != "corrupted"]
     metric = [("Metric", f"{circuit.metric}"), ("Before", signed(outcome.before))]
     if outcome.nodes:
         change = outcome.predicted_change
@@ -28,7 +28,7 @@ def outcome_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Set
             ("Predicted by attribution", predicted),
         ]
     mean = [html.P(f"Means over {len(circuit.pairs)} prompts.", className="hint")] if circuit.pairs else []
-    return [html.H2("What the model answers"), _outputs(outcome), terms(metric), *_idle(circuit, idle), *mean]
+    return [html.H2("What the model answers"), _outputs(outcome), terms(metric), *_idle(circuit, scaled), *mean]
 
 
 def _outputs(outcome: Outcome) -> Any:
@@ -49,14 +49,23 @@ def _outputs(outcome: Outcome) -> Any:
     return html.Table([heads, html.Tbody(rows)], className="outputs")
 
 
-def _idle(circuit: Circuit, labels: Sequence[str]) -> list[Any]:
-    """Why nothing changed: of nodes that are 0 anyway."""
-    if not labels:
-        return []
-    told = f"{' and '.join(map(visible, labels))}: 0 on this prompt already, so a factor changes nothing."
-    if circuit.has_corrupted:
-        told += " Attribution says what the value of the corrupted prompt does instead: choose “As corrupted”."
-    return [html.P(told, className="hint")]
+def _idle(circuit: Circuit, nodes: Sequence[Node]) -> list[Any]:
+    """Why factors change nothing: of nodes that are 0 anyway, or before the prompt."""
+    before = [node for node in nodes if circuit.is_bos(node)]
+    zero = [node for node in nodes if node.activation == 0 and node not in before]
+    told = []
+    if before:
+        token = visible(circuit.tokens[0])
+        told.append(f"{_names(before)}: at {token}, a token before the prompt (BOS), which factors leave alone.")
+    if zero:
+        told.append(f"{_names(zero)}: 0 on this prompt already, so a factor changes nothing.")
+    if (before or zero) and circuit.has_corrupted:
+        told.append("Attribution says what the value of the corrupted prompt does instead: choose “As corrupted”.")
+    return [html.P(" ".join(told), className="hint")] if told else []
+
+
+def _names(nodes: Sequence[Node]) -> str:
+    return " and ".join(visible(node.label) for node in nodes)
 
 
 def _probability(value: float, largest: float, when: str) -> Any:

@@ -1,0 +1,100 @@
+// @ts-check
+/* Which nodes are on show, laid out as if there were no others: what a circuit opens on, or so many of the strongest.
+ *
+ * The server makes a layout for some numbers of nodes (`opening.py`); between two of them the larger one serves.
+ */
+const Layouts = (() => {
+  const LETTER = 7; // px that a letter of a name is wide, about, where that can't be measured
+  const pen = document.createElement("canvas").getContext("2d");
+  if (pen) pen.font = "11px system-ui, sans-serif";
+
+  /** Shows the nodes that are wanted, in their layout; the edges between them are off until the threshold is applied.
+   * @param {Pane} pane @param {Marked} view @returns {boolean} whether anything changed
+   */
+  function arrange(pane, view) {
+    const { layout, shown } = chosen(pane, view);
+    const key = `${pane.layouts.indexOf(layout)} ${shown.length}`;
+    if (key === pane.key) return false;
+    const moves = pane.key === "" || pane.axes !== layout;
+    pane.key = key;
+    pane.shown = shown;
+    const there = new Set(shown.map((node) => node.id()));
+    for (const node of pane.nodes) node.toggleClass("away", !there.has(node.id()));
+    for (const node of pane.cy.nodes(".logit").toArray()) there.add(node.id());
+    for (const edge of pane.between.slice(0, pane.shownEdges)) edge.addClass("off");
+    pane.between = pane.edges.filter((edge) => there.has(edge.data("source")) && there.has(edge.data("target")));
+    pane.shownEdges = 0;
+    if (moves) move(pane, layout);
+    return true;
+  }
+
+  /** What is to be shown: also a node or edge in focus that is not among the strongest.
+   * @param {Pane} pane @param {Marked} view
+   */
+  function chosen({ cy, nodes, layouts }, { nodes: wanted, focus, edge }) {
+    const opening = wanted === null ? layouts.find(({ what }) => what) : undefined;
+    const ids = [focus, ...(edge || [])].filter((id) => id !== null && !opening?.ids.includes(id));
+    const least = Math.max(0, ...ids.map((id) => (cy.getElementById(`node ${id}`).data("rank") ?? -1) + 1));
+    if (opening && !least) {
+      const first = new Set(opening.ids);
+      return { layout: opening, shown: nodes.filter((node) => first.has(node.data("node"))) };
+    }
+    const count = Math.min(Math.max(opening ? 0 : wanted ?? Infinity, least), nodes.length);
+    const layout = layouts.find(({ what, ids: all }) => !what && all.length >= count) || layouts[layouts.length - 1];
+    return { layout, shown: nodes.slice(0, count) };
+  }
+
+  /** Puts the nodes in the places of a layout. @param {Pane} pane @param {Layout} layout */
+  function move(pane, layout) {
+    pane.axes = layout;
+    for (const node of pane.cy.nodes("[node]").toArray()) {
+      const place = layout.places[node.data("node")];
+      if (!place) continue; // it is away, or of the other circuit
+      const [x, y, room, high] = place;
+      node.data({ x, y, room, high });
+      if (node.hasClass("chip")) continue;
+      node.toggleClass("roomy", layout.roomy);
+      node.toggleClass("crowded", !layout.roomy);
+    }
+    pane.cy.nodes(".band").toArray().forEach((band, number) => {
+      const row = layout.rows[number];
+      band.toggleClass("away", !row);
+      if (row) band.data({ y: row.y, high: row.high });
+    });
+    Graphs.label(pane.name);
+    Graphs.settle(pane.name);
+  }
+
+  /** Names the nodes whose names have room: in large nodes long names stand below, and where small nodes stand close,
+   * every other name does. @param {Pane} pane
+   */
+  function name(pane) {
+    const inner = pane.shown.filter((node) => !node.hasClass("chip"));
+    /** @type {Map<number, cytoscape.NodeSingular[]>} */
+    const rows = new Map();
+    for (const node of inner) rows.set(node.data("y"), [...(rows.get(node.data("y")) || []), node]);
+    for (const row of rows.values()) {
+      const sizes = row.sort((a, b) => a.data("x") - b.data("x")).map((node) => measure(node, pane));
+      const close = sizes.some(({ wide, room }) => wide > room && wide <= 2 * room);
+      row.forEach((node, number) => {
+        const { wide, room } = sizes[number];
+        node.data("fit", Math.max(Math.floor(room), 20));
+        node.toggleClass("named", wide <= room || wide <= 2 * room);
+        node.toggleClass("below", pane.axes.roomy ? wide > node.width() : close && number % 2 === 1 && wide <= 2 * room);
+      });
+    }
+  }
+
+  /** How wide a node's name is and the room that there is for it, in pixels.
+   * @param {cytoscape.NodeSingular} node @param {Pane} pane
+   */
+  function measure(node, pane) {
+    const text = String(node.data("name") ?? node.data("label"));
+    return { wide: 4 + (pen ? pen.measureText(text).width : LETTER * text.length), room: node.data("room") * pane.width };
+  }
+
+  /** What the circuit opens on; "" where that is all of it. @returns {string} */
+  const opens = () => Graphs.all()[0]?.layouts.find(({ what }) => what)?.what || "";
+
+  return { arrange, name, opens };
+})();

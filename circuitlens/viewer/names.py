@@ -1,0 +1,26 @@
+"""What a node is called on the page: the one place that every list, graph, table and sentence asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from circuitlens.circuit import Node, full_name
+from circuitlens.circuit.comparison import Graph
+from circuitlens.viewer.text import plain
+
+
+def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
+    """The reader's own label, else the node's, with its layer and token where the graph has several positions.
+
+    Args:
+        graph: the graph that has the node.
+        node: the node.
+        labels: the reader's own labels, by node.
+        short: without layer and token, where the place says them.
+    """
+    return plain(given_name(graph, node, labels, short=short))
+
+
+def given_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
+    """The same as files keep it, with what can't be printed."""
+    return (labels or {}).get(node.id) or (node.label if short else full_name(node, graph.tokens))

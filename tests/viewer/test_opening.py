@@ -1,0 +1,71 @@
+"""What a circuit opens on, and the layouts of fewer nodes than all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import circuitlens
+from circuitlens.circuit import Circuit
+from circuitlens.viewer.opening import LEGIBLE, RUNGS, layouts, opening
+from circuitlens.viewer.placement import place_nodes
+from tests.circuit.handmade import chain, circuit, measured, node
+from tests.tiny_transformer import TinyTransformer
+
+
+@pytest.fixture(scope="module")
+def tall() -> Circuit:
+    return circuitlens.find(TinyTransformer("components"), "a b c", "d", "e", "a b f", method="gradient")
+
+
+def test_a_verified_circuit_opens_on_its_core_and_the_strongest_path() -> None:
+    """Also where stronger nodes are in neither."""
+    made = chain()
+    assert opening(made) == ([], "")  # few nodes are legible
+    told = measured(made, core=("b",))
+    nodes, what = opening(told)
+    assert ([n.id for n in nodes], what) == (["a", "b"], "the core")
+    other = measured(made, digest="of another", core=("b",))
+    assert opening(other) == ([], "")
+
+
+def test_others_open_on_what_reaches_nine_tenths_of_attribution() -> None:
+    strengths = [50.0, 30.0, 12.0] + [0.2] * 40
+    inner = [node(f"n{k}", 0, strength) for k, strength in enumerate(strengths)]
+    made = circuit([*inner, node("yes", 1, kind="logit")], {("n1", "yes"): 1.0, ("n42", "yes"): 3.0})
+    # n42 is on the strongest path; 92 of 100 are the first three's.
+    assert [n.id for n in opening(made)[0]] == ["n0", "n1", "n2", "n42"]
+    alike = circuit([node(f"n{k}", 0, 1.0) for k in range(100)], {})
+    assert len(opening(alike)[0]) == LEGIBLE
+
+
+def test_each_layout_is_of_its_own_nodes(tall: Circuit) -> None:
+    """As if the circuit had no others; of each a node has its place, and the last has all."""
+    made = layouts(tall, tall)
+    json.dumps(made)
+    assert made[0]["what"] == "the strongest"
+    counts = [count for count in RUNGS if count < len(made[-1]["ids"])]
+    assert [len(one["ids"]) for one in made[1:]] == [*counts, len(made[-1]["ids"])]
+    outputs = {n.id for n in tall.nodes if n.is_logit}
+    strongest = sorted((n for n in tall.nodes if not n.is_logit), key=lambda n: -abs(n.attribution))
+    for one in made[1:]:
+        assert one["ids"] == [n.id for n in strongest[: len(one["ids"])]]
+        assert set(one["places"]) == {*one["ids"], *outputs}
+        few = place_nodes(tall.prune(max_nodes=len(one["ids"])))
+        for name, place in few.places.items():
+            assert one["places"][name][:2] == pytest.approx([place.x, place.y], abs=1e-4)
+    assert [one["what"] for one in layouts(tall)] == [""]
+
+
+def test_in_a_cell_the_strongest_comes_first_and_the_answer_before_its_distractor() -> None:
+    made = chain()
+    nodes = [
+        *(node(f"n{k}", 0, value) for k, value in enumerate([1.0, -5.0, 3.0])),
+        node("e", 0, 9.0, "error"),
+        *(n.model_copy(update={"pos": 0}) for n in reversed([n for n in made.nodes if n.is_logit])),
+    ]
+    placed = place_nodes(circuit(nodes, {})).places
+    order = sorted((name for name in placed if name not in ("yes", "no")), key=lambda name: placed[name].x)
+    assert order == ["n1", "n2", "n0", "e"]
+    assert placed["yes"].x < placed["no"].x
