@@ -8,7 +8,8 @@ from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any
 
-from circuitlens.circuit import Circuit, Edge, Node
+from circuitlens.circuit import Circuit, Edge, Meaning, Node
+from circuitlens.circuit.meaning import best
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,21 @@ class AlignedGraph:
         tokens: the label of each common column.
         nodes: their `pos` is a column.
         edges: strongest first.
+        meanings: what its features are called.
     """
 
     tokens: tuple[str, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
+    meanings: tuple[Meaning, ...] = ()
+
+    def meaning(self, node: Node) -> Meaning | None:
+        """What a feature stands for, as `Circuit.meaning`."""
+        return None if node.is_logit else self._meaning_of.get((node.hook, node.index))
+
+    @cached_property
+    def _meaning_of(self) -> dict[tuple[str, int | None], Meaning]:
+        return {(meaning.hook, meaning.index): meaning for meaning in self.meanings}
 
 
 Graph = Circuit | AlignedGraph
@@ -107,7 +118,9 @@ def _align(graph: Graph, columns: Sequence[int], labels: tuple[str, ...], ids: M
     """The graph with its nodes in other columns and under other ids."""
     nodes = (node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in graph.nodes)
     edges = (edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in graph.edges)
-    return AlignedGraph(labels, tuple(nodes), tuple(edges))
+    # A label of one's own for what is no feature is of one position.
+    told = (graph.meaning(node) for node in graph.nodes if node.index is not None and not node.is_logit)
+    return AlignedGraph(labels, tuple(nodes), tuple(edges), best(meaning for meaning in told if meaning is not None))
 
 
 def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
@@ -126,7 +139,7 @@ def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
         if weight
     ]
     edges.sort(key=lambda edge: -abs(edge.weight))
-    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges))
+    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges), best((*second.meanings, *first.meanings)))
 
 
 def _difference(ours: Node | None, theirs: Node | None) -> Node:

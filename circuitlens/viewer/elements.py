@@ -20,7 +20,7 @@ def elements(
 ) -> list[Element]:
     """Bands, nodes, and edges from strongest to weakest.
 
-    Node data: `node` is its id in the graph, `size` 0..1 the root of its share of the largest |attribution|, `rank`
+    Node data: `node` is its id in the graph, `key` what its label is kept by, `size` 0..1 the root of its share of the largest |attribution|, `rank`
     its place by |attribution| from 0 (-1 for logits, which always stay). Edge data: `strength` likewise of |weight|,
     and `rank`; each is off until the page's script shows it, as thousands take a second to draw. Element ids begin
     with their kind, so that none collide.
@@ -95,6 +95,7 @@ def _node(node: Node, tokens: tuple[str, ...], place: Place, small: str, rank: i
     data = {
         "id": f"node {node.id}",
         "node": node.id,
+        "key": node.label_key,
         "label": node.label,
         "title": f"{full_name(node, tokens)}: attribution {node.attribution:+.3f}, activation {node.activation:.3f}",
         "rank": rank,

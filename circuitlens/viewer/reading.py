@@ -101,7 +101,10 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         facts = {
             "titles": titles,
             "leftOut": " ".join(filter(None, (drawn.circuit(number)[1] for number in chosen))),
-            "nodes": [{"value": n.id, "label": f"{full_name(n, whole.tokens)} · {n.id}"} for n in whole.nodes],
+            "nodes": [
+                {"value": n.id, "key": n.label_key, "label": f"{full_name(n, whole.tokens)} · {n.id}"}
+                for n in whole.nodes
+            ],
             "turn": shown,  # so that the page's script is told also where all else is as before
         }
         return *graphs, axes(whole), facts, about, legend(whole, difference)

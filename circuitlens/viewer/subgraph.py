@@ -60,7 +60,7 @@ def _nodes(circuit: Circuit, members: Members, labels: Mapping[str, str]) -> lis
 
 def _node(circuit: Circuit, name: str, nodes: Sequence[Node], labels: Mapping[str, str], x: float, y: float) -> Element:
     first, group = nodes[0], name.startswith("group ")
-    label = name.removeprefix("group ") if group else labels.get(first.id, full_name(first, circuit.tokens))
+    label = name.removeprefix("group ") if group else labels.get(first.label_key, full_name(first, circuit.tokens))
     data = {
         "id": f"sub {name}",
         "label": label,

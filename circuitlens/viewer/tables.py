@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlens.circuit import full_name
+from circuitlens.circuit import Node, full_name
 from circuitlens.circuit.comparison import Graph
 from circuitlens.viewer.text import visible
 
@@ -15,12 +15,13 @@ Row = dict[str, Any]
 
 
 def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str]) -> list[Row]:
-    """A row for each node, with the reader's own labels and notes."""
+    """A row for each node, with the reader's own labels, by feature, and notes, by node."""
     return [
         {
             "id": node.id,
             "kind": node.kind,
-            "label": labels.get(node.id, node.label),
+            "label": labels.get(node.label_key, node.label),
+            **_meaning(graph, node, labels),
             "layer": node.layer,
             "hook": node.hook,
             "position": node.pos,
@@ -36,9 +37,19 @@ def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str])
     ]
 
 
+def _meaning(graph: Graph, node: Node, labels: Mapping[str, str]) -> Row:
+    """What a node stands for and who says so; the reader's labels may be newer than the graph's."""
+    if own := labels.get(node.label_key):
+        return {"meaning": own, "source": "yours"}
+    meaning = graph.meaning(node)
+    if meaning is None:
+        return {"meaning": "", "source": ""}
+    return {"meaning": meaning.text, "source": f"{meaning.source}{' (weak)' if meaning.weak else ''}"}
+
+
 def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:
     """A row for each edge, strongest first as in the graph."""
-    names = {node.id: labels.get(node.id) or full_name(node, graph.tokens) for node in graph.nodes}
+    names = {node.id: labels.get(node.label_key) or full_name(node, graph.tokens) for node in graph.nodes}
     return [
         {
             "source": edge.source,

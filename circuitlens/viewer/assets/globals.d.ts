@@ -17,7 +17,7 @@ interface Work {
 interface Facts {
   titles: string[];
   leftOut: string;
-  nodes: { value: string; label: string }[];
+  nodes: { value: string; key: string; label: string }[];
 }
 
 interface Axes {

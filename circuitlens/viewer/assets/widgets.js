@@ -38,12 +38,18 @@ const Widgets = (() => {
     edges: () => State.own().edges ?? EDGES,
   };
 
+  /** What the reader's label or note of a node is kept by: labels are by feature, whatever its position.
+   * @param {"labels" | "notes"} which @param {string} id
+   */
+  const keyOf = (which, id) => (which === "labels" && facts?.nodes.find((node) => node.value === id)?.key) || id;
+
   /** The reader's label or note of a node, which may be called as what every object has ("constructor").
    * @param {"labels" | "notes"} which @param {string | null} id
    */
   function own(which, id) {
     const texts = State.own()[which];
-    return id !== null && Object.hasOwn(texts, id) ? texts[id] : "";
+    const key = id === null ? null : keyOf(which, id);
+    return key !== null && Object.hasOwn(texts, key) ? texts[key] : "";
   }
 
   /** Whether no node of the circuit has this id. @param {string | null} id */
@@ -186,5 +192,5 @@ const Widgets = (() => {
     set("search", { data });
   }
 
-  return { element, set, note, debounce, publish, foreign, name, slid, takeFacts, searchable };
+  return { element, set, note, debounce, publish, foreign, keyOf, name, slid, takeFacts, searchable };
 })();
