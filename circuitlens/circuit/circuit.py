@@ -284,7 +284,9 @@ class Circuit(Document):
         graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
         for node in self.nodes:
             meaning = self.meaning(node)
-            graph.add_node(node.id, **node.model_dump(exclude={"id"}), meaning=None if meaning is None else meaning.text)
+            graph.add_node(
+                node.id, **node.model_dump(exclude={"id"}), meaning=None if meaning is None else meaning.text
+            )
         graph.add_edges_from(
             (edge.source, edge.target, {"weight": edge.weight, "measured": edge.measured}) for edge in self.edges
         )

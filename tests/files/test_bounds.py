@@ -27,7 +27,12 @@ def full_document() -> dict[str, Any]:
     document = json.loads(FILE.read_text())
     ids, one = [node["id"] for node in document["nodes"]], document["nodes"][0]
     meaning = {"hook": one["hook"], "index": one["index"], "text": "t", "source": "contexts", "weak": True}
-    annotations = {"pins": ids[:1], "groups": [{"name": "g", "nodes": ids[1:2]}], "labels": {f"{one['hook']}/{one['index']}": "l"}, "notes": {}}
+    annotations = {
+        "pins": ids[:1],
+        "groups": [{"name": "g", "nodes": ids[1:2]}],
+        "labels": {f"{one['hook']}/{one['index']}": "l"},
+        "notes": {},
+    }
     return {**document, "version": 7, "annotations": annotations, "meanings": [meaning], "options": {"a": "b"}}
 
 

@@ -12,7 +12,7 @@ from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
 
 
 def test_rows_say_what_the_circuit_has(cats: Circuit) -> None:
-    rows = node_rows(cats, {"sae:0:4": "plural verb"}, {"sae:0:4": "looked at twice"})
+    rows = node_rows(cats, {"hook_sae/4": "plural verb"}, {"sae:0:4": "looked at twice"})
     assert [row["id"] for row in rows] == [n.id for n in cats.nodes]
     (own,) = [row for row in rows if row["id"] == "sae:0:4"]
     node = cats.node("sae:0:4")
@@ -40,7 +40,9 @@ def test_csv_can_be_read_again(cats: Circuit) -> None:
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", '=HYPERLINK("https://evil.example")'])
 def test_no_text_is_a_formula(cats: Circuit, text: str) -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(node_rows(cats, {"hook_sae/4": text}, {"sae:0:4": text})), newline="")))
+    rows = list(
+        csv.DictReader(io.StringIO(to_csv(node_rows(cats, {"hook_sae/4": text}, {"sae:0:4": text})), newline=""))
+    )
     (own,) = [row for row in rows if row["id"] == "sae:0:4"]
     assert own["label"] == own["note"] == f"'{text}"
     assert all(not row["attribution"].startswith("'") for row in rows)
