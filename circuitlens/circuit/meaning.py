@@ -1,4 +1,4 @@
-"""What a feature stands for, in a few words, and who says so: the one form in which views, files and exports have it."""
+"""What a feature stands for, in a few words, and who says so: the one form that views, files and exports have."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ import typer
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import (
     MANY,
+    Corpus,
     HeldOut,
+    Labels,
     RequiredVerdict,
     exit_unless,
     installed_names,
@@ -78,6 +80,8 @@ def find(
     measured_edges: Measured = None,
     verify: Verify = False,
     heads: Heads = False,
+    corpus: Corpus = None,
+    labels: Labels = None,
     held_out: HeldOut = None,
     require: RequiredVerdict = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
@@ -109,6 +113,8 @@ def find(
         print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
         circuit = aggregate(loaded, aligned, **how)
     seconds = time.perf_counter() - start
+    if corpus is not None or labels:
+        circuit = circuitlens.label(circuit, loaded, corpus=corpus, labels=labels or ())
     if output is not None:
         circuit.save(output)  # before the evidence, which may take a while
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])

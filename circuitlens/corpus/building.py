@@ -28,6 +28,7 @@ from circuitlens.corpus.folder import (
     CorpusRecord,
     CorpusSite,
     CorpusText,
+    pair_of,
     read_record,
     read_segment,
     write_record,
@@ -80,13 +81,14 @@ def build(
         progress: told how much of the texts is done, in bytes; what it raises ends the work and comes out.
 
     Raises:
-        CorpusError: a text can't be read, the folder can't be written or holds another corpus, or a size is out of range.
+        CorpusError: a text can't be read, the folder can't be written or holds another corpus, or a size is out of
+            range.
         AdapterError: the model's numbers are not finite.
     """
     if not (2 <= context <= MAX_CONTEXT and 1 <= top <= MAX_TOP and max_tokens >= 1):
         raise CorpusError(
-            f"context is {context}, top {top} and max_tokens {max_tokens}: give 2 to {MAX_CONTEXT} tokens, 1 to {MAX_TOP} "
-            "windows, and at least 1 token in all."
+            f"context is {context}, top {top} and max_tokens {max_tokens}: give 2 to {MAX_CONTEXT} tokens, 1 to "
+            f"{MAX_TOP} windows, and at least 1 token in all."
         )
     opened, path = open_texts(adapter, texts), Path(folder)
     try:
@@ -144,17 +146,12 @@ def _begin(folder: Path, asked: CorpusRecord, adapter: Adapter) -> CorpusRecord:
 
 
 def _comparable(value: object) -> object:
-    """What two corpora have to have in common of a field: where computing is done is no part of it, nor a file's name."""
+    """What corpora have to have in common of a field: where computing is done is no part of it, nor a file's name."""
     if isinstance(value, dict):
         return {name: each for name, each in value.items() if name != "device"}
     if isinstance(value, tuple):
         return [each.digest if isinstance(each, CorpusText) else each.model_dump() for each in value]
     return value
-
-
-def pair_of(record: CorpusRecord) -> Pair:
-    """The prompt of a corpus's fingerprint."""
-    return Pair.model_construct(prompt=record.prompt, corrupted=None, answer=(record.answer,), distractor=())
 
 
 class _Building:
@@ -194,7 +191,7 @@ class _Building:
                     last = time.monotonic()
         if not self.record.tokens:
             raise CorpusError(
-                f"The adapter {self.adapter.name!r} can't read any of the texts: give others, or none for its own sample."
+                f"The adapter {self.adapter.name!r} can't read any of the texts: give others, or none for its sample."
             )
         self.record = self.record.model_copy(update={"done": True})
         self._keep()

@@ -1,7 +1,7 @@
-"""A corpus's folder: what it is of (`corpus.json`), the statistics of each site (safetensors), and the windows' tokens.
+"""A corpus's folder: what it is of (`corpus.json`), the statistics of each site (safetensors), the windows' tokens.
 
-Statistics are written beside the older ones, and count once `corpus.json` says so: whatever kills the writer, the folder
-is a whole corpus of a part of the text. Once the text is through, nothing in the folder says how it came about.
+Statistics are written beside the older ones, and count once `corpus.json` says so: whatever kills the writer, the
+folder is a whole corpus of a part of the text. Once the text is through, nothing in the folder says how it came about.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from circuitlens.circuit.nodes import Count, Fingerprint, Many, Name, Number, Te
 from circuitlens.errors import CorpusError
 from circuitlens.files import MAX_KEYS, parse_json, read_bounded, reason_of, write_file
 from circuitlens.literals import SiteKind
+from circuitlens.prompts.pairs import Pair
 
 FORMAT = "circuitlens.corpus"
 DOCUMENT = "corpus.json"
@@ -100,8 +101,8 @@ def read_record(folder: Path) -> CorpusRecord:
             raise CorpusError(f"{str(path)!r} is no corpus: it does not say 'format': {FORMAT!r}.")
         if document.get("version") != 1:
             raise CorpusError(
-                f"{str(path)!r} has corpus format {document.get('version')!r:.20} and this circuitlens reads 1: upgrade "
-                "circuitlens, or make the corpus again."
+                f"{str(path)!r} has corpus format {document.get('version')!r:.20} and this circuitlens reads 1: make "
+                "it again, or upgrade circuitlens."
             )
         return CorpusRecord.model_validate_json(data)
     except ValidationError as fault:
@@ -110,6 +111,11 @@ def read_record(folder: Path) -> CorpusRecord:
         raise CorpusError(f"{str(path)!r} is damaged ({where}: {first['msg'][:200]}): make it again.") from fault
     except ValueError as fault:
         raise CorpusError(f"{str(path)!r} is damaged ({fault}): make it again.") from fault
+
+
+def pair_of(record: CorpusRecord) -> Pair:
+    """The prompt of a corpus's fingerprint."""
+    return Pair.model_construct(prompt=record.prompt, corrupted=None, answer=(record.answer,), distractor=())
 
 
 def write_record(folder: Path, record: CorpusRecord) -> None:

@@ -106,8 +106,7 @@ class Corpus:
         if site not in self._files:
             self._files[site] = open_statistics(self.folder, self.record, site, "np")
         file = self._files[site]
-        row = {name: file.get_slice(name)[index : index + 1][0] for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        return row
+        return {name: file.get_slice(name)[index : index + 1][0] for name in file.keys()}  # noqa: SIM118 (it is no dict)
 
     def _context(self, row: dict[str, Any], name: str, place: int) -> Context | None:
         window, pos = int(row[f"{name}_window"][place]), int(row[f"{name}_pos"][place])

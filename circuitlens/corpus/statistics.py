@@ -1,4 +1,4 @@
-"""What a site's features did on a text: how often, how strongly, and where most; tensors of a size that no text changes.
+"""What a site's features did on a text: how often, how strongly, where most; tensors whose size no text changes.
 
 For each feature there are its number of active tokens, a histogram of its sizes |value| in half octaves, the places of
 its largest values (one a window at most), and of every octave the first place that was seen.

@@ -1,4 +1,4 @@
-"""Texts in pieces, streamed: files of plain text and of JSON Lines, cached datasets, and the sample that comes along."""
+"""Texts in pieces, streamed: files of plain text and of JSON Lines, cached datasets, the sample that comes along."""
 
 from __future__ import annotations
 

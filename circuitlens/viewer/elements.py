@@ -20,10 +20,10 @@ def elements(
 ) -> list[Element]:
     """Bands, nodes, and edges from strongest to weakest.
 
-    Node data: `node` is its id in the graph, `key` what its label is kept by, `size` 0..1 the root of its share of the largest |attribution|, `rank`
-    its place by |attribution| from 0 (-1 for logits, which always stay). Edge data: `strength` likewise of |weight|,
-    and `rank`; each is off until the page's script shows it, as thousands take a second to draw. Element ids begin
-    with their kind, so that none collide.
+    Node data: `node` is its id in the graph, `key` what its label is kept by, `size` 0..1 the root of its share of the
+    largest |attribution|, `rank` its place by |attribution| from 0 (-1 for logits, which always stay). Edge data:
+    `strength` likewise of |weight|, and `rank`; each is off until the page's script shows it, as thousands take a
+    second to draw. Element ids begin with their kind, so that none collide.
 
     Args:
         graph: what is drawn.

@@ -23,10 +23,11 @@ from circuitlens.adapter import (
     Site,
 )
 from circuitlens.errors import AdapterError, PromptError
+from circuitlens.files import cache_folder
 from circuitlens.prompts.words import NOUNS
 from circuitlens_toy.grammar import evidence, sentences
 from circuitlens_toy.options import DTYPES
-from circuitlens_toy.training import Config, Trained, cache_folder, load_or_train
+from circuitlens_toy.training import Config, Trained, load_or_train
 
 OUTPUTS = ("runs", "run")
 INPUTS = ("singular", "plural")
