@@ -112,11 +112,12 @@ class Corpus:
         window, pos = int(row[f"{name}_window"][place]), int(row[f"{name}_pos"][place])
         if window < 0:
             return None
-        here = self._segment(window // SEGMENT)
+        here = self._segment(window // SEGMENT) if window < self.record.windows else []
         number = window % SEGMENT
-        if window >= self.record.windows or number >= len(here) or not 0 <= pos < len(here[number]):
+        if number >= len(here) or not 0 <= pos < len(here[number]):
             raise CorpusError(
-                f"The corpus in {str(self.folder)!r} is damaged: it has no window {window}. Make it again."
+                f"The corpus in {str(self.folder)!r} is damaged: it has no window {window} with a token {pos}. "
+                "Make it again."
             )
         return Context(tuple(here[number]), pos, float(row[f"{name}_value"][place]))
 

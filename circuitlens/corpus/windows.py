@@ -41,7 +41,7 @@ def cut_windows(adapter: Adapter, piece: str, length: int) -> tuple[list[Window]
         found = [cut_windows(adapter, part, length) for part in parts]
         return [window for windows, _ in found for window in windows], sum(unread for _, unread in found)
     own = int(adapter.bos)
-    values, tokens = inputs.values[0], inputs.tokens[0]
+    values, tokens = inputs.values[0][inputs.mask[0]], inputs.tokens[0]
     windows = []
     for start in range(own, len(tokens), length - own):
         at = torch.tensor([*range(own), *range(start, min(start + length - own, len(tokens)))])

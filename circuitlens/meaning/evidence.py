@@ -39,8 +39,11 @@ def from_contexts(record: FeatureRecord) -> Said | None:
     tokens = [_words(context.token) for context in contexts]
     # Of equally frequent ones the strongest first, as contexts are sorted and counters keep their order.
     counts = Counter(word for each in tokens for word in each)
-    returning = [word for word, count in counts.most_common(NAMED) if count > 1]
-    shared = sum(any(word in each for word in returning) for each in tokens)
+    returning, shared = list[str](), 0
+    for word, count in counts.most_common():
+        now = sum(any(one in each for one in (*returning, word)) for each in tokens)
+        if count > 1 and now > shared and len(returning) < NAMED:
+            returning, shared = [*returning, word], now
     words = list(dict.fromkeys(_whole_word(context) for context in contexts))
     if not (returning and counts[returning[0]] >= wanted) and (ending := _common_ending(words)):
         return f"…{ending}: {_listed(words)}", few
