@@ -25,6 +25,9 @@ AblationKind = Literal["corrupted", "mean", "zero"]
 MeaningSource = Literal["yours", "neuronpedia", "file", "contexts", "promoted tokens"]
 """Who says what a feature stands for, the best source first."""
 
+NEURONPEDIA = "neuronpedia"
+"""What asks for Neuronpedia's labels in the place of a file."""
+
 Verdict = Literal["supported", "weak", "not supported"]
 """What evidence adds up to, best first."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from circuitlens.cli.adapter_options import AdapterCommand, given_options
-from circuitlens.cli.inputs import MANY, installed_names, load_adapter
+from circuitlens.cli.inputs import MANY, load_adapter, require_installed
 from circuitlens.cli.output import print_table, printable
 from circuitlens.errors import CorpusError
 
@@ -44,8 +44,7 @@ def build(
     max_tokens: Annotated[int, typer.Option(min=1, max=1000 * MANY, help="Where to end, in tokens.")] = 10 * MANY,
 ) -> None:
     """Run a model over texts and record, for each feature, its strongest contexts, density and histogram."""
-    if adapter not in (known := installed_names()):
-        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+    require_installed(adapter)
     loaded = load_adapter(adapter, given_options(adapter))
     from circuitlens.corpus import build
 

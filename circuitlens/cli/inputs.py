@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -16,7 +16,7 @@ from circuitlens.claims import Unsaid, harmless, unsaid
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.output import print_skipped
 from circuitlens.errors import CircuitError, CircuitLensError
-from circuitlens.literals import Verdict
+from circuitlens.literals import NEURONPEDIA, Verdict
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
@@ -49,6 +49,27 @@ def installed_names() -> list[str]:
     from circuitlens.registry import installed_adapters
 
     return [installed.name for installed in installed_adapters()]
+
+
+def require_installed(adapter: str) -> None:
+    """Refuse the name of an adapter that is not installed."""
+    if adapter not in (known := installed_names()):
+        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+
+
+def meaning_sources(corpus: Path | None, labels: Sequence[str] | None) -> dict[str, Any]:
+    """What says what features stand for, as `circuitlens.label` takes it: read before long work, so that what is wrong
+    with it shows at once. Nothing where nothing was given.
+    """
+    if corpus is None and not labels:
+        return {}
+    from circuitlens.corpus import read
+    from circuitlens.meaning.files import read_labels
+
+    for file in labels or ():
+        if file != NEURONPEDIA:
+            read_labels(file)
+    return {"corpus": None if corpus is None else read(corpus), "labels": labels or ()}
 
 
 def load_adapter(adapter: str, options: Mapping[str, object]) -> Adapter:

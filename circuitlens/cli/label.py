@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from circuitlens.cli.inputs import Corpus, Labels, load_as_said
+from circuitlens.cli.inputs import Corpus, Labels, load_as_said, meaning_sources
 from circuitlens.cli.output import print_table, printable
 
 
@@ -24,10 +24,11 @@ def label(
     from circuitlens.circuit import update_file
     from circuitlens.report.summary import meaning_rows
 
+    sources = meaning_sources(corpus, labels)
     for file in files:
         circuit = circuitlens.open(file)
         adapter = load_as_said(file, circuit) if corpus is not None or not labels else None
-        circuit = circuitlens.label(circuit, adapter, corpus=corpus, labels=labels or ())
+        circuit = circuitlens.label(circuit, adapter, **sources)
         typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
         print_table(meaning_rows(circuit))
         told = circuit.meanings

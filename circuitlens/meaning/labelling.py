@@ -14,7 +14,7 @@ from circuitlens.circuit.meaning import MAX_LABEL
 from circuitlens.corpus import Corpus, read
 from circuitlens.corpus.folder import pair_of
 from circuitlens.errors import CorpusError
-from circuitlens.literals import MeaningSource
+from circuitlens.literals import NEURONPEDIA, MeaningSource
 from circuitlens.meaning.evidence import NAMED, Said, from_contexts, from_promoted, layers_of
 from circuitlens.meaning.files import read_labels
 from circuitlens.meaning.neuronpedia import explanations
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from circuitlens.adapter import Adapter, Site
 
-NEURONPEDIA = "neuronpedia"
-"""What stands for Neuronpedia in the place of a file."""
 KINDS = ("feature", "neuron")
 
 Labels = str | os.PathLike[str]

@@ -188,12 +188,12 @@ class Session:
         Raises:
             CorpusError: the corpus is damaged.
         """
-        node = self.circuit(number).node(node_id)
-        corpus = (
-            self._corpus if self.circuit(number).adapter == (self._corpus and self._corpus.record.adapter) else None
-        )
-        site = corpus and corpus.site(node.hook)
-        if corpus is None or site is None or node.index is None or node.is_logit or node.index >= site.features:
+        circuit, corpus = self.circuit(number), self._corpus
+        node = circuit.node(node_id)
+        if corpus is None or corpus.record.adapter != circuit.adapter or node.is_logit:
+            return None
+        site = corpus.site(node.hook)
+        if site is None or node.index is None or node.index >= site.features:
             return None
         return corpus.feature(node.hook, node.index)
 
