@@ -274,7 +274,7 @@ class Circuit(Document):
         there = {(node.hook, node.index) for node in self.nodes if not node.is_logit}
         kept = best(meaning for meaning in (*self.meanings, *meanings) if (meaning.hook, meaning.index) in there)
         circuit = self.model_copy(update={"meanings": kept})
-        circuit.__dict__.pop("_meaning_of", None)  # a copy carries cached properties along
+        vars(circuit).pop("_meaning_of", None)  # a copy carries cached properties along
         return circuit
 
     def to_networkx(self) -> networkx.DiGraph:

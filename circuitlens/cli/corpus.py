@@ -50,10 +50,9 @@ def build(
 
     record = build(loaded, output, texts or (), context=context, top=top, max_tokens=max_tokens).record
     features = sum(site.features for site in record.sites)
-    unread = f"; {record.unread} parts of the texts can't be read and are left out" if record.unread else ""
+    unread = f" Parts of the texts that can't be read: {record.unread}." if record.unread else ""
     typer.echo(
-        f"{output} has {features} features on {record.tokens} tokens in {record.windows} windows of "
-        f"{len(record.texts)} texts{unread}."
+        f"{output}: {features} features on {record.tokens} tokens, in windows of at most {record.context}.{unread}"
     )
 
 

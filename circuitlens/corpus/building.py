@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -104,7 +105,7 @@ def build(
     return read(path)
 
 
-def _record(adapter: Adapter, texts: Sequence[Text], sizes: dict[str, int]) -> CorpusRecord:
+def _record(adapter: Adapter, texts: Sequence[Text], sizes: dict[str, Any]) -> CorpusRecord:
     """What is asked, nothing of it done; its fingerprint is on the adapter's first example."""
     example = adapter.examples[0]
     pair = Pair.model_construct(prompt=example.prompt, corrupted=None, answer=(example.answer,), distractor=())

@@ -84,8 +84,9 @@ def speaks_for(
     for direction in site.coder.decoder_rows(x, torch.tensor(index, device=x.device)):
         logits = adapter.unembed(site, direction)
         ends: list[tuple[tuple[str, float], ...]] = [(), ()]
-        for end, largest in enumerate((True, False) if logits is not None else ()):
-            values, outs = logits.topk(min(outputs, len(logits)), largest=largest)
-            ends[end] = tuple(zip(map(adapter.output_label, outs.tolist()), values.tolist(), strict=True))
+        if logits is not None:
+            for end, largest in enumerate((True, False)):
+                values, outs = logits.topk(min(outputs, len(logits)), largest=largest)
+                ends[end] = tuple(zip(map(adapter.output_label, outs.tolist()), values.tolist(), strict=True))
         found.append((ends[0], ends[1]))
     return found

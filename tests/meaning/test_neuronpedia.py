@@ -32,7 +32,7 @@ class Stub(ThreadingHTTPServer):
                 stub.asked.append(self.path)
                 answer(self)
 
-            def log_message(self, *_: object) -> None: ...
+            def log_message(self, format: str, *args: object) -> None: ...
 
         super().__init__(("127.0.0.1", 0), Handler)
 
