@@ -110,7 +110,7 @@ def _common_ending(words: Sequence[str]) -> str:
 
 
 def _listed(words: Sequence[str]) -> str:
-    return ", ".join(map(_quoted, words[:NAMED])) + (" …" if len(words) > NAMED else "")
+    return ", ".join(_quoted(word.strip() or word) for word in words[:NAMED]) + (" …" if len(words) > NAMED else "")
 
 
 def _quoted(text: str) -> str:

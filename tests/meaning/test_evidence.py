@@ -32,15 +32,15 @@ def record(*texts: str) -> FeatureRecord:
         (["a_| x|"] * 6 + ["a_| end|"], "'a x' …", False),  # chance does not get a name
         (
             ["a_| gle|_ams", "_ sp_|outs|", "_| tig|_ers", "_| owls|", "_| hens|"],
-            "…s: ' gleams', ' spouts', ' tigers' …",
+            "…s: 'gleams', 'spouts', 'tigers' …",
             False,
         ),
         (
             ["_| running|", "_| s|_inging", "_| eating|", "_| flying|", "_| seeing|"],
-            "…ing: ' running', ' singing', ' eating' …",
+            "…ing: 'running', 'singing', 'eating' …",
             False,
         ),
-        (["_| one|", "_| word|", "_| never|", "_| again|", "_| there|"], "' one', ' word', ' never' …", True),
+        (["_| one|", "_| word|", "_| never|", "_| again|", "_| there|"], "'one', 'word', 'never' …", True),
         (["The_| cats|_ run"] * 4, "' cats'", True),  # few
         (
             ["|These cats run|", "|Many dogs sit|", "|These men eat|", "|Many bees fly|", "|Those are|"],
