@@ -142,22 +142,22 @@ def _pieces(texts: Iterable[str]) -> Iterator[str]:
 
 def _cut(chunks: Iterable[str]) -> Iterator[str]:
     """A text, given in chunks of any size, in pieces; those of white space alone are left out."""
-    buffer = ""
+    buffer, start = "", 0
     for chunk in chunks:
-        buffer += chunk
-        while len(buffer) > PIECE:
-            end = _end_of(buffer)
-            if piece := buffer[:end].strip():
+        buffer, start = buffer[start:] + chunk, 0
+        while len(buffer) - start > PIECE:
+            end = _end_of(buffer, start)
+            if piece := buffer[start:end].strip():
                 yield piece
-            buffer = buffer[end:]
-    if piece := buffer.strip():
+            start = end
+    if piece := buffer[start:].strip():
         yield piece
 
 
-def _end_of(text: str) -> int:
-    """Where a piece at the beginning of a text ends, which is longer than a piece."""
+def _end_of(text: str, start: int) -> int:
+    """Where the piece of a text ends that begins at `start`, and is not its last."""
     for mark in ENDS:
-        at = text.rfind(mark, PIECE // 2, PIECE)
+        at = text.rfind(mark, start + PIECE // 2, start + PIECE)
         if at >= 0:
             return at + len(mark)
-    return PIECE
+    return start + PIECE

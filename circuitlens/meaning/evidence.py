@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Sequence
 
-from circuitlens.circuit import Circuit, Node
+from circuitlens.circuit import Node
 from circuitlens.corpus import Context, FeatureRecord
 
 NAMED = 3
@@ -59,11 +59,6 @@ def from_promoted(promoted: Sequence[tuple[str, float]], node: Node, layers: Col
     first, last = min(layers), max(layers)
     early = node.layer - first < (last - first) / 3
     return (f"→ {', '.join(outputs)}", early) if outputs else None
-
-
-def layers_of(circuit: Circuit) -> set[int]:
-    """The layers between which a circuit's nodes stand, the logits' among them."""
-    return {node.layer for node in circuit.nodes}
 
 
 def _words(token: str) -> dict[str, str]:

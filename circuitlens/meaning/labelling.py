@@ -6,7 +6,7 @@ No torch is imported before a model is asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from circuitlens.circuit import Circuit, Meaning, Node
@@ -15,7 +15,7 @@ from circuitlens.corpus import Corpus, read
 from circuitlens.corpus.folder import pair_of
 from circuitlens.errors import CorpusError
 from circuitlens.literals import NEURONPEDIA, MeaningSource
-from circuitlens.meaning.evidence import NAMED, Said, from_contexts, from_promoted, layers_of
+from circuitlens.meaning.evidence import NAMED, Said, from_contexts, from_promoted
 from circuitlens.meaning.files import read_labels
 from circuitlens.meaning.neuronpedia import explanations
 
@@ -64,7 +64,8 @@ def label(
         require_same_model(opened, circuit, adapter)
         found += _from_corpus(opened, nodes)
     if adapter is not None:
-        found += _from_outputs(adapter, circuit, nodes)
+        named = {(m.hook, m.index) for m in (*circuit.meanings, *found) if m.source != "promoted tokens"}
+        found += _from_outputs(adapter, circuit, [node for node in nodes if (node.hook, node.index) not in named])
     return circuit.with_meanings(found)
 
 
@@ -110,7 +111,7 @@ def _from_outputs(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> 
         reads[site.name] = read.detach()
         return write if len(reads) < len(sites) else None
 
-    layers = layers_of(circuit)
+    layers = _layers(adapter, circuit) if sites else ()
     with own_modes(gradients=False):
         inputs = adapter.inputs([circuit.questions[0].prompt])
         if sites:
@@ -121,6 +122,11 @@ def _from_outputs(adapter: Adapter, circuit: Circuit, nodes: Sequence[Node]) -> 
             index = [node.index for node in here if node.index is not None]
             for node, (promoted, _) in zip(here, speaks_for(adapter, site, x, index, NAMED), strict=True):
                 yield from _meaning(node, from_promoted(promoted, node, layers), "promoted tokens")
+
+
+def _layers(adapter: Adapter, circuit: Circuit) -> Collection[int]:
+    """The model's layers, as far as they are known: those with attention, else those of the circuit's drawing."""
+    return {layer.layer for layer in adapter.attention} or {node.layer for node in circuit.nodes}
 
 
 def _meaning(node: Node, said: Said | None, source: MeaningSource) -> Iterator[Meaning]:
