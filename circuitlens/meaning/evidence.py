@@ -44,7 +44,7 @@ def from_contexts(record: FeatureRecord) -> Said | None:
         now = sum(any(one in each for one in (*returning, word)) for each in tokens)
         if count > 1 and now > shared and len(returning) < NAMED:
             returning, shared = [*returning, word], now
-    words = list(dict.fromkeys(_whole_word(context) for context in contexts))
+    words = list(dict.fromkeys(whole_word(context) for context in contexts))
     if not (returning and counts[returning[0]] >= wanted) and (ending := _common_ending(words)):
         return f"…{ending}: {_listed(words)}", few
     if shared >= wanted and returning:
@@ -83,7 +83,7 @@ def _phrase(word: str, contexts: Sequence[Context]) -> str:
     return spelled
 
 
-def _whole_word(context: Context) -> str:
+def whole_word(context: Context) -> str:
     """The word that the active token is in, which may be cut into several tokens."""
     start, end, tokens = context.pos, context.pos + 1, context.tokens
     while start > 0 and tokens[start][:1].isalpha() and tokens[start - 1][-1:].isalpha():
