@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import intervene as intervene
     from circuitlens.evaluation.paths import path_effect as path_effect
     from circuitlens.evaluation.verification import verify as verify
+    from circuitlens.meaning.labelling import label as label
     from circuitlens.prompts.pairs import Pair as Pair
     from circuitlens.prompts.pairs import read_pairs as read_pairs
     from circuitlens.registry import load as load
@@ -41,6 +42,7 @@ _PUBLIC = {
     "describe": ("circuitlens.evaluation.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
     "intervene": ("circuitlens.evaluation.intervention", "intervene"),
+    "label": ("circuitlens.meaning.labelling", "label"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
     "path_effect": ("circuitlens.evaluation.paths", "path_effect"),

@@ -10,7 +10,7 @@ A third-party adapter is a subclass of `Adapter` named in its distribution's ent
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -269,6 +269,10 @@ class Adapter(ABC):
 
     def url(self, site: Site, index: int) -> str | None:
         """The address of a page about feature `index` of `site`, if there is one."""
+        return None
+
+    def sample(self) -> Iterable[str] | None:
+        """Texts that show what its features stand for, where nobody gives any; None for plain English."""
         return None
 
     @property

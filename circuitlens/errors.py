@@ -21,5 +21,9 @@ class CircuitError(CircuitLensError):
     """A circuit file can't be read or written, or a circuit lacks what was asked of it."""
 
 
+class CorpusError(CircuitLensError):
+    """A text, a corpus or a file of labels can't be read or written, or does not fit the model."""
+
+
 class ViewerError(CircuitLensError):
     """The viewer can't be served."""

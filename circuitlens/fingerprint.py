@@ -7,9 +7,9 @@ keeps what its sites showed on its first prompt, and before anything is asked ab
 from __future__ import annotations
 
 from circuitlens.adapter import Adapter
-from circuitlens.circuit import Circuit
 from circuitlens.circuit.nodes import Fingerprint, SiteFingerprint
 from circuitlens.prompts.alignment import tokenize_pairs
+from circuitlens.prompts.pairs import Pair
 from circuitlens.torch_modes import own_modes
 from circuitlens.tracing import SiteTrace, Trace, trace
 
@@ -30,21 +30,19 @@ def fingerprint_of(run: Trace) -> Fingerprint:
     )
 
 
-def difference(adapter: Adapter, circuit: Circuit) -> str:
-    """What the adapter's model shows otherwise than the circuit's fingerprint says, or "" where nothing is.
+def difference(adapter: Adapter, known: Fingerprint, pair: Pair) -> str:
+    """What the adapter's model shows otherwise than a fingerprint on this prompt says, or "" where nothing is.
 
-    Sites that the circuit was found without are not looked at: its nodes mean the same beside them.
+    Sites that the fingerprint lacks are not looked at: a circuit's nodes mean the same beside them.
 
     Raises:
-        PromptError: the circuit's prompt can't be read.
+        PromptError: the prompt can't be read.
     """
-    known = circuit.fingerprint
-    assert known is not None, "the circuit has a fingerprint"
     names = {site.write: site.name for site in adapter.sites}
     if missing := [site.hook for site in known.sites if site.hook not in names]:
         return f"it has a site at {missing[0]}, and this adapter at {', '.join(names)}"
     with own_modes(gradients=False):
-        batch = tokenize_pairs(adapter, circuit.questions[:1], lambda logits: logits[:, 0])
+        batch = tokenize_pairs(adapter, [pair], lambda logits: logits[:, 0])
         only = [names[site.hook] for site in known.sites]
         run = trace(adapter, batch.clean, batch.metric, graph=False, only=only)
     dtypes = {known.dtype, str(run.logits.dtype).removeprefix("torch.")}

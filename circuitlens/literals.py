@@ -22,6 +22,12 @@ PositionGrouping = Literal["position", "role", "sum"]
 AblationKind = Literal["corrupted", "mean", "zero"]
 """What ablated nodes are set to: their value in the corrupted run, their mean, or zero."""
 
+MeaningSource = Literal["yours", "neuronpedia", "file", "contexts", "promoted tokens"]
+"""Who says what a feature stands for, the best source first."""
+
+NEURONPEDIA = "neuronpedia"
+"""What asks for Neuronpedia's labels in the place of a file."""
+
 Verdict = Literal["supported", "weak", "not supported"]
 """What evidence adds up to, best first."""
 

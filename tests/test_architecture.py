@@ -30,7 +30,7 @@ ROOMS = [
     *("errors", "files", "literals", "options", "progress", "torch_modes", "prompts.pairs", "prompts.words"),
     *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing"),
     *("runs", "edits"),
-    *("attribution", "circuit", "fingerprint", "pipeline", "discovery", "evaluation"),
+    *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "discovery", "evaluation", "meaning"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
 # What plugins may import.

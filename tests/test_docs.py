@@ -24,6 +24,7 @@ from circuitlens.adapter import Adapter
 from circuitlens.circuit import VERSION
 from circuitlens.cli.app import main
 from circuitlens.cli.output import print_path_effects, print_summary
+from circuitlens.cli.view import sample_corpus
 from circuitlens.evaluation.intervention import Ablation
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 from circuitlens.prompts.tasks import TASKS
@@ -124,9 +125,11 @@ def test_the_readmes_examples(run_page: Run) -> None:
     assert "https://www.neuronpedia.org/gpt2-small/" in printed
 
 
-def test_the_demos_output_is_what_is_printed(cats: circuitlens.Circuit, capsys: pytest.CaptureFixture[str]) -> None:
-    print_summary(cats)
-    print_path_effects(circuitlens.load("toy"), cats)
+def test_the_demos_output_is_what_is_printed(
+    toy: Adapter, cats: circuitlens.Circuit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_summary(circuitlens.label(cats, toy, corpus=sample_corpus(toy, tmp_path)))
+    print_path_effects(toy, cats)
     (shown,) = blocks("docs/demo.md", "")
     shown, printed = (re.sub(r"residual .*", "", text.strip()) for text in (shown, capsys.readouterr().out))
     assert len(numbers(shown)) == 11

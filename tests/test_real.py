@@ -13,11 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from circuitlens_toy.grammar import noun_number
 from torch.testing import assert_close
 
 import circuitlens
+from circuitlens import corpus
 from circuitlens.adapter import Adapter
 from circuitlens.cli.app import main
+from circuitlens.corpus.texts import SAMPLE
+from circuitlens.meaning.evidence import from_contexts, whole_word
 from circuitlens.prompts.batch import tokenize
 from circuitlens.runs import run_spliced
 from circuitlens.testing import uncut_gradients
@@ -100,6 +104,19 @@ def test_the_strongest_feature_of_the_middle_speaks_for_plural_verbs(adapter: Ad
     assert path.measured == pytest.approx(path.weight, rel=0.2)
     together = circuitlens.ablate(adapter, circuit, [node.id for node in path.nodes if node.kind == "feature"])
     assert together.predicted == pytest.approx(together.measured, rel=0.2)  # the sum of three is 2.5 times as much
+
+
+def test_the_features_of_the_strongest_path_stand_for_plural_nouns(adapter: Adapter, tmp_path: Path) -> None:
+    """Whose contexts are plural nouns in a text where nouns, and verbs that end in s, are in both numbers."""
+    sentences = (SAMPLE / "sentences.txt").read_text()[:5000]
+    (tmp_path / "text.txt").write_text(sentences)
+    made = corpus.build(adapter, tmp_path / "corpus", [tmp_path / "text.txt"])
+    for layer, index in ((8, 2394), (15, 79), (22, 1332)):
+        feature = made.feature(f"blocks.{layer}.hook_resid_pre", index)
+        text, weak = from_contexts(feature) or ("", True)
+        assert (text[:3], weak) == ("…s:", False)
+        words = [whole_word(context).strip().lower() for context in feature.contexts]
+        assert sum(noun_number(word) == (0, 1) for word in words) >= 9, words
 
 
 def test_a_few_heads_carry_the_number_from_the_noun_to_the_next_word(adapter: Adapter) -> None:

@@ -15,6 +15,7 @@ from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.circuit.flow import carried, own_parts
 from circuitlens.circuit.graph import into_metric, is_acyclic, prune, strongest_first, strongest_path
+from circuitlens.circuit.meaning import Meaning, best
 from circuitlens.circuit.nodes import (
     ANSWER,
     CircuitPath,
@@ -89,6 +90,9 @@ class Circuit(Document):
     edges: Annotated[tuple[Edge, ...], Field(fail_fast=True)]
     evidence: Evidence | None = None
     annotations: Annotations | None = None
+    meanings: Many[Meaning] = Field(
+        default=(), description="what features are called by others than the reader, one of each feature"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
@@ -108,7 +112,9 @@ class Circuit(Document):
             if source not in self._by_id or target not in self._by_id:
                 raise ValueError(f"the edge {source!r} → {target!r} names a node that is not there")
         if unknown := self._unknown(self.annotations):
-            raise ValueError(f"the annotations name {min(unknown)!r}, which is no node")
+            raise ValueError(f"the annotations name {min(unknown)!r}, which is no node or feature")
+        if len({(meaning.hook, meaning.index) for meaning in self.meanings}) < len(self.meanings):
+            raise ValueError("one feature has two meanings")
         if not is_acyclic(self.nodes, self.edges):
             raise ValueError("the edges run in a circle")
         return self
@@ -149,9 +155,9 @@ class Circuit(Document):
 
     @cached_property
     def content_digest(self) -> str:
-        """The SHA-256 of the circuit without evidence and annotations: evidence names its circuit by it."""
+        """The SHA-256 of the circuit without evidence, annotations and meanings: evidence names its circuit by it."""
         # Without defaults, so that fields that later versions add change nothing.
-        beside = {"created_by", "digest", "evidence", "annotations"}
+        beside = {"created_by", "digest", "evidence", "annotations", "meanings"}
         return digest_of(self.model_dump(mode="json", exclude=beside, exclude_defaults=True))
 
     @cached_property
@@ -159,8 +165,11 @@ class Circuit(Document):
         return {node.id: node for node in self.nodes}
 
     def _unknown(self, annotations: Annotations | None) -> Set[str]:
-        """What annotations name and is no node."""
-        return set() if annotations is None else annotations.named - self._by_id.keys()
+        """What annotations name and is no node or, of labels, no feature."""
+        if annotations is None:
+            return set()
+        keys = {node.label_key for node in self.nodes} if annotations.labels else set()
+        return (annotations.named - self._by_id.keys()) | (annotations.labels.keys() - keys)
 
     def node(self, node_id: str) -> Node:
         """The node of that id.
@@ -171,6 +180,24 @@ class Circuit(Document):
         if node_id not in self._by_id:
             raise CircuitError(f"This circuit has no node {node_id!r}; circuit.nodes lists those it has.")
         return self._by_id[node_id]
+
+    @cached_property
+    def _meaning_of(self) -> dict[tuple[str, int | None], Meaning]:
+        return {(meaning.hook, meaning.index): meaning for meaning in self.meanings}
+
+    def meaning(self, node: Node | str) -> Meaning | None:
+        """What a node (or the node of that id) stands for: the reader's own label, else what the file keeps.
+
+        It is that of the feature, at any position; None where nothing is known.
+
+        Raises:
+            CircuitError: there is no node of that id.
+        """
+        node = self.node(node) if isinstance(node, str) else node
+        own = None if self.annotations is None else self.annotations.labels.get(node.label_key)
+        if own:
+            return Meaning(hook=node.hook, index=node.index, text=own, source="yours")
+        return None if node.is_logit else self._meaning_of.get((node.hook, node.index))
 
     def in_edges(self, node_id: str) -> list[Edge]:
         """Edges into a node, strongest first."""
@@ -245,9 +272,11 @@ class Circuit(Document):
         # model_copy carries cached properties along, so the smaller circuit is made anew.
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         # Evidence is of the circuit it was measured on. A digest that did not fit stays, so that an edit shows.
-        annotations = self.annotations and self.annotations.only({node.id for node in nodes})
+        annotations = self.annotations and self.annotations.only(nodes)
         changed = {"nodes": tuple(nodes), "edges": tuple(edges), "evidence": None, "annotations": annotations}
-        return Circuit(**{**fields, **changed})
+        left = {(node.hook, node.index) for node in nodes}
+        meanings = tuple(meaning for meaning in self.meanings if (meaning.hook, meaning.index) in left)
+        return Circuit(**{**fields, **changed, "meanings": meanings})
 
     def annotated(self, annotations: Annotations | None) -> Circuit:
         """The circuit with these annotations in place of its own; its evidence stays.
@@ -256,16 +285,33 @@ class Circuit(Document):
             CircuitError: they name what is no node of it.
         """
         if unknown := self._unknown(annotations):
-            raise CircuitError(f"The annotations name {min(unknown)!r}, which is no node of this circuit.")
+            raise CircuitError(
+                f"The annotations name {min(unknown)!r}, which is no node or feature of this circuit. Labels are by "
+                "feature (node.label_key), notes by node (node.id)."
+            )
         # No cached property depends on them, so that a copy may carry those along.
         return self.model_copy(update={"annotations": annotations})
+
+    def with_meanings(self, meanings: Iterable[Meaning]) -> Circuit:
+        """The circuit with these meanings beside its own: of each feature the one whose source comes first stays, and
+        of one source the new one. Those of what is no feature of the circuit are left out.
+        """
+        there = {(node.hook, node.index) for node in self.nodes if not node.is_logit}
+        kept = best(meaning for meaning in (*self.meanings, *meanings) if (meaning.hook, meaning.index) in there)
+        circuit = self.model_copy(update={"meanings": kept})
+        vars(circuit).pop("_meaning_of", None)  # a copy carries cached properties along
+        return circuit
 
     def to_networkx(self) -> networkx.DiGraph:
         """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
         import networkx
 
         graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
-        graph.add_nodes_from((node.id, node.model_dump(exclude={"id"})) for node in self.nodes)
+        for node in self.nodes:
+            meaning = self.meaning(node)
+            graph.add_node(
+                node.id, **node.model_dump(exclude={"id"}), meaning=None if meaning is None else meaning.text
+            )
         graph.add_edges_from(
             (edge.source, edge.target, {"weight": edge.weight, "measured": edge.measured}) for edge in self.edges
         )

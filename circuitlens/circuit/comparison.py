@@ -13,7 +13,8 @@ from difflib import SequenceMatcher
 from functools import cached_property
 from typing import Any
 
-from circuitlens.circuit import Circuit, Edge, Node
+from circuitlens.circuit import Circuit, Edge, Meaning, Node
+from circuitlens.circuit.meaning import best
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,22 @@ class AlignedGraph:
         nodes: their `pos` is a column.
         edges: strongest first.
         of: the circuit that it is; a difference is of none.
+        meanings: what its features are called.
     """
 
     tokens: tuple[str, ...]
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     of: Circuit | None = None
+    meanings: tuple[Meaning, ...] = ()
+
+    def meaning(self, node: Node) -> Meaning | None:
+        """What a feature stands for, as `Circuit.meaning`."""
+        return None if node.is_logit else self._meaning_of.get((node.hook, node.index))
+
+    @cached_property
+    def _meaning_of(self) -> dict[tuple[str, int | None], Meaning]:
+        return {(meaning.hook, meaning.index): meaning for meaning in self.meanings}
 
 
 STRONGEST = 5
@@ -199,7 +210,10 @@ def _align(graph: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids:
     """The graph with its nodes in other columns and under other ids."""
     nodes = (node.model_copy(update={"id": ids[node.id], "pos": columns[node.pos]}) for node in graph.nodes)
     edges = (edge.model_copy(update={"source": ids[edge.source], "target": ids[edge.target]}) for edge in graph.edges)
-    return AlignedGraph(labels, tuple(nodes), tuple(edges), graph)
+    # A label of one's own for what is no feature is of one position.
+    told = (graph.meaning(node) for node in graph.nodes if node.index is not None and not node.is_logit)
+    meanings = best(meaning for meaning in told if meaning is not None)
+    return AlignedGraph(labels, tuple(nodes), tuple(edges), graph, meanings)
 
 
 def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
@@ -218,7 +232,7 @@ def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
         if weight
     ]
     edges.sort(key=lambda edge: -abs(edge.weight))
-    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges))
+    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges), best((*second.meanings, *first.meanings)))
 
 
 def _difference(ours: Node | None, theirs: Node | None) -> Node:

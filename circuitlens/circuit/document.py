@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from circuitlens.circuit.annotations import MAX_NOTE
 from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
 
 FORMAT = "circuitlens.circuit"
-VERSION = 6
-"""What is written; files of versions 1 to 5 are still read."""
+VERSION = 7
+"""What is written; files of versions 1 to 6 are still read."""
 MAX_BYTES = 40_000_000
 """Largest circuit file that is written or read: about a quarter of a million edges, far above what can be looked at."""
 
@@ -34,7 +35,7 @@ class Document(Value):
     model_config = ConfigDict(json_schema_extra=lambda schema: _require(schema, "format", "version"))
 
     format: Literal["circuitlens.circuit"] = FORMAT
-    version: Literal[6] = VERSION
+    version: Literal[7] = VERSION
     digest: str | None = Field(default=None, description="SHA-256 of the rest of the document, keys sorted")
 
     @property
@@ -124,7 +125,32 @@ def _upgraded(document: dict[str, Any]) -> dict[str, Any]:
     said = document.get("annotations")
     if isinstance(said, dict) and document["version"] < 5:
         said = {key: value for key, value in said.items() if key not in PAGE_STATE}
+    if isinstance(said, dict):
+        said = _labelled_by_feature(said, document.get("nodes"))
     return {**document, "version": VERSION, "annotations": said}
+
+
+def _labelled_by_feature(said: dict[str, Any], nodes: object) -> dict[str, Any]:
+    """Annotations whose labels are by node, as until version 6, with labels by feature.
+
+    Of several that a feature had at its positions the first stays, in the order of the nodes; another one goes into
+    the note of its node. What is not of the form that a file has is left for its validation.
+    """
+    labels, notes = said.get("labels", {}), said.get("notes", {})
+    known = [node for node in nodes if isinstance(node, dict)] if isinstance(nodes, list) else []
+    if not (isinstance(labels, dict) and isinstance(notes, dict) and all(isinstance(n.get("id"), str) for n in known)):
+        return said
+    made, notes = dict[str, Any](), dict(notes)
+    for node in known:
+        name, index = node["id"], node.get("index")
+        if name not in labels:
+            continue
+        key = name if index is None or node.get("kind") == "logit" else f"{node.get('hook')}/{index}"
+        if made.setdefault(key, labels[name]) != labels[name]:
+            notes[name] = f"{notes[name]}\n{labels[name]}" if name in notes else labels[name]
+            notes[name] = notes[name][:MAX_NOTE] if isinstance(notes[name], str) else notes[name]
+    made |= {name: text for name, text in labels.items() if name not in {node["id"] for node in known}}
+    return {**said, "labels": made, "notes": notes}
 
 
 def _first_fault(error: ValidationError) -> str:

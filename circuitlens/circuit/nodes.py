@@ -65,6 +65,11 @@ class Node(Value):
         """Whether the node is an output of the model."""
         return self.kind == "logit"
 
+    @property
+    def label_key(self) -> str:
+        """What a label of the node is kept by: HOOK/INDEX of a feature, whatever its position, else the node's id."""
+        return self.id if self.index is None or self.is_logit else f"{self.hook}/{self.index}"
+
 
 class HeadShare(Value):
     """What of an edge to a later position one attention head carries, in units of the metric: by values that it moves

@@ -17,7 +17,9 @@ from typing import Annotated
 import typer
 
 from circuitlens.cli.adapter_options import AdapterCommand
+from circuitlens.cli.corpus import app as corpus
 from circuitlens.cli.find import find
+from circuitlens.cli.label import label
 from circuitlens.cli.output import print_table, printable
 from circuitlens.cli.prompts import prompts
 from circuitlens.cli.verify import verify
@@ -112,5 +114,7 @@ app.command()(demo)
 app.command()(adapters)
 app.command(cls=AdapterCommand)(find)
 app.command(cls=AdapterCommand)(verify)
+app.command(cls=AdapterCommand)(label)
+app.add_typer(corpus, name="corpus")
 app.command()(prompts)
 app.command()(view)

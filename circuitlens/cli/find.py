@@ -5,23 +5,31 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import (
     MANY,
+    Corpus,
     HeldOut,
+    Labels,
     RequiredVerdict,
     exit_unless,
-    installed_names,
     load_adapter,
+    meaning_sources,
     read_prompts,
     require_apart,
+    require_installed,
 )
 from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict, write_evidence
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
+
+if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
+    from circuitlens.circuit import Circuit
+    from circuitlens.prompts.pairs import Pair
 
 Prompts = Annotated[
     Path | None, typer.Option(help="A file of prompts (JSON Lines) instead of PROMPT: the circuit they have in common.")
@@ -78,28 +86,29 @@ def find(
     measured_edges: Measured = None,
     verify: Verify = False,
     heads: Heads = False,
+    corpus: Corpus = None,
+    labels: Labels = None,
     held_out: HeldOut = None,
     require: RequiredVerdict = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
-    if adapter not in (known := installed_names()):
-        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+    require_installed(adapter)
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
-    if (held_out or require) and not verify:
-        raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
+    _check_evidence(verify, held_out, require)
     require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
     options = given_options(adapter)
     pairs = None if prompts is None else read_prompts(prompts)
     others = None if held_out is None else read_prompts(held_out)
+    sources = meaning_sources(corpus, labels)
     loaded = load_adapter(adapter, options)
     import circuitlens
     from circuitlens.discovery import aggregate, find
     from circuitlens.prompts.alignment import align
 
-    sizes = {"max_nodes": max_nodes, "max_edges": max_edges, "measured_edges": measured_edges}
-    given = {name: count for name, count in sizes.items() if count is not None}
-    how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, **given}
+    how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, "max_nodes": max_nodes}
+    how |= {"max_edges": max_edges, "measured_edges": measured_edges}
+    how = {name: value for name, value in how.items() if value is not None}
     start = time.perf_counter()
     if pairs is None:
         circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
@@ -109,19 +118,34 @@ def find(
         print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
         circuit = aggregate(loaded, aligned, **how)
     seconds = time.perf_counter() - start
+    if sources:
+        circuit = circuitlens.label(circuit, loaded, **sources)
     if output is not None:
         circuit.save(output)  # before the evidence, which may take a while
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
     if verify:
-        circuit = circuitlens.verify(loaded, circuit, others)
-        print_verdict(circuit)
-        if output is not None:
-            write_evidence(output, circuit)
+        circuit = _verified(loaded, circuit, others, output)
     else:
         print_path_effects(loaded, circuit)
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
     exit_unless(require, circuit)
+
+
+def _verified(adapter: Adapter, circuit: Circuit, held_out: list[Pair] | None, output: Path | None) -> Circuit:
+    """The circuit with its evidence, which is printed and written into its file."""
+    import circuitlens
+
+    circuit = circuitlens.verify(adapter, circuit, held_out)
+    print_verdict(circuit)
+    if output is not None:
+        write_evidence(output, circuit)
+    return circuit
+
+
+def _check_evidence(verify: bool, held_out: Path | None, require: str | None) -> None:
+    if (held_out or require) and not verify:
+        raise typer.BadParameter("it is for --verify.", param_hint="--held-out" if held_out else "--require")
 
 
 def _check_prompts(

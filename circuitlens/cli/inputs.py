@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from circuitlens.claims import Unsaid, harmless, unsaid
+from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.output import print_skipped
-from circuitlens.literals import Verdict
+from circuitlens.errors import CircuitError, CircuitLensError
+from circuitlens.literals import NEURONPEDIA, Verdict
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
@@ -27,6 +31,13 @@ HeldOut = Annotated[
     Path | None,
     typer.Option(help="A file of prompts of the same task that the circuit was not found on; by default other nouns."),
 ]
+Corpus = Annotated[
+    Path | None, typer.Option(help="A corpus's folder (`circuitlens corpus build`), for what features stand for.")
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(help="What features are called: a file (JSON or CSV), or `neuronpedia` to ask that; or several."),
+]
 RequiredVerdict = Annotated[
     Literal["supported", "weak"] | None,
     typer.Option(help="Exit with 3 if the verdict is not this one or a better one."),
@@ -40,6 +51,27 @@ def installed_names() -> list[str]:
     return [installed.name for installed in installed_adapters()]
 
 
+def require_installed(adapter: str) -> None:
+    """Refuse the name of an adapter that is not installed."""
+    if adapter not in (known := installed_names()):
+        raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+
+
+def meaning_sources(corpus: Path | None, labels: Sequence[str] | None) -> dict[str, Any]:
+    """What says what features stand for, as `circuitlens.label` takes it: read before long work, so that what is wrong
+    with it shows at once. Nothing where nothing was given.
+    """
+    if corpus is None and not labels:
+        return {}
+    from circuitlens.corpus import read
+    from circuitlens.meaning.files import read_labels
+
+    for file in labels or ():
+        if file != NEURONPEDIA:
+            read_labels(file)
+    return {"corpus": None if corpus is None else read(corpus), "labels": labels or ()}
+
+
 def load_adapter(adapter: str, options: Mapping[str, object]) -> Adapter:
     """The adapter of that name; a terminal is told that it is being loaded."""
     from circuitlens.registry import load
@@ -47,6 +79,56 @@ def load_adapter(adapter: str, options: Mapping[str, object]) -> Adapter:
     if sys.stderr.isatty():
         typer.echo(f"Loading {adapter} …", err=True)
     return load(adapter, **options)
+
+
+def load_as_said(file: Path, circuit: Circuit) -> Adapter:
+    """The adapter of a circuit's file with the options that were typed, set against what the file says that it was.
+
+    Raises:
+        CircuitLensError: no command loads it, or it is another one.
+    """
+    _check_loadable(circuit)
+    return _load_as_said(file, circuit, given_options(circuit.adapter))
+
+
+def _check_loadable(circuit: Circuit) -> None:
+    if "wrapped" in circuit.options:
+        raise CircuitLensError(
+            "The circuit was made with circuitlens.wrap, whose model no command loads: call "
+            "circuitlens.verify(adapter, circuit) from Python."
+        )
+    if circuit.adapter not in installed_names():
+        raise CircuitLensError(
+            f"The circuit was made with the adapter {circuit.adapter!r}, which is not installed. If it was made with "
+            "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
+        )
+
+
+def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
+    """The adapter with a person's own options, set against what the circuit's file says that it was."""
+    from circuitlens.evaluation.circuit_inputs import require_same_adapter
+
+    options = {**harmless(circuit.adapter, circuit.options), **given}
+    _refuse(file, unsaid(circuit.adapter, circuit.options, options))
+    adapter = load_adapter(circuit.adapter, options)
+    try:
+        require_same_adapter(adapter, circuit)
+    except CircuitError:
+        _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
+        raise
+    return adapter
+
+
+def _refuse(file: Path, wrong: Unsaid | None) -> None:
+    """Say what a file claims and nobody said, with the flags that say it."""
+    if wrong is None:
+        return
+    words = [word for option, value in wrong.options for word in option.flags(value)]
+    if words and all(word.isprintable() and len(word) <= 200 for word in words):
+        raise CircuitLensError(f"The circuit of {str(file)!r} {wrong}: if you trust it, add {shlex.join(words)}")
+    raise CircuitLensError(
+        f"The circuit of {str(file)!r} {wrong}: no flags load its adapter alike. Was the file edited?"
+    )
 
 
 def read_prompts(path: Path) -> list[Pair]:

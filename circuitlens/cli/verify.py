@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from circuitlens.claims import Unsaid, harmless, unsaid
-from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import (
     MANY,
     MAX_SEED,
     HeldOut,
     RequiredVerdict,
     exit_unless,
-    installed_names,
-    load_adapter,
+    load_as_said,
     read_prompts,
     require_apart,
     same_file,
 )
 from circuitlens.cli.output import print_verdict, printable, write_evidence
-from circuitlens.errors import CircuitError, CircuitLensError
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
 from circuitlens.literals import AblationKind
 
 if TYPE_CHECKING:
-    from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
 
 Ablation = Annotated[
@@ -81,8 +75,7 @@ def verify(
         _check_plot(path)
     circuit = circuitlens.open(file)
     others = None if held_out is None else read_prompts(held_out)
-    _check_loadable(circuit)
-    adapter = _load_as_said(file, circuit, given_options(circuit.adapter))
+    adapter = load_as_said(file, circuit)
     how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
@@ -95,46 +88,6 @@ def verify(
     for path in plot or ():
         _save_plots(circuit, path)
     exit_unless(require, circuit)
-
-
-def _check_loadable(circuit: Circuit) -> None:
-    if "wrapped" in circuit.options:
-        raise CircuitLensError(
-            "The circuit was made with circuitlens.wrap, whose model no command loads: call "
-            "circuitlens.verify(adapter, circuit) from Python."
-        )
-    if circuit.adapter not in installed_names():
-        raise CircuitLensError(
-            f"The circuit was made with the adapter {circuit.adapter!r}, which is not installed. If it was made with "
-            "circuitlens.wrap, call circuitlens.verify(adapter, circuit) from Python."
-        )
-
-
-def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
-    """The adapter with a person's own options, set against what the circuit's file says that it was."""
-    from circuitlens.evaluation.circuit_inputs import require_same_adapter
-
-    options = {**harmless(circuit.adapter, circuit.options), **given}
-    _refuse(file, unsaid(circuit.adapter, circuit.options, options))
-    adapter = load_adapter(circuit.adapter, options)
-    try:
-        require_same_adapter(adapter, circuit)
-    except CircuitError:
-        _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
-        raise
-    return adapter
-
-
-def _refuse(file: Path, wrong: Unsaid | None) -> None:
-    """Say what a file claims and nobody said, with the flags that say it."""
-    if wrong is None:
-        return
-    words = [word for option, value in wrong.options for word in option.flags(value)]
-    if words and all(word.isprintable() and len(word) <= 200 for word in words):
-        raise CircuitLensError(f"The circuit of {str(file)!r} {wrong}: if you trust it, add {shlex.join(words)}")
-    raise CircuitLensError(
-        f"The circuit of {str(file)!r} {wrong}: no flags load its adapter alike. Was the file edited?"
-    )
 
 
 def _read_thresholds(typed: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -35,7 +35,7 @@ def require_same_adapter(adapter: Adapter, circuit: Circuit) -> None:
     try:
         if not circuit.pairs:
             require_same_tokens(circuit, adapter.inputs([circuit.prompt]))
-        told = difference(adapter, circuit)
+        told = difference(adapter, circuit.fingerprint, circuit.questions[0])
     except (CircuitError, PromptError) as error:
         if not said:
             raise

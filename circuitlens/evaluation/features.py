@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from circuitlens.adapter import Adapter
+from circuitlens.adapter import Adapter, Site
 from circuitlens.circuit import Circuit, Node
 from circuitlens.errors import CircuitError
 from circuitlens.evaluation.circuit_inputs import require_same_adapter, require_same_tokens
@@ -63,13 +65,28 @@ def describe(adapter: Adapter, circuit: Circuit, node_id: str, outputs: int = 10
         f = site.coder.encode(x)
         site.coder.decode(f)  # a coder may keep state from encode that its decode uses up
         activations = f[0, inputs.mask[0], node.index]
-        at = x[0, inputs.mask[0]][None, pos]
-        direction = site.coder.decoder_rows(at, torch.tensor([node.index], device=x.device))[0]
+        (ends,) = speaks_for(adapter, site, x[0, inputs.mask[0]][None, pos], [node.index], outputs)
+    return Feature(node, *ends, inputs.tokens[0], tuple(activations.tolist()), node.url)
+
+
+Ends = tuple[tuple[tuple[str, float], ...], tuple[tuple[str, float], ...]]
+"""Outputs that a feature promotes, and those that it suppresses, strongest first."""
+
+
+def speaks_for(
+    adapter: Adapter, site: Site, x: Float[Tensor, "feature ..."], index: Sequence[int], outputs: int
+) -> list[Ends]:
+    """The outputs that one unit of feature `index[n]` of a site, at activation `x[n]`, adds most to by itself and takes
+    most from; none where the adapter can't tell.
+    """
+    assert site.coder is not None, "only a site with a coder has features"
+    found: list[Ends] = []
+    for direction in site.coder.decoder_rows(x, torch.tensor(index, device=x.device)):
         logits = adapter.unembed(site, direction)
-    ends: list[tuple[tuple[str, float], ...]] = [(), ()]
-    if logits is not None:
-        for end, largest in enumerate((True, False)):
-            values, index = logits.topk(min(outputs, len(logits)), largest=largest)
-            texts = map(adapter.output_label, index.tolist())
-            ends[end] = tuple(zip(texts, values.tolist(), strict=True))
-    return Feature(node, ends[0], ends[1], inputs.tokens[0], tuple(activations.tolist()), node.url)
+        ends: list[tuple[tuple[str, float], ...]] = [(), ()]
+        if logits is not None:
+            for end, largest in enumerate((True, False)):
+                values, outs = logits.topk(min(outputs, len(logits)), largest=largest)
+                ends[end] = tuple(zip(map(adapter.output_label, outs.tolist()), values.tolist(), strict=True))
+        found.append((ends[0], ends[1]))
+    return found

@@ -33,6 +33,13 @@ PATIENCE = 30.0
 """Seconds that `locked` waits for another process."""
 
 
+def cache_folder() -> Path:
+    """Where what can be made or had again is kept: `$CIRCUITLENS_CACHE`, or the user's cache directory."""
+    from platformdirs import user_cache_path
+
+    return Path(os.environ.get("CIRCUITLENS_CACHE") or user_cache_path("circuitlens", appauthor=False))
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write `data` to `path` so that a reader, or a crash, sees the old file or the new one, never a part.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from circuitlens.attribution.methods import METHODS
-from circuitlens.circuit import Circuit, Edge
+from circuitlens.circuit import Circuit, Edge, Node, full_name
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.errors import CircuitError
 from circuitlens.literals import CheckStatus
@@ -26,6 +26,7 @@ def summary_rows(circuit: Circuit) -> list[tuple[str, str]]:
         *([] if found is None else [("active", f"{found.features} features, {len(circuit.tokens)} tokens")]),
         ("size", describe_size(circuit)),
         ("strongest path", describe_path(circuit)),
+        *path_meanings(circuit),
         *([("heads", heads)] if (heads := describe_path_heads(circuit)) else []),
         ("conservation", describe_conservation(circuit)),
         *([("integration", gaps)] if gaps else []),
@@ -60,6 +61,34 @@ def describe_path(circuit: Circuit) -> str:
     except CircuitError:  # pruned or edited so that the answer's logit is gone
         return "none: the answer's logit is not in this circuit"
     return f"{path} (carries about {path.weight:+.3f} of {explained_change(circuit):+.3f})"
+
+
+def path_meanings(circuit: Circuit) -> list[tuple[str, str]]:
+    """What each feature of the strongest path stands for, as far as that is known; a row for each."""
+    try:
+        nodes = circuit.strongest_path().nodes
+    except CircuitError:
+        return []
+    told = [(node, circuit.meaning(node)) for node in nodes]
+    rows = [f"{full_name(node, circuit.tokens)}: {meaning}" for node, meaning in told if meaning is not None]
+    return [("" if number else "meaning", row) for number, row in enumerate(rows)]
+
+
+def meaning_rows(circuit: Circuit) -> list[tuple[str, ...]]:
+    """What each feature stands for and who says so, below their heads; the strongest first, over all its positions."""
+    strength: dict[str, float] = {}
+    named: dict[str, Node] = {}
+    for node in circuit.nodes:
+        if circuit.meaning(node) is not None:
+            named.setdefault(node.label_key, node)
+            strength[node.label_key] = strength.get(node.label_key, 0.0) + abs(node.attribution)
+    rows: list[tuple[str, ...]] = [("feature", "layer", "stands for", "says", "|attribution|")]
+    for key in sorted(named, key=lambda key: -strength[key]):
+        meaning = circuit.meaning(named[key])
+        assert meaning is not None, "only those with a meaning are named"
+        says = f"{meaning.source}{' (weak)' if meaning.weak else ''}"
+        rows.append((named[key].label, f"L{named[key].layer}", meaning.text, says, f"{strength[key]:.3f}"))
+    return rows
 
 
 def describe_path_heads(circuit: Circuit) -> str:

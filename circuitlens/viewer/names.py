@@ -10,12 +10,12 @@ from circuitlens.viewer.text import plain
 
 
 def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
-    """The reader's own label, else the node's, with its layer and token where the graph has several positions.
+    """The reader's own label, else the node's with what it stands for, with layer and token where there are several.
 
     Args:
         graph: the graph that has the node.
         node: the node.
-        labels: the reader's own labels, by node.
+        labels: the reader's own labels, by `Node.label_key`.
         short: without layer and token, where the place says them.
     """
     return plain(given_name(graph, node, labels, short=short))
@@ -23,4 +23,7 @@ def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None
 
 def given_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
     """The same as files keep it, with what can't be printed."""
-    return (labels or {}).get(node.id) or (node.label if short else full_name(node, graph.tokens))
+    if own := (labels or {}).get(node.label_key):
+        return own
+    name, meaning = node.label if short else full_name(node, graph.tokens), graph.meaning(node)
+    return name if meaning is None else f"{name}: {meaning.text}"

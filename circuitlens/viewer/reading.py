@@ -135,7 +135,9 @@ def _answer_shown(app: Dash, session: Session, drawn: _Drawn) -> None:
         facts = {
             "titles": titles,
             "leftOut": " ".join(dict.fromkeys(filter(None, (drawn.circuit(number)[1] for number in numbers)))),
-            "nodes": [{"value": n.id, "label": f"{shown_name(whole, n)} · {n.id}"} for n in whole.nodes],
+            "nodes": [
+                {"value": n.id, "key": n.label_key, "label": f"{shown_name(whole, n)} · {n.id}"} for n in whole.nodes
+            ],
             "refused": bool(refused),
             "turn": shown,  # so that the page's script is told also where all else is as before
         }

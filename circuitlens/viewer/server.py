@@ -21,6 +21,7 @@ from circuitlens.errors import ViewerError
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
+    from circuitlens.corpus import Corpus
     from circuitlens.viewer.guard import Guard
 
 log = logging.getLogger(__name__)
@@ -116,6 +117,7 @@ def view(
     *,
     adapters: Sequence[Adapter] = (),
     paths: Sequence[Path | None] | None = None,
+    corpus: Corpus | None = None,
     port: int = 0,
     open_browser: bool = True,
 ) -> Viewer:
@@ -128,13 +130,14 @@ def view(
         circuits: those to switch between, at least one.
         adapters: models that are loaded and can be asked from the page; others are loaded there by name.
         paths: the files that the circuits were read from and may be saved to, by default none.
+        corpus: what the features of their model do on a text (`circuitlens.corpus.read`).
         port: 0 for any that is free.
         open_browser: open the page where there is a desktop; in a notebook the page is shown inline instead.
 
     Raises:
         ViewerError: there is no circuit, or the port is taken.
     """
-    viewer = start(circuits, adapters=adapters, paths=paths, port=port)
+    viewer = start(circuits, adapters=adapters, paths=paths, corpus=corpus, port=port)
     notebook = "ipykernel" in sys.modules
     if open_browser and not notebook:
         open_page(viewer.url)
@@ -149,6 +152,7 @@ def start(
     *,
     adapters: Sequence[Adapter] = (),
     paths: Sequence[Path | None] | None = None,
+    corpus: Corpus | None = None,
     port: int = 0,
 ) -> Viewer:
     """Serve circuits and return at once; the arguments are those of `view`.
@@ -165,7 +169,7 @@ def start(
         from circuitlens.viewer.app import create_app
         from circuitlens.viewer.guard import Guard
 
-        session = Session(circuits, paths, adapters)
+        session = Session(circuits, paths, adapters, corpus)
         app = create_app(session)
     return Viewer(Guard(app.server, app.csp_hashes()), port, session.close)
 

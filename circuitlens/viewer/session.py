@@ -6,6 +6,7 @@ other, as adapters see to. No torch is imported before a model is needed.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from circuitlens.circuit import Annotations, Circuit, update_file
 from circuitlens.claims import harmless, unsaid
-from circuitlens.errors import CircuitError, CircuitLensError, ViewerError
+from circuitlens.errors import CircuitError, CircuitLensError, CorpusError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
@@ -22,10 +23,13 @@ from circuitlens.viewer.models import as_kept, model_name, refuse
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
+    from circuitlens.corpus import Corpus, FeatureRecord
     from circuitlens.evaluation.alone import Alone, AloneRuns
     from circuitlens.evaluation.features import Feature
     from circuitlens.evaluation.intervention import Outcome, Setting
     from circuitlens.progress import ProgressCallback
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -35,10 +39,15 @@ class Session:
         circuits: those that are open; a circuit's number is its place.
         paths: the files they were read from and may be saved to; None for one that has none.
         adapters: models that are loaded.
+        corpus: what their features do on a text.
     """
 
     def __init__(
-        self, circuits: Sequence[Circuit], paths: Sequence[Path | None] | None = None, adapters: Sequence[Adapter] = ()
+        self,
+        circuits: Sequence[Circuit],
+        paths: Sequence[Path | None] | None = None,
+        adapters: Sequence[Adapter] = (),
+        corpus: Corpus | None = None,
     ):
         self.circuits = list(circuits)
         self.jobs = Jobs()
@@ -46,6 +55,7 @@ class Session:
         assert len(self._paths) == len(self.circuits), "a path or None for each circuit"
         self._as_read = list(self.circuits)
         self._adapters = list(adapters)
+        self._corpus = corpus
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
         self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
@@ -112,7 +122,8 @@ class Session:
                         f"Other annotations were written into {path.name} meanwhile: nothing was saved. Reload the "
                         "page to see them with your own changes, and save again."
                     )
-                return now.annotated(annotations).model_copy(update={"evidence": measured})
+                changed = now.annotated(annotations).with_meanings(ours.meanings)
+                return changed.model_copy(update={"evidence": measured})
 
             self.circuits[number] = self._as_read[number] = update_file(path, ours, change)
         return path
@@ -212,6 +223,21 @@ class Session:
         from circuitlens.evaluation.features import describe
 
         return describe(self.adapter(number), self.circuit(number), node_id)
+
+    def contexts(self, number: int, node_id: str) -> FeatureRecord | None:
+        """What a circuit's feature does on the corpus; None where there is no corpus, or none of that feature.
+
+        Raises:
+            CorpusError: the corpus is damaged.
+        """
+        circuit, corpus = self.circuit(number), self._corpus
+        node = circuit.node(node_id)
+        if corpus is None or corpus.record.adapter != circuit.adapter or node.is_logit:
+            return None
+        site = corpus.site(node.hook)
+        if site is None or node.index is None or node.index >= site.features:
+            return None
+        return corpus.feature(node.hook, node.index)
 
     def _fitting(self, number: int) -> Adapter | None:
         return next((adapter for adapter in self._adapters if self._fit(adapter, number)), None)
@@ -326,9 +352,21 @@ class Session:
                 progress=progress,
             )
             self._paces[loaded, method or None] = (time.monotonic() - begun) / len(found.tokens)
-            return self.add(found)
+            return self.add(self._labelled(found, loaded))
 
         return self.jobs.start(f"Find the circuit of “{prompt}”", work)
+
+    def _labelled(self, circuit: Circuit, adapter: Adapter) -> Circuit:
+        """A new circuit with what the corpus says of its features, where it is of this model."""
+        if self._corpus is None:
+            return circuit
+        from circuitlens.meaning.labelling import label
+
+        try:
+            return label(circuit, adapter, corpus=self._corpus)
+        except CorpusError as fault:
+            log.warning("%s", fault)
+            return circuit
 
     def verify(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
         """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that.

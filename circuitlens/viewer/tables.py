@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.viewer.names import given_name
 from circuitlens.viewer.text import visible
@@ -15,12 +16,13 @@ Row = dict[str, Any]
 
 
 def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str]) -> list[Row]:
-    """A row for each node, with the reader's own labels and notes."""
+    """A row for each node, with the reader's own labels, by feature, and notes, by node."""
     return [
         {
             "id": node.id,
             "kind": node.kind,
-            "label": given_name(graph, node, labels, short=True),
+            "label": labels.get(node.label_key) or node.label,
+            **_meaning(graph, node, labels),
             "layer": node.layer,
             "hook": node.hook,
             "position": node.pos,
@@ -34,6 +36,16 @@ def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str])
         }
         for node in graph.nodes
     ]
+
+
+def _meaning(graph: Graph, node: Node, labels: Mapping[str, str]) -> Row:
+    """What a node stands for and who says so; the reader's labels may be newer than the graph's."""
+    if own := labels.get(node.label_key):
+        return {"meaning": own, "source": "yours"}
+    meaning = graph.meaning(node)
+    if meaning is None:
+        return {"meaning": "", "source": ""}
+    return {"meaning": meaning.text, "source": f"{meaning.source}{' (weak)' if meaning.weak else ''}"}
 
 
 def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from threading import RLock
 from typing import Any
 
@@ -22,9 +23,11 @@ from circuitlens.adapter import (
     Site,
 )
 from circuitlens.errors import AdapterError, PromptError
-from circuitlens_toy.grammar import evidence
+from circuitlens.files import cache_folder
+from circuitlens.prompts.words import NOUNS
+from circuitlens_toy.grammar import evidence, sentences
 from circuitlens_toy.options import DTYPES
-from circuitlens_toy.training import Config, Trained, cache_folder, load_or_train
+from circuitlens_toy.training import Config, Trained, load_or_train
 
 OUTPUTS = ("runs", "run")
 INPUTS = ("singular", "plural")
@@ -100,6 +103,12 @@ class ToyAdapter(Adapter):
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
         return None if site.kind == "input" else self.model.output.weight @ direction
+
+    def sample(self) -> Iterable[str]:
+        """The sentences it was made for, mixed, so that those that do the same differ in their nouns."""
+        texts = [sentence.text for sentence in sentences(list(NOUNS))]
+        Random(0).shuffle(texts)
+        return texts
 
     def label(self, site: Site, index: int) -> str:
         return INPUTS[index] if site.kind == "input" else f"{PREFIXES[site.name]}{index + 1}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import track
 from safetensors import SafetensorError
@@ -83,11 +81,6 @@ class Trained:
     model: AgreementModel
     sae: ToySAE
     measured: Measured
-
-
-def cache_folder() -> Path:
-    """Where trained models are kept: `$CIRCUITLENS_CACHE`, or the user's cache directory."""
-    return Path(os.environ.get("CIRCUITLENS_CACHE") or user_cache_path("circuitlens", appauthor=False))
 
 
 def load_or_train(config: Config, folder: Path) -> Trained:

@@ -14,7 +14,7 @@ from circuitlens.errors import CircuitError
 NOTES = Annotations(
     pins=("sae:0:4",),
     groups=(Group(name="hidden", nodes=("hidden:0:0", "hidden:0:3")),),
-    labels={"sae:0:4": "plural verb"},
+    labels={"hook_sae/4": "plural verb"},
     notes={"sae:0:4": "looked at twice"},
 )
 
@@ -56,7 +56,9 @@ def test_annotations_name_nodes_of_the_circuit_once(cats: Circuit) -> None:
 
 
 def test_a_smaller_circuit_keeps_what_is_said_of_its_nodes(cats: Circuit) -> None:
-    small = cats.annotated(NOTES.model_copy(update={"labels": {n.id: n.label for n in cats.nodes}})).prune(max_nodes=1)
+    small = cats.annotated(NOTES.model_copy(update={"labels": {n.label_key: n.label for n in cats.nodes}})).prune(
+        max_nodes=1
+    )
     assert small.annotations is not None
-    assert small.annotations.labels.keys() == {n.id for n in small.nodes}
+    assert small.annotations.labels.keys() == {n.label_key for n in small.nodes}
     assert small.annotations.named <= {n.id for n in small.nodes}

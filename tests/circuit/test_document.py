@@ -60,7 +60,7 @@ BAD_FILES = {
     "foreign": (lambda c: b'{"metadata": {}, "nodes": [], "links": []}', "not a circuit file"),
     "list": (lambda c: b"[1, 2]", "not a circuit file"),
     "deep": (lambda c: b"[" * 100_000, "not JSON or breaks off|nested too deeply"),
-    "newer": (lambda c: edited(c, version=7, shape="new"), "circuit format 7 .* reads 6: upgrade"),
+    "newer": (lambda c: edited(c, version=8, shape="new"), "circuit format 8 .* reads 7: upgrade"),
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "NaN is no number"),
@@ -151,12 +151,12 @@ def test_a_file_of_version_1_opens_as_what_it_meant(cats: Circuit, tmp_path: Pat
     path = tmp_path / "old.json"
     path.write_text(json.dumps(as_version_1(cats)))
     opened = circuitlens.open(path)
-    assert (opened.version, opened.options, opened.frozen, opened.found) == (6, {}, False, None)
+    assert (opened.version, opened.options, opened.frozen, opened.found) == (7, {}, False, None)
     fields = {name: getattr(cats, name) for name in Circuit.model_fields}
     assert opened == Circuit(**{**fields, "found": None})
     opened.save(path)
     saved = json.loads(path.read_text())
-    assert saved["version"] == 6
+    assert saved["version"] == 7
     jsonschema.validate(saved, schema())
     assert circuitlens.open(path) == opened
 
@@ -178,6 +178,7 @@ SAID = {
     3: ("ig", "logit answer − distractor", "plural → H3 → F2 → answer"),
     4: ("ig", "logit 'run' − 'runs'", "plural → H3 → F2 → run"),
     5: ("ig", "logit 'run' − 'runs'", "plural → H3 → F2 → run"),
+    6: ("ig", "logit 'run' − 'runs'", "plural → H3 → F2 → run"),
 }
 
 
@@ -187,7 +188,7 @@ def test_a_genuine_file_of_each_version_opens(version: int, tmp_path: Path) -> N
     raw = json.loads(path.read_text())
     opened = circuitlens.open(path)
     assert raw["version"] == version
-    assert (opened.version, opened.method, str(opened.metric), str(opened.strongest_path())) == (6, *SAID[version])
+    assert (opened.version, opened.method, str(opened.metric), str(opened.strongest_path())) == (7, *SAID[version])
     assert (len(opened.nodes), len(opened.edges)) == (10, 12)
     assert [n.model_dump(mode="json") for n in opened.nodes] == raw["nodes"]
     assert [e.model_dump(mode="json") for e in opened.edges] == raw["edges"]
@@ -200,7 +201,7 @@ def test_a_genuine_file_of_each_version_opens(version: int, tmp_path: Path) -> N
         assert opened.evidence.digest == opened.content_digest
     opened.save(tmp_path / "now.json")
     saved = json.loads((tmp_path / "now.json").read_text())
-    assert saved["version"] == 6
+    assert saved["version"] == 7
     jsonschema.validate(saved, schema())
     assert circuitlens.open(tmp_path / "now.json") == opened
 
@@ -216,12 +217,40 @@ def test_page_state_of_version_4_is_dropped_and_what_a_reader_said_is_kept(tmp_p
     assert circuitlens.open(FILES / "version-4.json").annotations == Annotations(
         pins=("sae:0:4",),
         groups=(Group(name="hidden", nodes=("input:0:1", "hidden:0:0")),),
-        labels={"sae:0:4": "plural verb"},
+        labels={"hook_sae/4": "plural verb"},
         notes={"input:0:0": "looked at twice"},
     )
     (tmp_path / "now.json").write_text(json.dumps({**raw, "version": 5}))
     with pytest.raises(CircuitError, match=r"damaged circuit file: annotations\.focus"):
         open_circuit(tmp_path / "now.json")
+
+
+def test_labels_by_node_of_version_6_become_those_of_their_features(tmp_path: Path) -> None:
+    raw = json.loads((FILES / "version-6.json").read_text())
+    assert raw["annotations"]["labels"] == {"sae:0:4": "plural verb", "logits:0:1": "the answer"}
+    annotations = circuitlens.open(FILES / "version-6.json").annotations
+    assert annotations is not None
+    assert annotations.labels == {"hook_sae/4": "plural verb", "logits:0:1": "the answer"}
+    assert annotations.notes == {"input:0:0": "looked at twice"}
+
+
+def test_a_feature_that_had_several_labels_keeps_the_first_and_the_others_are_notes(tmp_path: Path) -> None:
+    raw = json.loads((FILES / "version-6.json").read_text())
+    raw["tokens"] = ["The", "cats", "of"]
+    feature = next(node for node in raw["nodes"] if node["id"] == "sae:0:4")
+    others = [{**feature, "id": f"sae:{pos}:4", "pos": pos} for pos in (1, 2)]
+    raw["nodes"] += others
+    said = {"sae:2:4": "third", "sae:0:4": "first", "sae:1:4": "second"}
+    raw["annotations"] = {**raw["annotations"], "labels": said, "notes": {"sae:1:4": "a note", "sae:0:4": "kept"}}
+    (tmp_path / "old.json").write_text(json.dumps(raw))
+    opened = circuitlens.open(tmp_path / "old.json")
+    assert opened.annotations is not None
+    assert opened.annotations.labels == {"hook_sae/4": "first"}
+    assert opened.annotations.notes == {"sae:0:4": "kept", "sae:1:4": "a note\nsecond", "sae:2:4": "third"}
+    for wrong in ({"labels": {"nothing": "x"}}, {"labels": 3}, {"labels": {}, "notes": 3}, {"labels": {"sae:0:4": 3}}):
+        (tmp_path / "bad.json").write_text(json.dumps({**raw, "annotations": wrong}))
+        with pytest.raises(CircuitError, match="damaged circuit file"):
+            open_circuit(tmp_path / "bad.json")
 
 
 def test_an_edit_of_an_old_file_shows(tmp_path: Path) -> None:

@@ -250,7 +250,8 @@ def test_demo_prints_paths_and_evidence_serves_and_ends_on_ctrl_c() -> None:
         assert "SAE explained variance" in text
         for feature, predicted, measured in re.findall(r"^  (F\d)\s+([+-][\d.]+)\s+([+-][\d.]+)", text, re.MULTILINE):
             assert float(predicted) == pytest.approx(float(measured), abs=2e-4), feature
-        assert text.count("  F") == 2
+        assert text.count("\n  F") == 2
+        assert re.search(r"^meaning +H\d: '\w+'.* \(contexts\)$", text, re.MULTILINE)
         assert urllib.request.urlopen(url).status == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 0

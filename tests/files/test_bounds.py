@@ -25,9 +25,15 @@ FILE = Path(__file__).parent.parent / "circuit/files/version-3.json"
 def full_document() -> dict[str, Any]:
     """A document with something in each of its collections."""
     document = json.loads(FILE.read_text())
-    ids = [node["id"] for node in document["nodes"]]
-    annotations = {"pins": ids[:1], "groups": [{"name": "g", "nodes": ids[1:2]}], "labels": {ids[0]: "l"}, "notes": {}}
-    return {**document, "version": 6, "annotations": annotations, "options": {"a": "b"}}
+    ids, one = [node["id"] for node in document["nodes"]], document["nodes"][0]
+    meaning = {"hook": one["hook"], "index": one["index"], "text": "t", "source": "contexts", "weak": True}
+    annotations = {
+        "pins": ids[:1],
+        "groups": [{"name": "g", "nodes": ids[1:2]}],
+        "labels": {f"{one['hook']}/{one['index']}": "l"},
+        "notes": {},
+    }
+    return {**document, "version": 7, "annotations": annotations, "meanings": [meaning], "options": {"a": "b"}}
 
 
 DOCUMENT = full_document()

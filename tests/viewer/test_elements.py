@@ -256,7 +256,7 @@ def test_edges_between_groups_are_sums(cats: Circuit, data: st.DataObject) -> No
 
 def test_a_subgraph_ignores_what_is_not_there(cats: Circuit) -> None:
     assert subgraph(cats, ["nothing"], [("empty", ["nothing"])], {}) == []
-    own = subgraph(cats, ["sae:0:4"], [], {"sae:0:4": "plural verb"})
+    own = subgraph(cats, ["sae:0:4"], [], {"hook_sae/4": "plural verb"})
     assert [e["data"]["label"] for e in own if "label" in e["data"]] == ["plural verb", "runs", "run"]
 
 

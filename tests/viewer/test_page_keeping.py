@@ -141,7 +141,7 @@ def test_exports_can_be_read(page: Page, cats: Circuit, tmp_path: Path) -> None:
     again = circuitlens.open(tmp_path / "c.json")
     assert again.nodes == cats.nodes
     assert again.annotations is not None
-    assert again.annotations.labels == {"sae:0:4": "<b>plural</b> & verb"}
+    assert again.annotations.labels == {"hook_sae/4": "<b>plural</b> & verb"}
     export(page, "Edges (CSV)").save_as(tmp_path / "e.csv")
     assert len((tmp_path / "e.csv").read_text().splitlines()) == len(cats.edges) + 1
 

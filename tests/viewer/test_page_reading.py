@@ -242,6 +242,23 @@ def test_own_labels_and_notes(page: Page) -> None:
     expect(row).to_be_visible()
 
 
+def test_a_label_is_that_of_the_feature_at_each_of_its_positions(browser: Browser, cats: Circuit) -> None:
+    fields = {name: getattr(cats, name) for name in Circuit.model_fields}
+    again = cats.node("sae:0:4").model_copy(update={"id": "sae:1:4", "pos": 1})
+    viewer = server.start([Circuit(**{**fields, "tokens": ("The", " cats"), "nodes": (*cats.nodes, again)})])
+    with opened(browser, viewer.url) as page:
+        page.mouse.click(*place(page, "sae:1:4"))
+        page.get_by_label("Your label").fill("plural verb")
+        page.get_by_label("Your note").fill("here")
+        page.locator("#search").focus()
+        for name in ("sae:0:4", "sae:1:4"):
+            settled(page, f"cy.getElementById('node {name}').style('label')", "plural verb")
+        page.mouse.click(*place(page, "sae:0:4"))
+        expect(page.locator("#node-name")).to_have_text("plural verb")
+        expect(page.get_by_label("Your note")).to_have_value("")
+    viewer.close()
+
+
 def test_the_table_says_what_the_canvas_shows(page: Page, cat: Circuit) -> None:
     page.locator("#tools").get_by_text("Table", exact=True).click()
     rows = page.locator("#node-table .ag-center-cols-container .ag-row")

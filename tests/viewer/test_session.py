@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import circuitlens
+from circuitlens import corpus
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Annotations, Circuit, Group
 from circuitlens.errors import AdapterError, CircuitError, ViewerError
@@ -266,3 +267,23 @@ def test_what_the_terminal_warns_of_stands_with_the_job() -> None:
     assert (job.state, job.warnings, job.is_listed) == ("done", (), False)
     session.close()
     assert logging.getLogger("circuitlens_saelens").handlers == []
+
+
+def test_a_corpus_shows_contexts_and_names_the_features_of_new_circuits(
+    toy: Adapter, cats: Circuit, tmp_path: Path
+) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(list(toy.sample() or ())[:80]))
+    made = corpus.build(toy, tmp_path / "c", [tmp_path / "t.txt"])
+    cats.save(tmp_path / "cats.json")
+    named, foreign = circuitlens.label(cats, corpus=made), cats.model_copy(update={"adapter": "elsewhere"})
+    session = Session([named, foreign], [tmp_path / "cats.json", None], [toy], made)
+    assert session.contexts(0, "sae:0:4") == made.feature("sae", 4)
+    assert session.contexts(0, "logits:0:1") is session.contexts(1, "sae:0:4") is None
+    assert Session([cats]).contexts(0, "sae:0:4") is None
+    session.save(0, Annotations(notes={"sae:0:4": "x"}))
+    assert circuitlens.open(tmp_path / "cats.json").meanings == named.meanings != ()
+    job = ended(session, session.find("toy", "The dogs", "run"))
+    assert job.result is not None
+    meaning = session.circuit(job.result).meaning("sae:0:4")
+    assert meaning == named.meaning("sae:0:4")
+    session.close()

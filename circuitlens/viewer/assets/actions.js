@@ -94,9 +94,10 @@ const Actions = (() => {
   function write(which, text, limit) {
     const { focus } = State.own();
     if (!known(focus)) return;
-    const { [focus]: _old, ...others } = State.own()[which];
+    const key = Widgets.keyOf(which, focus);
+    const { [key]: _old, ...others } = State.own()[which];
     const trimmed = (text || "").trim().slice(0, limit);
-    State.change({}, { [which]: trimmed ? { ...others, [focus]: trimmed } : others });
+    State.change({}, { [which]: trimmed ? { ...others, [key]: trimmed } : others });
   }
 
   /** Shows the introduction or puts it away; a first visitor sees it. @param {boolean} wanted */

@@ -18,7 +18,7 @@ interface Facts {
   titles: string[];
   leftOut: string;
   refused: boolean;
-  nodes: { value: string; label: string }[];
+  nodes: { value: string; key: string; label: string }[];
 }
 
 /** Where some of the nodes stand: x, y, the room for a name, and a chip's height, by node. */

@@ -52,7 +52,11 @@ const Marks = (() => {
     const at = (id) => cy.getElementById(`node ${id}`);
     for (const id of pins) at(id).addClass("pinned");
     for (const id of settings.keys()) at(id).addClass("intervened");
-    for (const [id, name] of Object.entries(labels)) at(id).data({ name: Widgets.plain(name) });
+    if (!Object.keys(labels).length) return;
+    cy.nodes("[node]").forEach((node) => {
+      const key = node.data("key");
+      if (Object.hasOwn(labels, key)) node.data({ name: Widgets.plain(labels[key]) });
+    });
   }
 
   /** A focused node keeps its neighbours on show along the edges on show and its strongest, an edge its ends, a position

@@ -34,12 +34,18 @@ const Widgets = (() => {
     timers[name] = window.setTimeout(action, wait);
   }
 
+  /** What the reader's label or note of a node is kept by: labels are by feature, whatever its position.
+   * @param {"labels" | "notes"} which @param {string} id
+   */
+  const keyOf = (which, id) => (which === "labels" && facts?.nodes.find((node) => node.value === id)?.key) || id;
+
   /** The reader's label or note of a node, which may be called as what every object has ("constructor").
    * @param {"labels" | "notes"} which @param {string | null} id
    */
   function own(which, id) {
     const texts = State.own()[which];
-    return id !== null && Object.hasOwn(texts, id) ? texts[id] : "";
+    const key = id === null ? null : keyOf(which, id);
+    return key !== null && Object.hasOwn(texts, key) ? texts[key] : "";
   }
 
   /** A text with what can't be printed spelled out, such as marks that turn the direction of what follows.
@@ -202,5 +208,5 @@ const Widgets = (() => {
     set("search", { data });
   }
 
-  return { element, plain, set, note, debounce, publish, foreign, name, slid, showAll, takeFacts, searchable };
+  return { element, plain, set, note, debounce, publish, foreign, keyOf, name, slid, showAll, takeFacts, searchable };
 })();

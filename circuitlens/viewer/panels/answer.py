@@ -105,7 +105,7 @@ def _path(circuit: Circuit, labels: Mapping[str, str]) -> list[Any]:
 
 def _chip(circuit: Circuit, node: Node, short: bool, labels: Mapping[str, str]) -> Any:
     name = shown_name(circuit, node, labels, short=short or node.is_logit)
-    if node.kind == "embedding" and not labels.get(node.id):
+    if node.kind == "embedding" and not labels.get(node.label_key):
         name = shown_name(circuit, node).replace(f" L{node.layer} ", " ")
     classes = ["chip", node.kind, output_role(circuit, node), "raises" if node.attribution >= 0 else "lowers"]
     return html.Li(html.Button(name, title=node.hook, className=" ".join(classes), **doing("focus", node.id)))
