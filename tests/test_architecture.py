@@ -28,7 +28,7 @@ PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
     *("errors", "files", "literals", "options", "progress", "torch_modes", "prompts.pairs", "prompts.words"),
-    *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing"),
+    *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing", "cuts"),
     *("runs", "edits"),
     *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "discovery", "evaluation", "meaning"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),

@@ -35,9 +35,10 @@ from circuitlens.attribution.lines import Line, Midpoints, lines
 from circuitlens.attribution.node_index import NodeIndex
 from circuitlens.attribution.nodes import score_nodes, shaped
 from circuitlens.attribution.scores import EdgeScores, NodeScores
+from circuitlens.cuts import next_sites
 from circuitlens.progress import Progress
 from circuitlens.runs import run_patched
-from circuitlens.tracing import Trace, next_sites, total_gradients, trace
+from circuitlens.tracing import Trace, total_gradients, trace
 
 STEPS = 4
 """Steps of a line at first: on a real model they rank nodes as well as more do."""

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from circuitlens.adapter import agree
 from circuitlens.attribution.base import Runs
+from circuitlens.cuts import cut_sites, next_sites
 from circuitlens.errors import AdapterError
-from circuitlens.tracing import Trace, cut_sites, next_sites, total_gradients, trace
+from circuitlens.tracing import Trace, total_gradients, trace
 
 INTERVALS = 4
 """Intervals of the way at first, for each example."""

@@ -232,7 +232,7 @@ def _subtract(first: AlignedGraph, second: AlignedGraph) -> AlignedGraph:
         if weight
     ]
     edges.sort(key=lambda edge: -abs(edge.weight))
-    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges), best((*second.meanings, *first.meanings)))
+    return AlignedGraph(first.tokens, tuple(nodes), tuple(edges), None, best((*second.meanings, *first.meanings)))
 
 
 def _difference(ours: Node | None, theirs: Node | None) -> Node:

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circuitlens.circuit import Annotations, Circuit, update_file
+from circuitlens.circuit import Circuit
 from circuitlens.claims import harmless, unsaid
 from circuitlens.errors import CircuitError, CircuitLensError, CorpusError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
 from circuitlens.viewer.jobs import Job, Jobs
 from circuitlens.viewer.models import as_kept, model_name, refuse
+from circuitlens.viewer.open_circuits import OpenCircuits
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Session:
+class Session(OpenCircuits):
     """Circuits and models behind a page; `jobs` has the work in the background.
 
     Args:
@@ -49,15 +50,11 @@ class Session:
         adapters: Sequence[Adapter] = (),
         corpus: Corpus | None = None,
     ):
-        self.circuits = list(circuits)
+        super().__init__(circuits, paths)
         self.jobs = Jobs()
-        self._paths = list(paths) if paths is not None else [None] * len(self.circuits)
-        assert len(self._paths) == len(self.circuits), "a path or None for each circuit"
-        self._as_read = list(self.circuits)
         self._adapters = list(adapters)
         self._corpus = corpus
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
-        self._lock = threading.Lock()
         self._fits: dict[tuple[Adapter, int], bool] = {}
         self._paces: dict[tuple[Adapter, str | None], float] = {}
         self._alone: dict[int, AloneRuns] = {}
@@ -66,69 +63,6 @@ class Session:
     def close(self) -> None:
         """End the work under way, and take no more."""
         self.jobs.close()
-
-    # Circuits
-
-    def circuit(self, number: int) -> Circuit:
-        """The circuit of that number.
-
-        Raises:
-            ViewerError: there is none.
-        """
-        if not 0 <= number < len(self.circuits):
-            raise ViewerError(f"There is no circuit {number}: {len(self.circuits)} are open, counted from 0.")
-        return self.circuits[number]
-
-    def path(self, number: int) -> Path | None:
-        """The file that a circuit was opened from, and is saved to."""
-        self.circuit(number)
-        return self._paths[number]
-
-    def add(self, circuit: Circuit) -> int:
-        """Open one more circuit and return its number."""
-        with self._lock:
-            self.circuits.append(circuit)
-            self._as_read.append(circuit)
-            self._paths.append(None)
-            return len(self.circuits) - 1
-
-    def save(self, number: int, annotations: Annotations, seen: Annotations | None = None) -> Path:
-        """Write a circuit's annotations, and evidence that was measured here, into the file it was opened from.
-
-        Evidence that someone else wrote into the file meanwhile stays.
-
-        Args:
-            number: the circuit's number.
-            annotations: those to write.
-            seen: those that they were made from, by default the ones that the file had when it was last read here.
-
-        Raises:
-            ViewerError: it was opened from none, or other annotations were written into it meanwhile.
-            CircuitError: the annotations do not fit it, or the file holds another circuit or can't be written.
-        """
-        path = self.path(number)
-        if path is None:
-            raise ViewerError("This circuit was not opened from a file: export it as JSON instead.")
-        with self._lock:
-            ours, as_read = self.circuits[number], self._as_read[number]
-            began_with = seen or as_read.annotations or Annotations()
-
-            def change(now: Circuit) -> Circuit:
-                measured = ours.evidence if now.evidence == as_read.evidence else now.evidence
-                if (now.annotations or Annotations()) not in (began_with, annotations):
-                    # So that a page that is loaded again has them.
-                    self.circuits[number], self._as_read[number] = now.model_copy(update={"evidence": measured}), now
-                    raise ViewerError(
-                        f"Other annotations were written into {path.name} meanwhile: nothing was saved. Reload the "
-                        "page to see them with your own changes, and save again."
-                    )
-                changed = now.annotated(annotations).with_meanings(ours.meanings)
-                return changed.model_copy(update={"evidence": measured})
-
-            self.circuits[number] = self._as_read[number] = update_file(path, ours, change)
-        return path
-
-    # Models
 
     def adapter_names(self) -> list[str]:
         """The models that can be asked: loaded ones first, then those of the circuits that are open."""
