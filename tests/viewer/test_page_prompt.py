@@ -150,6 +150,16 @@ def test_the_form_answers_while_one_types(page: Page) -> None:
     page.get_by_role("button", name="Close").click()
 
 
+def test_a_long_prompt_is_one_line_of_the_work_under_way(page: Page, long: Circuit) -> None:
+    begin(page)
+    job = {"id": 1, "title": f"Find the circuit of “{long.prompt}”", "stage": "nodes", "share": 30, "warnings": []}
+    page.evaluate("job => Jobs.render([job])", {**job, "ended": False})
+    row = page.locator(".job")
+    assert row.evaluate("e => e.offsetHeight") < 50
+    expect(row.locator("strong")).to_have_attribute("title", job["title"])
+    page.evaluate("() => Jobs.render([])")
+
+
 def test_many_pins_have_room_and_outputs(page: Page, long: Circuit) -> None:
     pins = [node.id for node in inner(long)]
     begin(page, json.dumps({"tab": "pinned", "by": {"0": {"pins": pins}}}))
