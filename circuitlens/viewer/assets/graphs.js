@@ -89,7 +89,7 @@ const Graphs = (() => {
     const fresh = panes[name]?.cy !== cy;
     panes[name] = {
       name, cy, layouts, axes: layouts[layouts.length - 1], nodes, edges, shown: nodes, between: edges, shownEdges: 0,
-      key: "", axis: 0, width: 0, height: 0,
+      ends: edges.map((edge) => [edge.data("source"), edge.data("target")]), key: "", axis: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");
     if (fresh) watch(name, cy);
