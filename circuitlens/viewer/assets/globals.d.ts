@@ -40,6 +40,8 @@ interface Pane {
   axes: Layout;
   nodes: cytoscape.NodeSingular[];
   edges: cytoscape.EdgeSingular[];
+  /** Of each edge the ids of the elements that it joins. */
+  ends: string[][];
   /** The nodes on show beside the outputs, strongest first, and the edges between all on show. */
   shown: cytoscape.NodeSingular[];
   between: cytoscape.EdgeSingular[];

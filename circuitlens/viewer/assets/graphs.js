@@ -94,6 +94,7 @@ const Graphs = (() => {
     const fresh = panes[name]?.cy !== cy;
     panes[name] = {
       name, cy, layouts, axes: layouts[layouts.length - 1], nodes, edges, shown: nodes, between: edges, shownEdges: 0,
+      ends: edges.map((edge) => [edge.data("source"), edge.data("target")]),
       key: "", axis: 0, foot: FOOT[0], slant: 0, width: 0, height: 0,
     };
     cy.edges().addClass("off");

@@ -22,7 +22,7 @@ const Layouts = (() => {
     for (const node of pane.nodes) node.toggleClass("away", !there.has(node.id()));
     for (const node of pane.cy.nodes(".logit").toArray()) there.add(node.id());
     for (const edge of pane.between.slice(0, pane.shownEdges)) edge.addClass("off");
-    pane.between = pane.edges.filter((edge) => there.has(edge.data("source")) && there.has(edge.data("target")));
+    pane.between = pane.edges.filter((_edge, at) => pane.ends[at].every((end) => there.has(end)));
     pane.shownEdges = 0;
     if (moves) move(pane, layout);
     return true;
