@@ -11,7 +11,7 @@ Memory is that of one batch and of the sums, whose size is the number of differe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import isfinite
@@ -47,6 +47,21 @@ from circuitlens.prompts.batch import PromptBatch, Score
 
 BATCH = 16
 """Prompts to a batch."""
+
+
+class _Scores:
+    """The scores of the batch that was asked for last; of several batches only one is in memory at a time."""
+
+    def __init__(self, score: Callable[[PromptSet], Attributions]):
+        self._score = score
+        self._last: tuple[PromptSet, Attributions] | None = None
+
+    def of(self, batch: PromptSet) -> Attributions:
+        """The scores of this batch."""
+        if self._last is None or self._last[0] is not batch:
+            self._last = None  # let go of it before the next one is scored
+            self._last = batch, self._score(batch)
+        return self._last[1]
 
 
 @dataclass(frozen=True)
@@ -94,40 +109,31 @@ class Search:
         more = (second + weighs) * again * steps.nodes + steps.measured + self.connects * steps.edges + weighs
         total = len(batches) * (steps.nodes + more)
         with Progress(total, callback) as progress:
-            sums, found, fingerprint = None, None, None
+            scores = _Scores(lambda batch: self._score(batch, progress))
+            fingerprint, sums = fingerprint_of(scores.of(batches[0]).runs.clean), None
             for batch in batches:
-                found = None  # let go of the last batch before the next one is scored
-                found = self._score(batch, progress)
-                fingerprint = fingerprint or fingerprint_of(found.runs.clean)
-                more = BatchSums.of(self.index, batch, found)
+                more = BatchSums.of(self.index, batch, scores.of(batch))
                 sums = more if sums is None else sums.merged(more)
             assert sums is not None, "there is a prompt"
-            assert fingerprint is not None, "there is a prompt"
             kept = sums.nodes.keys[_strongest(self.index, sums, self.max_nodes)]
             edges, measured, residual = KeyedSums.empty(1), KeyedSums.empty(1), 0.0
             for batch in batches if second else ():
-                if again:
-                    found = None
-                    found = self._score(batch, progress)
-                assert found is not None, "there is a batch"
                 if METHODS[self.method].measures:
-                    more = measured_sums(self.index, batch, found, kept, progress)
+                    more = measured_sums(self.index, batch, scores.of(batch), kept, progress)
                     measured = measured.merged(more)
                 if self.connects:
-                    keep, place = among(self.index, batch, found, kept)
-                    scores, worst = attribute_edges(found, keep, progress)
-                    edges, residual = edges.merged(edge_sums(scores, found, place, len(kept))), max(residual, worst)
+                    keep, place = among(self.index, batch, scores.of(batch), kept)
+                    found, worst = attribute_edges(scores.of(batch), keep, progress)
+                    more = edge_sums(found, scores.of(batch), place, len(kept))
+                    edges, residual = edges.merged(more), max(residual, worst)
             clean, other = (sums.metric / sums.prompts).tolist()
             contrast = clean - other * (METHODS[self.method].baseline != "zero" and self.prompts.has_corrupted)
             by_sum = self.prompts.by == "sum"
             chosen = StrongestEdges.of(edges, self.measured_edges, sums.prompts, contrast, by_sum)
             weighed = KeyedSums.empty(2)
             for batch in batches if weighs else ():
-                if again:
-                    found = None
-                    found = self._score(batch, progress)
-                assert found is not None, "there is a batch"
-                weighed = weighed.merged(weighed_sums(self.index, batch, found, kept, chosen, progress))
+                more = weighed_sums(self.index, batch, scores.of(batch), kept, chosen, progress)
+                weighed = weighed.merged(more)
                 progress.step("path patching")
         return self._circuit(sums, kept, with_weighed(edges, chosen.keys, weighed), measured, residual, fingerprint)
 

@@ -29,6 +29,9 @@ from circuitlens.errors import AdapterError
 from circuitlens.prompts.batch import BatchMetric
 from circuitlens.rules import by_rules
 
+ENCODED = 2**22
+"""Numbers that a coder gives at a time: a long prompt's features, most of them 0, are much more than its graph."""
+
 
 @dataclass(frozen=True)
 class ActiveFeatures:
@@ -329,16 +332,23 @@ def _encode(site: Site, read: Tensor, write: Tensor, inputs: Inputs, coded: bool
     if site.coder is None or not coded:
         none = torch.zeros(0, dtype=torch.long, device=write.device)
         return ActiveFeatures(none, none, none, write.new_zeros(0)), write
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    errors: list[Tensor] = []
+    size, positions = max(1, ENCODED // site.coder.d_sae), inputs.mask.shape[1]
+    rows, writes = read.flatten(0, 1)[:, None].split(size), write.flatten(0, 1)[:, None].split(size)
     with torch.no_grad():
-        f = site.coder.encode(read)
-        if f.dtype != write.dtype:
-            raise AdapterError(
-                f"Site {site.name!r}: the model's activation is {write.dtype} and its coder gives {f.dtype}. "
-                "Load the model and its coders with one dtype."
-            )
-        error = write - site.coder.decode(f)
-        example, pos, index = (f * inputs.mask[..., None]).nonzero(as_tuple=True)
-        return ActiveFeatures(example, pos, index, f[example, pos, index]), error
+        for n, (x, y, own) in enumerate(zip(rows, writes, inputs.mask.flatten().split(size), strict=True)):
+            f = site.coder.encode(x)
+            if f.dtype != write.dtype:
+                raise AdapterError(
+                    f"Site {site.name!r}: the model's activation is {write.dtype} and its coder gives {f.dtype}. "
+                    "Load the model and its coders with one dtype."
+                )
+            errors.append(y - site.coder.decode(f))
+            row, index = (f[:, 0] * own[:, None]).nonzero(as_tuple=True)
+            found.append((row + n * size, index, f[row, 0, index]))
+        row, index, value = (torch.cat(column) for column in zip(*found, strict=True))
+        return ActiveFeatures(row // positions, row % positions, index, value), torch.cat(errors).view(write.shape)
 
 
 def _order_message(adapter: Adapter, site: Site) -> str:

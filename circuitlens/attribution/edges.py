@@ -30,7 +30,7 @@ from circuitlens.tracing import SiteTrace, Trace
 ROWS = 64
 """Targets of one example to a batched vector-Jacobian product; more cost memory and save nothing."""
 
-POSITIONS = 4096
+POSITIONS = 2048
 """Rows × examples × positions of a product, if more than one row: a long prompt takes fewer rows at a time instead of
 more memory."""
 
