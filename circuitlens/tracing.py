@@ -75,29 +75,6 @@ class Trace:
     metric: Float[Tensor, " batch"]
     streams: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def beside(self, other: Trace) -> Trace:
-        """The values of two runs with the same sites, metric and shape, as those of one batch: this run first."""
-
-        def both(a: Tensor, b: Tensor) -> Tensor:
-            return torch.cat([a.detach(), b.detach()])
-
-        sites = []
-        for ours, theirs in zip(self.sites, other.sites, strict=True):
-            write, (f, g) = both(ours.write, theirs.write), (ours.features, theirs.features)
-            read = write if ours.read is ours.write else both(ours.read, theirs.read)
-            columns = (f.example, g.example + len(self.metric)), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
-            features = ActiveFeatures(*map(torch.cat, columns))
-            sites.append(SiteTrace(ours.site, read, write, write, features, both(ours.error, theirs.error)))
-        x, y = self.inputs, other.inputs
-        return Trace(
-            Inputs(both(x.values, y.values), both(x.mask, y.mask), x.tokens + y.tokens),
-            tuple(sites),
-            both(self.logits, other.logits),
-            self.scored_by.repeated(2),
-            both(self.metric, other.metric),
-            {name: both(x, other.streams[name]) for name, x in self.streams.items() if name in other.streams},
-        )
-
 
 class Enough(BaseException):
     """Ends a run that has shown what it was made for; no Exception, which an adapter may take for a fault."""

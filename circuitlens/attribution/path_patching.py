@@ -17,7 +17,7 @@ second costs a whole run for each *edge*, so it is left to those that are not sm
 times its gradient in that run, which to first order is the same, and do not count as measured. A logit's effect on the
 metric needs no run.
 
-Runs are batched as in `exact`, those of both runs together.
+Runs are batched as in `exact`, those of the clean and the corrupted run together.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Site
+from circuitlens.adapter import Adapter, Inputs, Site
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.exact import falls, rows_at_once
 from circuitlens.attribution.node_index import VECTOR
@@ -37,7 +37,7 @@ from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import ELEMENTS, own_tokens
 from circuitlens.progress import Progress
 from circuitlens.runs import run_held
-from circuitlens.tracing import Trace, total_gradients, trace
+from circuitlens.tracing import ActiveFeatures, SiteTrace, Trace, total_gradients, trace
 
 SMALL = 0.05
 """The share of the contrast (of the metric, from zero) from which on an edge is measured to its end."""
@@ -135,7 +135,31 @@ def _ends(runs: Runs, nodes: NodeScores) -> _Ends:
         a, b = getattr(ours, name), getattr(theirs, name)
         sites = isinstance(a, tuple)
         columns[name] = tuple(map(torch.cat, zip(a, b, strict=True))) if sites else torch.cat([a, b])
-    return _Ends(runs.clean.beside(run), NodeScores(**columns))
+    return _Ends(_beside(runs.clean, run), NodeScores(**columns))
+
+
+def _beside(run: Trace, other: Trace) -> Trace:
+    """The values of two runs with the same sites, metric and shape, as those of one batch: the first run first."""
+
+    def both(a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat([a.detach(), b.detach()])
+
+    sites = []
+    for ours, theirs in zip(run.sites, other.sites, strict=True):
+        write, (f, g) = both(ours.write, theirs.write), (ours.features, theirs.features)
+        read = write if ours.read is ours.write else both(ours.read, theirs.read)
+        columns = (f.example, g.example + len(run.metric)), (f.pos, g.pos), (f.index, g.index), (f.value, g.value)
+        features = ActiveFeatures(*map(torch.cat, columns))
+        sites.append(SiteTrace(ours.site, read, write, write, features, both(ours.error, theirs.error)))
+    x, y = run.inputs, other.inputs
+    return Trace(
+        Inputs(both(x.values, y.values), both(x.mask, y.mask), x.tokens + y.tokens),
+        tuple(sites),
+        both(run.logits, other.logits),
+        run.scored_by.repeated(2),
+        both(run.metric, other.metric),
+        {name: both(x, other.streams[name]) for name, x in run.streams.items() if name in other.streams},
+    )
 
 
 def _move_sources(
