@@ -58,9 +58,9 @@ def shared(browser: Browser, session: Session) -> Iterator[Page]:
 
 @pytest.fixture
 def page(shared: Page) -> Page:
-    address = shared.evaluate("location.origin + location.pathname")
-    shared.goto("about:blank")  # so that nothing of the state before is written into the address any more
-    shared.goto(address)
+    # The page reads it at once, so that nothing of the state before is written into the address any more.
+    shared.evaluate("location.hash = ''; State.fromAddress(); Widgets.publish()")
+    shared.reload()
     wait_drawn(shared)
     return shared
 
