@@ -10,6 +10,7 @@ from dash.exceptions import PreventUpdate
 from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError
 from circuitlens.registry import declared_options
+from circuitlens.report.text import about
 from circuitlens.viewer.layout.form import option_field, option_id
 from circuitlens.viewer.models import model_name
 from circuitlens.viewer.panels.answer import alone_panel, not_loaded
@@ -19,7 +20,6 @@ from circuitlens.viewer.panels.parts import message
 from circuitlens.viewer.panels.preview import NOT_LOADED, preview_panel
 from circuitlens.viewer.preview import preview, seconds_for
 from circuitlens.viewer.session import Session
-from circuitlens.viewer.text import about
 
 HIDE = {"display": "none"}
 

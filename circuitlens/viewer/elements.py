@@ -11,9 +11,9 @@ from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.answer import output_role
 from circuitlens.report.summary import describe_heads
+from circuitlens.report.text import count, plain, signed, visible
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.placement import Place, place_nodes
-from circuitlens.viewer.text import count, plain, signed, visible
 
 Element = dict[str, Any]
 

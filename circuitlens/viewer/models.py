@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from circuitlens.claims import Unsaid
 from circuitlens.errors import ViewerError
-from circuitlens.viewer.text import plain
+from circuitlens.report.text import plain
 
 
 def model_name(adapter: str, options: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from circuitlens.circuit import Node, full_name
 from circuitlens.circuit.comparison import Graph
-from circuitlens.viewer.text import plain
+from circuitlens.report.text import plain
 
 
 def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.answer import output_role
-from circuitlens.viewer.text import visible
+from circuitlens.report.text import visible
 from circuitlens.viewer.tokens import gaps, position_names
 
 ROOMY, ROOMY_ROWS = 12, 10

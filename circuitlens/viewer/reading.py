@@ -13,6 +13,7 @@ from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.report.answer import without_what
+from circuitlens.report.text import plain
 from circuitlens.viewer.asking import not_ready
 from circuitlens.viewer.elements import Element, elements, largest_of, within_budget
 from circuitlens.viewer.layout.stage import EDGE_COLUMNS, NODE_COLUMNS
@@ -28,7 +29,6 @@ from circuitlens.viewer.panels.prompt import prompt_strip
 from circuitlens.viewer.session import Session
 from circuitlens.viewer.subgraph import subgraph
 from circuitlens.viewer.tables import edge_rows, node_rows
-from circuitlens.viewer.text import plain
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import Outcome

@@ -9,8 +9,8 @@ from typing import Any
 
 from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
+from circuitlens.report.text import visible
 from circuitlens.viewer.names import given_name
-from circuitlens.viewer.text import visible
 
 Row = dict[str, Any]
 

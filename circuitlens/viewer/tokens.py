@@ -10,7 +10,7 @@ from itertools import groupby
 
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Graph
-from circuitlens.viewer.text import visible
+from circuitlens.report.text import visible
 
 LISTED = 12
 """Tokens that a position of many prompts is said to have, at most."""

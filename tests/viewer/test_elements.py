@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 import circuitlens
 from circuitlens.circuit import Circuit, Edge
 from circuitlens.report.palette import COLOURS, PALETTES
+from circuitlens.report.text import visible
 from circuitlens.viewer.elements import elements, largest_of, within_budget
 from circuitlens.viewer.placement import axes, place_nodes
 from circuitlens.viewer.subgraph import subgraph
-from circuitlens.viewer.text import visible
 from circuitlens.viewer.theme import css_variables, stylesheet
 from tests.circuits import inner
 from tests.helpers import luminance

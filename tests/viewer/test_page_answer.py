@@ -22,12 +22,12 @@ from circuitlens.report.answer import (
     describe_outcome,
     without_what,
 )
+from circuitlens.report.text import signed
 from circuitlens.viewer import server
 from circuitlens.viewer.app import create_app
 from circuitlens.viewer.guard import Guard
 from circuitlens.viewer.opening import layouts, opening
 from circuitlens.viewer.session import Session
-from circuitlens.viewer.text import signed
 from tests.browser import cy, opened, place, settled, wait_drawn
 
 pytestmark = pytest.mark.browser

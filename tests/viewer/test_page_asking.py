@@ -16,8 +16,8 @@ import circuitlens
 from circuitlens import discovery
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
+from circuitlens.report.text import percent, signed
 from circuitlens.viewer import server
-from circuitlens.viewer.text import percent, signed
 from tests.browser import opened, place, settled
 
 pytestmark = pytest.mark.browser

@@ -18,11 +18,11 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.progress import ProgressCallback
+from circuitlens.report.text import signed
 from circuitlens.viewer import server
 from circuitlens.viewer.app import create_app
 from circuitlens.viewer.guard import Guard
 from circuitlens.viewer.session import Session
-from circuitlens.viewer.text import signed
 from tests.browser import opened, place, settled, wait_drawn
 
 pytestmark = pytest.mark.browser

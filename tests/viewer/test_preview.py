@@ -7,9 +7,9 @@ import json
 import pytest
 
 from circuitlens.adapter import Adapter
+from circuitlens.report.text import about
 from circuitlens.viewer.panels.preview import preview_panel
 from circuitlens.viewer.preview import Preview, outputs_of, preview, seconds_for
-from circuitlens.viewer.text import about
 from tests.models import SAE_LENS_LAYOUTS
 from tests.saelens import wrapped
 from tests.tiny_transformer import TinyTransformer

@@ -13,12 +13,12 @@ import pytest
 import circuitlens
 from circuitlens.circuit import Circuit, full_name
 from circuitlens.errors import ViewerError
+from circuitlens.report.text import percent
 from circuitlens.viewer import server
 from circuitlens.viewer.app import create_app
 from circuitlens.viewer.panels.circuit import circuit_panel, names
 from circuitlens.viewer.panels.node import node_panel
 from circuitlens.viewer.session import Session
-from circuitlens.viewer.text import percent
 from tests.pages import at
 from tests.tiny_transformer import TinyTransformer
 

@@ -25,9 +25,9 @@ from circuitlens.report.answer import (
     without_what,
 )
 from circuitlens.report.summary import explained_change
+from circuitlens.report.text import signed
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.parts import doing, focus_button
-from circuitlens.viewer.text import signed
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.alone import Alone

@@ -17,9 +17,9 @@ from circuitlens.report.summary import (
     describe_path,
     describe_size,
 )
+from circuitlens.report.text import plain, signed, visible
 from circuitlens.viewer.models import model_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, terms
-from circuitlens.viewer.text import plain, signed, visible
 
 
 def circuit_name(circuit: Circuit) -> str:

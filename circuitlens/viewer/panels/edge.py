@@ -11,9 +11,9 @@ from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.answer import output_role
 from circuitlens.report.summary import explained_change
+from circuitlens.report.text import signed
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.parts import LISTED, error_of, focus_button, message
-from circuitlens.viewer.text import signed
 
 BASIS = {
     "measured": "measured: what interventions along this one edge did (path patching)",

@@ -9,10 +9,10 @@ from dash import dcc, html
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.report.answer import core_nodes
+from circuitlens.report.text import count
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.circuit import circuit_name
 from circuitlens.viewer.panels.parts import LISTED, focus_button
-from circuitlens.viewer.text import count
 from circuitlens.viewer.theme import themed
 
 MARKS = {"passed": "✓", "weak": "~", "failed": "✗", "not tested": "–"}

@@ -11,9 +11,9 @@ from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Comparison, Graph
 from circuitlens.report.answer import why_not_off
 from circuitlens.report.summary import describe_heads, explained_change
+from circuitlens.report.text import count, signed, visible
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, error_of, focus_button, message, terms
-from circuitlens.viewer.text import count, signed, visible
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.features import Feature

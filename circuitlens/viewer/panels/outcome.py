@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from dash import html
 
 from circuitlens.circuit import Circuit, Node
+from circuitlens.report.text import percent, signed, visible
 from circuitlens.viewer.panels.parts import terms
-from circuitlens.viewer.text import percent, signed, visible
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import Outcome, Setting

@@ -8,9 +8,9 @@ from typing import Any
 
 from dash import html
 
+from circuitlens.report.text import percent, visible
 from circuitlens.viewer.panels.parts import doing, message
 from circuitlens.viewer.preview import Preview
-from circuitlens.viewer.text import percent, visible
 
 NOT_LOADED = "Its tokens and likely answers stand here while you type, once the model is loaded."
 

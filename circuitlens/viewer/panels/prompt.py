@@ -7,8 +7,8 @@ from typing import Any
 from dash import html
 
 from circuitlens.circuit import Circuit
+from circuitlens.report.text import plain, signed, visible
 from circuitlens.viewer.panels.parts import doing
-from circuitlens.viewer.text import plain, signed, visible
 from circuitlens.viewer.tokens import Token, position_names, prompt_tokens
 
 
