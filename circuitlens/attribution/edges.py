@@ -66,7 +66,8 @@ def score_edges(
     for s in range(1, len(clean.sites) + 1):
         chosen = (keep & (nodes.site == s)).nonzero()[:, 0]
         for batch in target_batches(clean, nodes, s, chosen, moved[s] if moved and s < len(moved) else None):
-            parts.extend(_pull(clean, sources, batch, s, rest))
+            if found := list(_pull(clean, sources, batch, s, rest)):
+                parts.append(tuple(torch.cat(column) for column in zip(*found, strict=True)))
         on_site()
     if not parts:
         empty = nodes.site.new_zeros(0)
