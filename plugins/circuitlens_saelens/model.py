@@ -157,6 +157,12 @@ class HookedModel:
             with _frozen_parameters(parameters), _placed(planned), _never_dropped(kept):
                 return self.model(tokens, attention_mask=mask.long(), return_type="logits")
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The model to oneself, with parameters that have no gradient, as in a run."""
+        with self.lock, _frozen_parameters(list(self.model.parameters())):
+            yield
+
     def _planned(self, tokens: Tensor, hooks: Mapping[str, Hook]) -> list[tuple[HookPoint, Hook]]:
         """The hooks and where they are set."""
         planned: list[tuple[HookPoint, Hook]] = []
