@@ -66,8 +66,7 @@ def score_edges(
     for s in range(1, len(clean.sites) + 1):
         chosen = (keep & (nodes.site == s)).nonzero()[:, 0]
         for batch in target_batches(clean, nodes, s, chosen, moved[s] if moved and s < len(moved) else None):
-            if found := list(_pull(clean, sources, batch, s, rest)):
-                parts.append(tuple(torch.cat(column) for column in zip(*found, strict=True)))
+            parts.extend(_pull(clean, sources, batch, s, rest))
         on_site()
     if not parts:
         empty = nodes.site.new_zeros(0)
@@ -232,6 +231,7 @@ def _pull(
     pulled = torch.autograd.grad(
         outputs, leaves, cotangents, retain_graph=True, allow_unused=True, is_grads_batched=True
     )
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
     for source_site, gradient in zip(source_sites, pulled, strict=True):
         if gradient is None:  # another cut lies between: no direct effect
             continue
@@ -240,4 +240,8 @@ def _pull(
             weight = gradient[:, b, p].flatten(1) @ moved[here].T
             k, n = ((weight != 0) & (targets[:, b, None] >= 0)).nonzero(as_tuple=True)
             rest[rows[here]] += weight[targets[:, b] == THE_REST].sum(0)
-            yield rows[here][n], targets[k, b], weight[k, n]
+            found.append((rows[here][n], targets[k, b], weight[k, n]))
+    if found:
+        # In one piece: small ones that stay, between a product's large blocks, keep those from being used again.
+        source, target, weight = (torch.cat(column) for column in zip(*found, strict=True))
+        yield source, target, weight

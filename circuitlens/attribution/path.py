@@ -30,7 +30,7 @@ from circuitlens.attribution.integrated import logit_gradient_between
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import FEATURES, added, named_logits, scaled, score_nodes, shaped
 from circuitlens.attribution.scores import EdgeScores, NodeScores
-from circuitlens.attribution.way import Intervals, Points, Way
+from circuitlens.attribution.way import AllPoints, Intervals, Points, Way
 from circuitlens.progress import Progress
 
 FACTORS = 0.1, 2.0
@@ -70,12 +70,12 @@ class Path(AttributionMethod):
 # Nodes
 
 
-def _scores(way: Way, points: Points, intervals: Intervals) -> NodeScores:
+def _scores(way: Way, points: AllPoints, intervals: Intervals) -> NodeScores:
     """All nodes of the clean and the corrupted run."""
     clean, example = way.clean, points.example[intervals.middle]
     totals, carried = [], []
     for s, site in enumerate(clean.sites):
-        gradient = points.gradients[s][intervals.middle]
+        gradient = points.gradient(s, intervals.middle)
         moved = way.moved(points, s, intervals.left, intervals.right)
         line = (site.write - way.corrupted.sites[s].write).detach()
         length = line.square().flatten(2).sum(2).clamp_min(torch.finfo(line.dtype).tiny)
@@ -101,7 +101,7 @@ def _completed(scores: NodeScores, carried: Float[Tensor, "site batch"]) -> Node
 # Edges
 
 
-def middles(points: Points, examples: int) -> Int[Tensor, " example"]:
+def middles(points: AllPoints, examples: int) -> Int[Tensor, " example"]:
     """The row by which each example's metric has gone half of what it goes on the way, up and down."""
     rows = []
     for example in range(examples):

@@ -82,18 +82,6 @@ class Points:
             tuple(totals),
         )
 
-    @staticmethod
-    def joined(parts: Sequence[Points]) -> Points:
-        """All rows of several, in turn."""
-        columns: dict[str, object] = {}
-        for field in fields(Points):
-            values = [getattr(part, field.name) for part in parts]
-            if isinstance(values[0], tuple):
-                columns[field.name] = tuple(torch.cat(site) for site in zip(*values, strict=True))
-            else:
-                columns[field.name] = torch.cat(values)
-        return Points(**columns)  # pyright: ignore[reportArgumentType]
-
     def chosen(self, rows: Int[Tensor, " row"]) -> Points:
         """These rows, in this order."""
         columns: dict[str, object] = {}
@@ -101,6 +89,47 @@ class Points:
             value = getattr(self, field.name)
             columns[field.name] = tuple(x[rows] for x in value) if isinstance(value, tuple) else value[rows]
         return Points(**columns)  # pyright: ignore[reportArgumentType]
+
+
+class AllPoints:
+    """The points of several runs by one number each; what they hold is never joined, as it is much of a long prompt."""
+
+    def __init__(self, runs: Sequence[Points]):
+        self.runs = tuple(runs)
+        self.example, self.share, self.metric = (
+            torch.cat([getattr(run, name) for run in runs]) for name in ("example", "share", "metric")
+        )
+        self._first = [0, *torch.tensor([len(run.share) for run in runs]).cumsum(0).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.share)
+
+    def chosen(self, rows: Int[Tensor, " row"]) -> Points:
+        """These points, in this order."""
+        columns: dict[str, object] = {}
+        for field in fields(Points):
+            value = getattr(self.runs[0], field.name)
+            if isinstance(value, tuple):
+                columns[field.name] = tuple(self._rows(field.name, s, rows) for s in range(len(value)))
+            else:
+                columns[field.name] = torch.cat([getattr(run, field.name) for run in self.runs])[rows]
+        return Points(**columns)  # pyright: ignore[reportArgumentType]
+
+    def gradient(self, s: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "row pos ..."]:
+        """The gradients of site `s` at these points."""
+        return self._rows("gradients", s, rows)
+
+    def written(self, s: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "row pos ..."]:
+        """What site `s` writes at these points."""
+        return self._rows("writes", s, rows)
+
+    def _rows(self, name: str, s: int, rows: Tensor) -> Tensor:
+        like = getattr(self.runs[0], name)[s]
+        found = like.new_empty(len(rows), *like.shape[1:])
+        for run, first in zip(self.runs, self._first, strict=False):
+            here = ((rows >= first) & (rows < first + len(run.share))).nonzero()[:, 0]
+            found[here] = getattr(run, name)[s][rows[here] - first]
+        return found
 
 
 @dataclass(frozen=True)
@@ -136,25 +165,24 @@ class Way:
         inputs, metric = clean.inputs.chosen(example), clean.scored_by.chosen(example)
         return trace(self.runs.adapter, inputs, metric, replaced=replaced, coded=())
 
-    def points(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> Points:
+    def points(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> list[Points]:
         """The model at these points, as many at a time as memory allows."""
         size = max(1, POSITIONS // self.clean.inputs.mask.shape[1])
-        parts = zip(example.split(size), share.split(size), strict=True)
-        found = []
-        for part in parts:
+        found = list[Points]()
+        for part in zip(example.split(size), share.split(size), strict=True):
             found.append(Points.of(self.run(*part), *part, gradients=True, links=self._links))
             self._on_run()
-        return Points.joined(found)
+        return found
 
-    def moved(self, points: Points, s: int, left: Tensor, right: Tensor) -> Float[Tensor, "interval pos ..."]:
+    def moved(self, points: AllPoints, s: int, left: Tensor, right: Tensor) -> Float[Tensor, "interval pos ..."]:
         """How far the activation of site `s` went between these rows."""
         if s in self.roots:
             step = points.share[right] - points.share[left]
             change = self.change[s][points.example[left]]
             return step.view(-1, *[1] * (change.dim() - 1)) * change
-        return points.writes[s][right] - points.writes[s][left]
+        return points.written(s, right) - points.written(s, left)
 
-    def integrate(self) -> tuple[Points, Intervals, Float[Tensor, "batch site"]]:
+    def integrate(self) -> tuple[AllPoints, Intervals, Float[Tensor, "batch site"]]:
         """Points and intervals that miss little, and what each site misses of the metric's change (completeness gap).
 
         A site that some ways to the metric pass by has no gap of its own: NaN.
@@ -167,7 +195,7 @@ class Way:
         points, intervals = self._first()
         end = len(self.clean.sites)
         # Where a root does nothing, nothing shows what its ways are.
-        blind = {(s, end) for s in self.roots if not points.gradients[s].any()}
+        blind = {(s, end) for s in self.roots if not any(run.gradients[s].any() for run in points.runs)}
         self.cuts = cut_sites(self._links | blind, self.roots, end)
         while True:
             misses = self._misses(points, intervals)
@@ -197,7 +225,7 @@ class Way:
                 "goes from site to site, or make the embeddings sites."
             )
 
-    def _first(self) -> tuple[Points, Intervals]:
+    def _first(self) -> tuple[AllPoints, Intervals]:
         """Equal intervals: rows of the corrupted and the clean end, and then of the points between."""
         size, like = len(self.clean.metric), self.clean.metric.detach()
         every = torch.arange(size, device=like.device)
@@ -211,15 +239,15 @@ class Way:
         first = 2 * size + every[:, None] * len(share)  # the row before an example's points between
         rows = torch.cat([every[:, None], first + inner - 1, size + every[:, None]], 1)
         intervals = Intervals(*(rows[:, n : n + 2 * INTERVALS - 1 : 2].flatten() for n in range(3)))
-        return Points.joined([*ends, between]), intervals
+        return AllPoints([*ends, *between]), intervals
 
-    def _misses(self, points: Points, intervals: Intervals) -> Float[Tensor, "interval cut"]:
+    def _misses(self, points: AllPoints, intervals: Intervals) -> Float[Tensor, "interval cut"]:
         """What the change over each interval comes to beyond the metric's: of the roots together, and of cut sites."""
         left, right = intervals.left, intervals.right
         change = points.metric[right] - points.metric[left]
 
         def said(s: int) -> Tensor:
-            along = points.gradients[s][intervals.middle] * self.moved(points, s, left, right)
+            along = points.gradient(s, intervals.middle) * self.moved(points, s, left, right)
             return along.flatten(1).sum(1)
 
         roots = sum((said(s) for s in self.roots), torch.zeros_like(change))
@@ -235,14 +263,14 @@ class Way:
         most = torch.zeros_like(change).scatter_reduce(0, example, worst, "amax")
         return unfinished[example] & (worst >= most[example] / 2) & (worst > 0)
 
-    def _refined(self, points: Points, intervals: Intervals, halved: Tensor) -> tuple[Points, Intervals]:
+    def _refined(self, points: AllPoints, intervals: Intervals, halved: Tensor) -> tuple[AllPoints, Intervals]:
         """The same with some intervals halved at their middles."""
         left, middle, right = (getattr(intervals, c.name)[halved] for c in fields(Intervals))
         ends = torch.stack([left, middle]), torch.stack([middle, right])
         share = (points.share[ends[0]] + points.share[ends[1]]).flatten() / 2
         new = self.points(points.example[middle].repeat(2), share)
-        rows = len(points.share) + torch.arange(len(share), device=middle.device)
+        rows = len(points) + torch.arange(len(share), device=middle.device)
         stay = [getattr(intervals, c.name)[~halved] for c in fields(Intervals)]
         added = [ends[0].flatten(), rows, ends[1].flatten()]
         joined = [torch.cat(both) for both in zip(stay, added, strict=True)]
-        return Points.joined([points, new]), Intervals(*joined)
+        return AllPoints([*points.runs, *new]), Intervals(*joined)

@@ -1,7 +1,8 @@
-"""Parts of a model that are computed again when gradients are carried back through them (Chen et al. 2016).
+"""MLPs that are computed again when gradients are carried back through them (checkpointing: Chen et al. 2016).
 
-What an activation function, written out in a few operations, and eager attention keep for their gradients is most of a
-long prompt's graph. Computed again they keep their inputs alone; the numbers are the same.
+What activation functions keep for their gradients, often several operations of four times the model's width, is most
+of a long prompt's graph. An MLP that is computed again keeps its input alone, and its numbers are the same. Attention
+is left: it may write to a cache of keys and values, and would do so twice.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ LONG = 192
 
 
 @contextmanager
-def recomputed(model: HookedModel, hooks: Collection[str]) -> Iterator[None]:
-    """Have attention and MLPs computed again when they are differentiated, but those in which one of the hooks lies."""
+def recomputed_mlps(model: HookedModel, hooks: Collection[str]) -> Iterator[None]:
+    """Have MLPs computed again when they are differentiated, but those in which one of the hooks lies."""
     hooked = {model.hook_point(name) for name in hooks}
-    blocks = getattr(model.model, "blocks", ())
-    parts = [getattr(block, name) for block in blocks for name in ("attn", "mlp") if hasattr(block, name)]
-    parts = [part for part in parts if "forward" not in vars(part) and hooked.isdisjoint(part.modules())]
+    mlps = [block.mlp for block in getattr(model.model, "blocks", ()) if hasattr(block, "mlp")]
+    mlps = [mlp for mlp in mlps if "forward" not in vars(mlp) and hooked.isdisjoint(mlp.modules())]
 
     def again(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with model.frozen():  # by then the run, in which it was so, is over
             return forward(*args, **kwargs)
 
     try:
-        for part in parts:
-            forward = partial(again, part.forward)
-            vars(part)["forward"] = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
+        for mlp in mlps:
+            forward = partial(again, mlp.forward)
+            vars(mlp)["forward"] = partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
         yield
     finally:
-        for part in parts:
-            vars(part).pop("forward", None)
+        for mlp in mlps:
+            vars(mlp).pop("forward", None)

@@ -25,7 +25,7 @@ from transformer_lens.hook_points import HookPoint
 
 from circuitlens.adapter import Hook, Inputs, agree
 from circuitlens_saelens.model import HookedModel
-from circuitlens_saelens.recomputing import LONG, recomputed
+from circuitlens_saelens.recomputing import LONG, recomputed_mlps
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class Shortcuts:
                 first = _place(self._model, start[0])
                 assert all(_place(self._model, hook) >= first for hook in hooks), f"a hook lies before {start[0]}"
                 stack.enter_context(_started(self._model, start, self._forms))
-            if _has_large_graph(inputs) and not has_own_hooks(self._model):
-                stack.enter_context(recomputed(self._model, hooks))
+            if torch.is_grad_enabled() and inputs.mask.shape[1] >= LONG and not has_own_hooks(self._model):
+                stack.enter_context(recomputed_mlps(self._model, hooks))
             if last_only and not _at_unembedding(self._model, hooks):
                 stack.enter_context(_only_last(self._model.model.unembed, inputs, last))
             logits = self._model.run(inputs.values, inputs.mask, hooks)
@@ -154,11 +154,6 @@ def _at_unembedding(model: HookedModel, hooks: Iterable[str]) -> bool:
     """Whether a hook, ours or the user's, would see the unembedding of all positions."""
     modules = model.model.unembed.modules()
     return any("unembed" in hook for hook in hooks) or any(m._forward_hooks or m._forward_pre_hooks for m in modules)
-
-
-def _has_large_graph(inputs: Inputs) -> bool:
-    """Whether a run keeps the graph of a long prompt (padded on the left it has hooks in its attention)."""
-    return torch.is_grad_enabled() and inputs.mask.shape[1] >= LONG and bool(inputs.mask[:, 0].all())
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, score_nodes
 from circuitlens.attribution.path import Path, WayScores, middles
 from circuitlens.attribution.scores import EdgeScores, NodeScores, conservation_residual
-from circuitlens.attribution.way import TOLERANCE, Intervals, Points, Way
+from circuitlens.attribution.way import TOLERANCE, AllPoints, Intervals, Points, Way
 from circuitlens.errors import AdapterError
 from circuitlens.progress import Progress
 from circuitlens.prompts.batch import tokenize
@@ -32,7 +32,7 @@ LAYOUTS = get_args(Layout)
 
 
 @cache
-def found(layout: Layout) -> tuple[Way, Points, Intervals, Tensor, WayScores]:
+def found(layout: Layout) -> tuple[Way, AllPoints, Intervals, Tensor, WayScores]:
     """The way of two ragged prompts, what was run of it, and the nodes."""
     adapter = TinyTransformer(layout)
     runs = Runs(adapter, *traced(adapter, tiny_batch(adapter, TWO_PROMPTS), True))
@@ -174,11 +174,12 @@ def test_nodes_by_hand(layout: Layout) -> None:
                 if of != b:
                     continue
                 gone = way.moved(points, s, torch.tensor([left]), torch.tensor([right]))[0]
-                carried += (points.gradients[s][middle] * gone).sum().item()
+                gradient = points.gradient(s, torch.tensor([middle]))[0]
+                carried += (gradient * gone).sum().item()
                 for p in range(len(mean)):
                     if line[b, p].any():
                         part = (gone[p] * line[b, p]).sum() / line[b, p].square().sum()
-                        mean[p] += part * points.gradients[s][middle, p]
+                        mean[p] += part * gradient[p]
             rows = ((nodes.site == s) & (nodes.example == b)).nonzero()[:, 0]
             slope = (directions(way.clean, nodes, s, rows) * mean[nodes.pos[rows]]).sum(1)
             straight = nodes.delta[rows] * slope
@@ -194,7 +195,7 @@ def test_first_sites_go_straight() -> None:
     assert way.roots == [0]
     width = points.share[intervals.right] - points.share[intervals.left]
     mean = torch.zeros_like(nodes.totals[0]).index_add(
-        0, points.example[intervals.middle], points.gradients[0][intervals.middle] * width[:, None, None]
+        0, points.example[intervals.middle], points.gradient(0, intervals.middle) * width[:, None, None]
     )
     rows = (nodes.site == 0).nonzero()[:, 0]
     gradient = (directions(way.clean, nodes, 0, rows) * mean[nodes.example[rows], nodes.pos[rows]]).sum(1)
@@ -288,5 +289,5 @@ def test_edges_are_taken_where_half_of_the_decision_is_made() -> None:
     metric = torch.where(share < 0.5, torch.zeros(17), (share - 0.5) * 10)
     none = torch.zeros(17, 1)
     sudden = Points(torch.zeros(17, dtype=torch.long), share, metric, none, (), (), ())
-    assert share[middles(sudden, 1)].item() == 0.75
-    assert share[middles(replace(sudden, metric=torch.zeros(17)), 1)].item() == 0.5
+    assert share[middles(AllPoints([sudden]), 1)].item() == 0.75
+    assert share[middles(AllPoints([replace(sudden, metric=torch.zeros(17))]), 1)].item() == 0.5

@@ -225,7 +225,7 @@ class Case:
         clean = trace(self.adapter, self.inputs, self.metric)
         corrupted = trace(self.adapter, self.corrupted, self.metric, graph=False)
         points, _, _ = Way(Runs(self.adapter, clean, corrupted)).integrate()
-        return len(points.share) - 2
+        return len(points) - 2
 
     def naive(self) -> None:
         """One full backward a target: from a feature back through the model with every SAE in it."""
