@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -15,12 +16,28 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from playwright.sync_api import Browser
 
 import circuitlens
+from circuitlens import corpus
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.viewer import server
 from tests.browser import chromium, find_chromium, opened
 
 IMAGES = Path(__file__).parent / "images"
+LONG = (
+    "Yesterday morning, after the heavy rain had finally stopped and the streets were empty again, my neighbour told "
+    "me quietly that the {} in the old wooden cabinet"
+)
+PROMPTS = {
+    "smollm2": ("The cats", "The cat", " run", " runs"),
+    "smollm2-12": (
+        "The keys that the old man near the cabinet had lost",
+        "The key that the old man near the cabinet had lost",
+        " are",
+        " is",
+    ),
+    "smollm2-32": (LONG.format("keys"), LONG.format("key"), " were", " was"),
+}
+"""Prompts of 3, 12 and 32 tokens: prompt, corrupted, answer and distractor."""
 
 
 def main() -> None:
@@ -28,27 +45,39 @@ def main() -> None:
     executable = find_chromium()
     if executable is None:
         sys.exit("There is no Chromium or Chrome: install one, or name it in CIRCUITLENS_CHROMIUM.")
+    with chromium(executable) as browser, TemporaryDirectory() as home:
+        photograph_toy(browser, Path(home))
+        model, saes = (os.environ.get(f"CIRCUITLENS_{name}") for name in ("SMOLLM2", "SMOLLM2_SAES"))
+        if model and saes:
+            photograph_smollm2(browser, Path(home), model, saes)
+
+
+def photograph_toy(browser: Browser, home: Path) -> None:
+    """The page as it opens, light and dark, an intervention, a comparison, and evidence."""
     toy = circuitlens.load("toy")
-    cat = circuitlens.find(toy, "The cat", "runs", "run")
-    cats = circuitlens.find(toy, "The cats", "run", "runs")
-    verified = circuitlens.verify(toy, circuitlens.find(toy, "The cats", "run", "runs", "The cat"))
+    sample = corpus.build(toy, home / "toy")
+    cat = circuitlens.find(toy, "The cat", "runs", "run", "The cats")
+    cats = circuitlens.verify(toy, circuitlens.find(toy, "The cats", "run", "runs", "The cat"))
+    cat, cats = (circuitlens.label(circuit, toy, corpus=sample) for circuit in (cat, cats))
+    for scheme in ("light", "dark"):
+        photograph(browser, [cats, cat], toy, f"toy-{scheme}", {}, scheme)
     focus = strongest(cats)
-    IMAGES.mkdir(exist_ok=True)
-    with chromium(executable) as browser:
-        look = {"by": {"0": {"focus": focus}}}
+    off = {"tab": "ask", "by": {"0": {"focus": focus, "settings": [[focus, 0]]}}}
+    photograph(browser, [cats, cat], toy, "intervene", off)
+    photograph(browser, [cat, cats], toy, "compare", {"other": 1})
+    photograph(browser, [cats], toy, "evidence", {"view": "evidence"})
+
+
+def photograph_smollm2(browser: Browser, home: Path, model: str, saes: str) -> None:
+    """The page of a real model as it opens, for prompts of 3, 12 and 32 tokens."""
+    adapter = circuitlens.load("gpt2", model=model, saes=saes)
+    sample = corpus.build(adapter, home / "smollm2")
+    for name, (prompt, corrupted, answer, distractor) in PROMPTS.items():
+        circuit = circuitlens.verify(adapter, circuitlens.find(adapter, prompt, answer, distractor, corrupted))
+        circuit = circuitlens.label(circuit, adapter, corpus=sample)
         for scheme in ("light", "dark"):
-            photograph(browser, [cats, cat], toy, f"toy-{scheme}", look, scheme)
-        off = {"tab": "ask", "by": {"0": {"focus": focus, "settings": [[focus, 0]]}}}
-        photograph(browser, [cats, cat], toy, "intervene", off)
-        photograph(browser, [cat, cats], toy, "compare", {"other": 1, "tab": "about"})
-        photograph(browser, [verified], toy, "evidence", {"view": "evidence", "tab": "about"})
-        folders = os.environ.get("CIRCUITLENS_SMOLLM2"), os.environ.get("CIRCUITLENS_SMOLLM2_SAES")
-        if all(folders):
-            model, saes = folders
-            adapter = circuitlens.load("gpt2", model=model, saes=saes)
-            circuit = circuitlens.find(adapter, "The cats", " run", " runs", "The cat")
-            look = {"by": {"0": {"focus": strongest(circuit)}}}
-            photograph(browser, [circuit], adapter, "smollm2", look)
+            end = "" if scheme == "light" else "-dark"
+            photograph(browser, [circuit], adapter, f"{name}{end}", {}, scheme)
 
 
 def strongest(circuit: Circuit) -> str:
@@ -64,7 +93,7 @@ def photograph(
     url = f"{viewer.url}#{quote(json.dumps(state))}"
     with opened(browser, url, color_scheme=scheme) as page:
         page.wait_for_load_state("networkidle")
-        page.wait_for_timeout(800)  # transitions
+        page.wait_for_timeout(2500)  # transitions, and what the model says without the core
         page.screenshot(path=IMAGES / f"{name}.png")
     viewer.close()
 

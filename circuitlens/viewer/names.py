@@ -23,7 +23,10 @@ def shown_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None
 
 def given_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
     """The same as files keep it, with what can't be printed."""
-    if own := (labels or {}).get(node.label_key):
-        return own
-    name, meaning = node.label if short else full_name(node, graph.tokens), graph.meaning(node)
-    return name if meaning is None else f"{name}: {meaning.text}"
+    name, meaning = bare_name(graph, node, labels, short=short), graph.meaning(node)
+    return name if meaning is None or node.label_key in (labels or {}) else f"{name}: {meaning.text}"
+
+
+def bare_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
+    """The same without what the node stands for, where many are named."""
+    return (labels or {}).get(node.label_key) or (node.label if short else full_name(node, graph.tokens))

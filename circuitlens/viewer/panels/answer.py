@@ -25,8 +25,8 @@ from circuitlens.report.answer import (
     without_what,
 )
 from circuitlens.report.summary import explained_change
-from circuitlens.report.text import signed
-from circuitlens.viewer.names import shown_name
+from circuitlens.report.text import plain, signed
+from circuitlens.viewer.names import bare_name, shown_name
 from circuitlens.viewer.panels.parts import doing, focus_button
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import Outcome, Setting
 
 HINT = "Click a node to see what feeds it and what it feeds, or an edge to see how it is known."
+NAMED = 8
+"""Nodes of a core that are named in a sentence, at most."""
 
 
 def said(words: Words) -> list[Any]:
@@ -113,9 +115,9 @@ def _chip(circuit: Circuit, node: Node, short: bool, labels: Mapping[str, str]) 
 
 def _without(circuit: Circuit, nodes: Sequence[Node], what: str, labels: Mapping[str, str]) -> list[Any]:
     short = len({node.pos for node in nodes}) == 1
-    links = [
-        part for node in nodes for part in (", ", focus_button(node, shown_name(circuit, node, labels, short=short)))
-    ]
+    named = [(node, plain(bare_name(circuit, node, labels, short=short))) for node in nodes[:NAMED]]
+    links = [part for node, name in named for part in (", ", focus_button(node, name))]
+    more = f" and {len(nodes) - NAMED} more" if len(nodes) > NAMED else ""
     every = json.dumps([node.id for node in nodes])
     text = "Switch these off" if len(nodes) > 1 else "Switch it off"
     known = describe_known_loss(circuit)
@@ -124,7 +126,7 @@ def _without(circuit: Circuit, nodes: Sequence[Node], what: str, labels: Mapping
     return [
         html.H3(f"Without {what}"),
         html.P(
-            [*links[1:], idle, " ", html.Button(text, id="off-these", className="do", **doing("offs", every))],
+            [*links[1:], more, idle, " ", html.Button(text, id="off-these", className="do", **doing("offs", every))],
             className="nodes",
         ),
         *([html.P(said(known), className="answer")] if known else []),
