@@ -39,7 +39,7 @@ def build(
     ] = None,
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="The corpus's folder; one that was begun goes on.")],
-    context: Annotated[int, typer.Option(min=2, max=4096, help="Tokens that the model reads at a time.")] = 64,
+    context: Annotated[int, typer.Option(min=2, max=2048, help="Tokens that the model reads at a time.")] = 64,
     top: Annotated[int, typer.Option(min=1, max=100, help="Contexts to keep of each feature.")] = 10,
     max_tokens: Annotated[int, typer.Option(min=1, max=1000 * MANY, help="Where to end, in tokens.")] = 10 * MANY,
 ) -> None:

@@ -118,10 +118,7 @@ def find(
         print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
         circuit = aggregate(loaded, aligned, **how)
     seconds = time.perf_counter() - start
-    if sources:
-        circuit = circuitlens.label(circuit, loaded, **sources)
-    if output is not None:
-        circuit.save(output)  # before the evidence, which may take a while
+    circuit = _kept(loaded, circuit, sources, output)
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
     if verify:
         circuit = _verified(loaded, circuit, others, output)
@@ -130,6 +127,21 @@ def find(
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
     exit_unless(require, circuit)
+
+
+def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: Path | None) -> Circuit:
+    """The circuit with its labels, saved before those, which may be another model's, and before the evidence, which may
+    take a while.
+    """
+    import circuitlens
+
+    if output is not None:
+        circuit.save(output)
+    if sources:
+        circuit = circuitlens.label(circuit, adapter, **sources)
+        if output is not None:
+            circuit.save(output)
+    return circuit
 
 
 def _verified(adapter: Adapter, circuit: Circuit, held_out: list[Pair] | None, output: Path | None) -> Circuit:

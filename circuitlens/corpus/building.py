@@ -32,6 +32,7 @@ from circuitlens.corpus.folder import (
     pair_of,
     read_record,
     read_segment,
+    remove_old,
     write_record,
     write_segment,
 )
@@ -100,6 +101,7 @@ def build(
         remove_dead_parts(path)
         asked = _record(adapter, opened, {"context": context, "top": top, "max_tokens": max_tokens})
         record = _begin(path, asked, adapter)
+        remove_old(path, record)
         if not record.done:
             _Building(adapter, path, record, seconds).run(opened, progress)
     return read(path)

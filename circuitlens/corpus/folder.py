@@ -25,7 +25,7 @@ DOCUMENT = "corpus.json"
 MAX_BYTES = 40_000_000
 SEGMENT = 256
 """Windows whose tokens are in one file."""
-MAX_CONTEXT, MAX_TOP = 4096, 100
+MAX_CONTEXT, MAX_TOP = 2048, 100
 BINS, LOWEST = 32, -6
 """Half octaves of a histogram, and the power of two that it begins at; its ends also have what lies beyond."""
 
@@ -121,6 +121,11 @@ def pair_of(record: CorpusRecord) -> Pair:
 def write_record(folder: Path, record: CorpusRecord) -> None:
     """Write what a folder is, in one step, and remove statistics of before."""
     write_file(folder / DOCUMENT, (record.model_dump_json(indent=1) + "\n").encode(), CorpusError)
+    remove_old(folder, record)
+
+
+def remove_old(folder: Path, record: CorpusRecord) -> None:
+    """Remove statistics of before, which a process that was killed may have left."""
     current = {record.statistics_file(site) for site in range(len(record.sites))}
     for old in folder.glob("site-*.safetensors"):
         if old.name not in current:
@@ -136,6 +141,12 @@ def shapes_of(record: CorpusRecord, site: int) -> dict[str, list[int]]:
     return shapes
 
 
+def _dtype(name: str) -> str:
+    """The dtype of one of these tensors, as safetensors calls it."""
+    kinds = {"value": "F32", "count": "I64", "pos": "I16"}
+    return kinds.get(name.rsplit("_", 1)[-1], "I32")
+
+
 def open_statistics(folder: Path, record: CorpusRecord, site: int, framework: str) -> Any:
     """A site's statistics, of which rows are read one by one.
 
@@ -146,10 +157,11 @@ def open_statistics(folder: Path, record: CorpusRecord, site: int, framework: st
     try:
         file = safe_open(path, framework)
         for name, shape in shapes_of(record, site).items():
-            if (found := file.get_slice(name).get_shape()) != shape:
-                raise CorpusError(
-                    f"{str(path)!r} is damaged: {name} has the shape {found}, not {shape}. Make it again."
-                )
+            part = file.get_slice(name)
+            found, expected = (part.get_dtype(), part.get_shape()), (_dtype(name), shape)
+            if found != expected:
+                told = f"{name} is {found[0]} {found[1]}, not {expected[0]} {shape}"
+                raise CorpusError(f"{str(path)!r} is damaged: {told}. Make it again.")
         return file
     except (OSError, SafetensorError) as fault:
         told = reason_of(fault) if isinstance(fault, OSError) else str(fault)

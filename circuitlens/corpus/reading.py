@@ -126,7 +126,7 @@ class Corpus:
         places: dict[int, Context] = {}
         for place in range(BINS // 2):
             context = self._context(row, "octave", place)
-            if context is not None and abs(context.value) < most * 0.75:
+            if context is not None and 0 < abs(context.value) < most * 0.75:
                 places[place] = context
         found: list[Context] = []
         for share in LOWER:

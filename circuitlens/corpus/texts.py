@@ -117,21 +117,23 @@ def _row_text(path: str, number: int, line: bytes) -> str:
         raise CorpusError(f"Row {number} of {path!r} can't be read ({told}): {wanted}.") from fault
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         raise CorpusError(f"Row {number} of {path!r} has no text: {wanted}.")
-    return row["text"]
+    return row["text"].encode(errors="replace").decode()  # JSON may hold half a surrogate, which no file can
 
 
 def _dataset(name: str) -> Text:
     """A dataset of the Hugging Face cache, its split "train" and column "text"; nothing is downloaded."""
     datasets: Any = import_module("datasets")
+    before = datasets.config.HF_HUB_OFFLINE
     try:
-        only_cached = datasets.DownloadConfig(local_files_only=True)
-        data = datasets.load_dataset(name, split="train", download_config=only_cached)
-        data = data.select_columns("text")
+        datasets.config.HF_HUB_OFFLINE = True  # what the library heeds; a DownloadConfig it does not
+        data = datasets.load_dataset(name, split="train").select_columns("text")
     except Exception as fault:  # the library has no error of its own for what is not there
         raise CorpusError(
             f"There is no file {name!r}, and no such dataset with a column 'text' is in the Hugging Face cache "
             f"({type(fault).__name__}): give a file of text."
         ) from fault
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before
     return Text(name, str(data._fingerprint), 0, lambda: _pieces(row["text"] for row in data))
 
 

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from circuitlens.circuit import Meaning
 from circuitlens.circuit.meaning import MAX_LABEL
@@ -93,11 +93,15 @@ def _row(row: dict[str, Any]) -> Row:
     return row.get("hook"), row.get("index"), row.get("label")
 
 
+def _is_name(hook: object) -> TypeGuard[str]:
+    return isinstance(hook, str) and 0 < len(hook) <= 1000 and hook == hook.encode(errors="replace").decode()
+
+
 def _meaning(name: str, number: int, row: Row) -> Meaning | None:
     hook, index, label = row
     if isinstance(index, str) and re.fullmatch(r"[0-9]{1,18}", index):
         index = int(index)
-    if not isinstance(hook, str) or not 0 < len(hook) <= 1000 or type(index) is not int or not 0 <= index < 2**63:
+    if not _is_name(hook) or type(index) is not int or not 0 <= index < 2**63:
         raise CorpusError(
             f"Label {number} of {name!r} is of no feature (hook {hook!r:.80}, index {index!r:.80}): {FORM}."
         )

@@ -13,7 +13,7 @@ from circuitlens.circuit import Circuit, Meaning, Node
 from circuitlens.circuit.meaning import MAX_LABEL
 from circuitlens.corpus import Corpus, read
 from circuitlens.corpus.folder import pair_of
-from circuitlens.errors import CorpusError
+from circuitlens.errors import CorpusError, PromptError
 from circuitlens.literals import NEURONPEDIA, MeaningSource
 from circuitlens.meaning.evidence import NAMED, Said, from_contexts, from_promoted
 from circuitlens.meaning.files import read_labels
@@ -84,7 +84,10 @@ def require_same_model(corpus: Corpus, circuit: Circuit, adapter: Adapter | None
     if adapter is not None and not told:
         from circuitlens.fingerprint import difference
 
-        told = difference(adapter, known.fingerprint, pair_of(known))
+        try:
+            told = difference(adapter, known.fingerprint, pair_of(known))
+        except PromptError as fault:  # its tokenizer is another
+            told = str(fault)
     if told:
         raise CorpusError(f"The corpus in {str(corpus.folder)!r} is of another model: {told}. Build one of this model.")
 

@@ -78,7 +78,7 @@ class OpenCircuits:
                         f"Other annotations were written into {path.name} meanwhile: nothing was saved. Reload the "
                         "page to see them with your own changes, and save again."
                     )
-                changed = now.annotated(annotations).with_meanings(ours.meanings)
+                changed = now.annotated(annotations).with_meanings((*ours.meanings, *now.meanings))
                 return changed.model_copy(update={"evidence": measured})
 
             self.circuits[number] = self._as_read[number] = update_file(path, ours, change)

@@ -166,7 +166,10 @@ class Session(OpenCircuits):
         """
         circuit, corpus = self.circuit(number), self._corpus
         node = circuit.node(node_id)
-        if corpus is None or corpus.record.adapter != circuit.adapter or node.is_logit:
+        if corpus is None or node.is_logit:
+            return None
+        of = corpus.record
+        if (of.adapter, of.options) != (circuit.adapter, circuit.options):  # as far as the files say, another model
             return None
         site = corpus.site(node.hook)
         if site is None or node.index is None or node.index >= site.features:

@@ -66,12 +66,13 @@ class Shortcuts:
 
     def _run(self, inputs: Inputs, hooks: Mapping[str, Hook], start: Start | None, *, last_only: bool) -> Tensor:
         last: list[Tensor] = []
+        large = torch.is_grad_enabled() and inputs.mask.shape[1] >= LONG and not has_own_hooks(self._model)
         with ExitStack() as stack:
             if start is not None:
                 first = _place(self._model, start[0])
                 assert all(_place(self._model, hook) >= first for hook in hooks), f"a hook lies before {start[0]}"
                 stack.enter_context(_started(self._model, start, self._forms))
-            if torch.is_grad_enabled() and inputs.mask.shape[1] >= LONG and not has_own_hooks(self._model):
+            if large:
                 stack.enter_context(recomputed_mlps(self._model, hooks))
             if last_only and not _at_unembedding(self._model, hooks):
                 stack.enter_context(_only_last(self._model.model.unembed, inputs, last))

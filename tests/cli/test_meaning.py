@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_find_prints_and_keeps_what_features_stand_for(folder: Path, here: Here,
         code, printed, errors = here(*words[:-2], *wrong)
         assert (code, printed) == (1, "")
         assert "no corpus" in errors or "Can't read" in errors
+    # That a corpus is another model's shows when the circuit is there already: it is kept.
+    shutil.copytree(folder, tmp_path / "other")
+    record = json.loads((folder / "corpus.json").read_text())
+    record["fingerprint"]["sites"][0]["size"] += 1
+    (tmp_path / "other" / "corpus.json").write_text(json.dumps(record))
+    code, _, errors = here(*words[:-1], str(tmp_path / "kept.json"), "--corpus", str(tmp_path / "other"))
+    assert code == 1
+    assert "is of another model" in errors
+    assert circuitlens.open(tmp_path / "kept.json").nodes
 
 
 def test_label_writes_into_the_file_and_keeps_what_others_wrote(

@@ -234,7 +234,7 @@ def test_another_corpus_is_refused_with_the_difference(text: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("how", [{"context": 1}, {"context": 5000}, {"top": 0}, {"top": 101}, {"max_tokens": 0}])
 def test_sizes_out_of_range_are_refused(how: dict[str, int], text: Path, tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="give 2 to 4096 tokens"):
+    with pytest.raises(CorpusError, match="give 2 to 2048 tokens"):
         corpus.build(TinyTransformer(), tmp_path / "c", [text], **how)  # pyright: ignore[reportArgumentType]
 
 

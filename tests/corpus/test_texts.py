@@ -88,14 +88,16 @@ class Rows(list[dict[str, str]]):
 def datasets(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A stand-in for the library, which is asked for cached data only."""
 
-    def load_dataset(name: str, *, split: str, download_config: SimpleNamespace) -> Rows:
-        assert (split, download_config.local_files_only) == ("train", True)
+    config = SimpleNamespace(HF_HUB_OFFLINE=False)
+
+    def load_dataset(name: str, *, split: str) -> Rows:
+        assert (split, config.HF_HUB_OFFLINE) == ("train", True)
         if name != "some/data":
             raise ConnectionError("offline")
         return Rows([{"text": "a b"}, {"text": "c"}])
 
     module = ModuleType("datasets")
-    vars(module).update(load_dataset=load_dataset, DownloadConfig=SimpleNamespace)
+    vars(module).update(load_dataset=load_dataset, config=config)
     monkeypatch.setitem(sys.modules, "datasets", module)
     monkeypatch.setattr(texts, "find_spec", lambda name: name == "datasets")
     return load_dataset

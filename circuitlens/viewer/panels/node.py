@@ -11,7 +11,7 @@ from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Comparison, Graph
 from circuitlens.report.answer import why_not_off
 from circuitlens.report.summary import describe_heads, explained_change
-from circuitlens.report.text import count, signed, visible
+from circuitlens.report.text import count, plain, signed, visible
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.parts import KINDS, LISTED, error_of, focus_button, message, terms
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.features import Feature
 
 Labels = Mapping[str, str]
-"""The reader's own labels, by node."""
+"""The reader's own labels, by `Node.label_key`."""
 
 ABLATED = {"corrupted": "as in the corrupted prompt", "mean": "at its mean", "zero": "off"}
 SPOKEN = 8
@@ -31,6 +31,7 @@ def node_panel(circuit: Circuit, node: Node, labels: Labels) -> list[Any]:
     effect = _exact_effect(circuit, node)
     rows = [
         ("Kind", KINDS[node.kind]),
+        *([("Meaning", plain(str(meaning)))] if (meaning := circuit.meaning(node)) else []),
         ("Hook", node.hook),
         ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
         *([("Index", f"{node.index}, counted from 0")] if node.index is not None else []),
