@@ -21,6 +21,11 @@ Edit = Callable[[Tensor | None, Tensor, Decode], tuple[Tensor | None, Tensor]]
 this run, returns the features and ε to go on with."""
 
 
+def rows_at_once(inputs: Inputs, positions: int) -> int:
+    """How many prompts as long as these go through the model together where so many positions do."""
+    return max(1, positions // inputs.mask.shape[1])
+
+
 def run_patched(
     adapter: Adapter,
     inputs: Inputs,

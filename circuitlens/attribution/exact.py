@@ -22,7 +22,7 @@ from circuitlens.attribution.nodes import directions, scaled
 from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import own_tokens
 from circuitlens.progress import Progress
-from circuitlens.runs import run_patched
+from circuitlens.runs import rows_at_once, run_patched
 from circuitlens.tracing import Trace
 
 POSITIONS = 2048
@@ -63,18 +63,13 @@ def exact_effects(
     clean = runs.clean
     for s in range(len(clean.sites)):
         here = (nodes.site[rows] == s).nonzero()[:, 0]
-        for now in here.split(rows_at_once(clean)) if len(here) else ():
+        for now in here.split(rows_at_once(clean.inputs, POSITIONS)) if len(here) else ():
             chosen = rows[now]
             moved = -scaled(directions(clean, nodes, s, chosen), nodes.delta[chosen])
             effects[now] = falls(runs.adapter, clean, s, (nodes.example[chosen], nodes.pos[chosen]), moved)
             if progress is not None:
                 progress.step("patching", 0)  # the longest stage: it may be ended between its runs
     return effects
-
-
-def rows_at_once(run: Trace) -> int:
-    """How many prompts as long as those of a run go through the model together."""
-    return max(1, POSITIONS // run.inputs.mask.shape[1])
 
 
 def falls(

@@ -37,7 +37,7 @@ from circuitlens.attribution.nodes import score_nodes, shaped
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.cuts import next_sites
 from circuitlens.progress import Progress
-from circuitlens.runs import run_patched
+from circuitlens.runs import rows_at_once, run_patched
 from circuitlens.tracing import Trace, total_gradients, trace
 
 STEPS = 4
@@ -122,7 +122,7 @@ def _integrated(
     step = torch.arange(times, device=metric.device)
     while len(todo):
         share = (step.to(metric) + 0.5) / times
-        size = max(1, POSITIONS // runs.clean.inputs.mask.shape[1])
+        size = rows_at_once(runs.clean.inputs, POSITIONS)
         rows = todo.repeat(len(share)), share.repeat_interleave(len(todo))
         for example, at in zip(*(column.split(size) for column in rows), strict=True):
             gradient, kept = _gradients(runs, s, line, reached, example, at)
@@ -226,7 +226,7 @@ def integrated_edges(
         # Only sites that the sources reach directly are targets; coding the others would be most of the work.
         cuts = torch.tensor(sorted({s, *after[s], len(clean.sites)}), device=nodes.site.device)
         rows = (keep & (nodes.site == s) & (nodes.delta != 0)).nonzero()[:, 0]
-        for points in nodes.midpoints[s].of(nodes.example[rows], max(1, POSITIONS // clean.inputs.mask.shape[1])):
+        for points in nodes.midpoints[s].of(nodes.example[rows], rows_at_once(clean.inputs, POSITIONS)):
             run, scored = _segment(runs, line, cuts, points)
             there, row_of = _with_sources(scored, nodes, cuts, rows, points.example)
             wanted = (row_of >= 0) & keep[row_of.clamp_min(0)]

@@ -30,13 +30,13 @@ from torch import Tensor
 
 from circuitlens.adapter import Adapter, Inputs, Site
 from circuitlens.attribution.base import Runs
-from circuitlens.attribution.exact import falls, rows_at_once
+from circuitlens.attribution.exact import POSITIONS, falls
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import directions, named_logits, scaled, score_nodes
 from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import ELEMENTS, own_tokens
 from circuitlens.progress import Progress
-from circuitlens.runs import run_held
+from circuitlens.runs import rows_at_once, run_held
 from circuitlens.tracing import ActiveFeatures, SiteTrace, Trace, total_gradients, trace
 
 SMALL = 0.05
@@ -172,7 +172,7 @@ def _move_sources(
     parts: dict[int, list[_Arrived]] = {}
     every = source.unique()
     for s in nodes.site[every].unique().tolist():
-        for now in every[nodes.site[every] == s].split(rows_at_once(run)):
+        for now in every[nodes.site[every] == s].split(rows_at_once(run.inputs, POSITIONS)):
             moving = _MovingSources(ends, s, now, source, target)
             inputs, example = run.inputs.chosen(moving.example), moving.example
             logits = run_held(adapter, inputs, adapter.sites[s:], moving.hold, seen=run, example=example)
@@ -274,7 +274,7 @@ def _move_targets(
     for t, there in arrived.items():
         mine = chosen[there.edge]
         edges, change = there.edge[mine], there.change[mine]
-        size = rows_at_once(ends.run)
+        size = rows_at_once(ends.run.inputs, POSITIONS)
         for some, moved in zip(edges.split(size), change.split(size), strict=True) if len(edges) else ():
             at = ends.nodes.example[target[some]], ends.nodes.pos[target[some]]
             effects[some] = falls(adapter, ends.run, t, at, moved)

@@ -21,8 +21,10 @@ from torch import Tensor
 
 from circuitlens.adapter import agree
 from circuitlens.attribution.base import Runs
+from circuitlens.attribution.nodes import shaped
 from circuitlens.cuts import cut_sites, next_sites
 from circuitlens.errors import AdapterError
+from circuitlens.runs import rows_at_once
 from circuitlens.tracing import Trace, total_gradients, trace
 
 INTERVALS = 4
@@ -81,14 +83,6 @@ class Points:
             reads,
             tuple(totals),
         )
-
-    def chosen(self, rows: Int[Tensor, " row"]) -> Points:
-        """These rows, in this order."""
-        columns: dict[str, object] = {}
-        for field in fields(Points):
-            value = getattr(self, field.name)
-            columns[field.name] = tuple(x[rows] for x in value) if isinstance(value, tuple) else value[rows]
-        return Points(**columns)  # pyright: ignore[reportArgumentType]
 
 
 class AllPoints:
@@ -160,14 +154,13 @@ class Way:
         clean, replaced = self.clean, {}
         for s in self.roots:
             start = self.corrupted.sites[s].write.detach()[example]
-            step = share.view(-1, *[1] * (start.dim() - 1)) * self.change[s][example]
-            replaced[clean.sites[s].site.name] = start + step
+            replaced[clean.sites[s].site.name] = start + shaped(share, start) * self.change[s][example]
         inputs, metric = clean.inputs.chosen(example), clean.scored_by.chosen(example)
         return trace(self.runs.adapter, inputs, metric, replaced=replaced, coded=())
 
     def points(self, example: Int[Tensor, " row"], share: Float[Tensor, " row"]) -> list[Points]:
         """The model at these points, as many at a time as memory allows."""
-        size = max(1, POSITIONS // self.clean.inputs.mask.shape[1])
+        size = rows_at_once(self.clean.inputs, POSITIONS)
         found = list[Points]()
         for part in zip(example.split(size), share.split(size), strict=True):
             found.append(Points.of(self.run(*part), *part, gradients=True, links=self._links))
@@ -179,7 +172,7 @@ class Way:
         if s in self.roots:
             step = points.share[right] - points.share[left]
             change = self.change[s][points.example[left]]
-            return step.view(-1, *[1] * (change.dim() - 1)) * change
+            return shaped(step, change) * change
         return points.written(s, right) - points.written(s, left)
 
     def integrate(self) -> tuple[AllPoints, Intervals, Float[Tensor, "batch site"]]:

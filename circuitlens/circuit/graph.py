@@ -63,6 +63,20 @@ def strongest_path(nodes: Mapping[str, Node], edges: Sequence[Edge], end: Node) 
     return [nodes[name] for name in chain]
 
 
+def strongest_nodes(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes beside the outputs, by |attribution|."""
+    return sorted((node for node in nodes if not node.is_logit), key=lambda node: -abs(node.attribution))
+
+
+def reaching(nodes: Sequence[Node], share: float) -> list[Node]:
+    """The fewest first nodes that have this share of the |attribution| of all."""
+    wanted, reached, count = share * sum(abs(node.attribution) for node in nodes), 0.0, 0
+    while count < len(nodes) and reached < wanted:
+        reached += abs(nodes[count].attribution)
+        count += 1
+    return list(nodes[:count])
+
+
 def prune(
     nodes: Sequence[Node], edges: Sequence[Edge], max_nodes: int | None, max_edges: int | None, share: float | None
 ) -> tuple[list[Node], list[Edge]]:
@@ -72,13 +86,9 @@ def prune(
             raise CircuitError(f"{name} is {count}; give a count of 0 or more.")
     if share is not None and not 0 <= share <= 1:
         raise CircuitError(f"share is {share}; give a share between 0 and 1.")
-    inner = sorted((node for node in nodes if not node.is_logit), key=lambda node: -abs(node.attribution))
+    inner = strongest_nodes(nodes)
     if share is not None:
-        wanted, reached, count = share * sum(abs(node.attribution) for node in inner), 0.0, 0
-        while count < len(inner) and reached < wanted:
-            reached += abs(inner[count].attribution)
-            count += 1
-        inner = inner[:count]
+        inner = reaching(inner, share)
     strongest = {node.id for node in inner[:max_nodes]}
     kept = [node for node in nodes if node.is_logit or node.id in strongest]
     ids = {node.id for node in kept}

@@ -29,6 +29,7 @@ from circuitlens.evaluation.circuit_inputs import circuit_metric, circuit_prompt
 from circuitlens.literals import MetricName
 from circuitlens.prompts.alignment import tokenize_pairs
 from circuitlens.prompts.batch import Score
+from circuitlens.runs import rows_at_once
 from circuitlens.torch_modes import own_modes
 from circuitlens.tracing import Trace, trace
 
@@ -129,7 +130,7 @@ def _along(scored: _Scored, s: int, points: Midpoints) -> Iterator[_Run]:
     """Runs at points of the line of site `s`, as many at a time as memory allows."""
     clean = scored.clean.run
     line = lines(Runs(scored.adapter, clean, scored.baseline))[s]
-    for some in points.of(points.example, max(1, POSITIONS // clean.inputs.mask.numel())):
+    for some in points.of(points.example, rows_at_once(clean.inputs, POSITIONS)):
         seen: dict[str, Tensor] = {}
         run = trace(
             watched(scored.adapter, seen),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
 from circuitlens.circuit import Circuit, Edge, Node
 from circuitlens.circuit.comparison import Graph
+from circuitlens.circuit.graph import strongest_nodes
 from circuitlens.report.answer import output_role
 from circuitlens.report.summary import describe_heads
 from circuitlens.report.text import count, plain, signed, visible
@@ -36,7 +36,7 @@ def elements(
     placed = place_nodes(layout_of or graph)
     largest, heaviest = scale or largest_of(graph)
     here = {node.id: node for node in graph.nodes}
-    ranks = {node.id: rank for rank, node in enumerate(_strongest_first(graph.nodes))}
+    ranks = {node.id: rank for rank, node in enumerate(strongest_nodes(graph.nodes))}
     small = "roomy" if placed.roomy else "crowded"
     says_token = next((node.hook for node in graph.nodes if node.kind == "embedding"), None)
     drawn = [_band(k, len(placed.rows)) for k in range(len(placed.rows))]
@@ -86,10 +86,6 @@ def sign_class(attribution: float) -> str:
 def edge_id(source: str, target: str) -> str:
     """An edge's element id, which names its ends: Cytoscape never moves an edge that it knows."""
     return f"edge {json.dumps([source, target])}"
-
-
-def _strongest_first(nodes: Sequence[Node]) -> list[Node]:
-    return sorted((node for node in nodes if not node.is_logit), key=lambda node: -abs(node.attribution))
 
 
 def _band(k: int, rows: int) -> Element:

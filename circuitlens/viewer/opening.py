@@ -7,6 +7,7 @@ from typing import Any
 
 from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.comparison import Comparison, Graph
+from circuitlens.circuit.graph import reaching, strongest_nodes
 from circuitlens.report.answer import answer_path, core_nodes
 from circuitlens.viewer.placement import axes, place_nodes
 
@@ -24,12 +25,12 @@ def opening(circuit: Circuit) -> tuple[list[Node], str]:
     These are the core that the evidence found; where there is none, the strongest nodes that have the wanted share of
     all |attribution|; at most so many, and the strongest path with them.
     """
-    inner = _strongest_first(circuit)
+    inner = strongest_nodes(circuit.nodes)
     if core := core_nodes(circuit):
-        chosen = sorted(core, key=lambda node: -abs(node.attribution))[:LEGIBLE]
+        chosen = strongest_nodes(core)[:LEGIBLE]
         what = "the core" if len(chosen) == len(core) else f"the strongest of the core's {len(core)}"
     elif len(inner) > LEGIBLE:
-        chosen, what = _reaching(inner), "the strongest"
+        chosen, what = reaching(inner, SHARE)[:LEGIBLE], "the strongest"
     else:
         return [], ""
     path = answer_path(circuit)
@@ -47,7 +48,7 @@ def layouts(graph: Graph, whole: Circuit | None = None) -> list[Layout]:
         graph: what is drawn.
         whole: the circuit that it is drawn of; a difference has none, and the layout of all nodes only.
     """
-    inner = _strongest_first(graph)
+    inner = strongest_nodes(graph.nodes)
     chosen = [(inner, "")]
     if whole is not None:
         first, what = opening(whole)
@@ -63,11 +64,11 @@ def compared_layouts(compared: Comparison) -> list[list[Layout]]:
     Graphs in common columns have one layout, in which the strongest of both stand.
     """
     pair = (compared.first, compared.second)
-    first = [{node.id for node in _reaching(_strongest_first(graph))} for graph in pair]
+    first = [{node.id for node in reaching(strongest_nodes(graph.nodes), SHARE)[:LEGIBLE]} for graph in pair]
     graphs, wanted = (list(pair), first) if not compared.aligned else ([compared.difference], [first[0] | first[1]])
     made = []
     for graph, ids in zip(graphs, wanted, strict=True):
-        inner = _strongest_first(graph)
+        inner = strongest_nodes(graph.nodes)
         chosen = [node for node in inner if node.id in ids]
         opens = [(chosen, "the strongest")] if len(chosen) < len(inner) and len(inner) > LEGIBLE else []
         made.append([_layout(graph, nodes, what) for nodes, what in (*opens, (inner, ""))])
@@ -88,17 +89,3 @@ def _layout(graph: Graph, nodes: Sequence[Node], what: str) -> Layout:
         "places": places,
         **axes(graph, placed),
     }
-
-
-def _strongest_first(graph: Graph) -> list[Node]:
-    return sorted((node for node in graph.nodes if not node.is_logit), key=lambda node: -abs(node.attribution))
-
-
-def _reaching(nodes: Sequence[Node]) -> list[Node]:
-    """The fewest strongest nodes that have the wanted share, or as many as are legible."""
-    wanted, reached = SHARE * sum(abs(node.attribution) for node in nodes), 0.0
-    for count, node in enumerate(nodes[:LEGIBLE]):
-        if reached >= wanted:
-            return list(nodes[:count])
-        reached += abs(node.attribution)
-    return list(nodes[:LEGIBLE])

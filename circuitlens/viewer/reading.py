@@ -21,7 +21,6 @@ from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.opening import Layout, compared_layouts, layouts
 from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, without_panel
 from circuitlens.viewer.panels.circuit import carriers, circuit_panel, comparison_panel, legend, names, sums_panel
-from circuitlens.viewer.panels.contexts import contexts_panel
 from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
@@ -192,8 +191,8 @@ def _answer_focused(app: Dash, session: Session, drawn: _Drawn) -> None:
         if focused["node"] is not None and other is not None:
             return compared_panel(drawn.comparison(number, other), focused["node"], labels)
         if focused["node"] is not None:
-            about, *edges = node_panel(circuit, circuit.node(focused["node"]), labels)
-            return [about, *contexts_panel(session.contexts(number, focused["node"])), *edges]
+            node = circuit.node(focused["node"])
+            return node_panel(circuit, node, labels, session.contexts(number, node.id))
         if other is not None:
             pair = [circuit, session.circuit(other)]
             told = carriers(drawn.comparison(number, other))

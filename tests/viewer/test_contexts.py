@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from circuitlens.corpus.reading import Context, FeatureRecord
 from circuitlens.viewer.panels.contexts import contexts_panel
 
@@ -29,6 +31,11 @@ def test_a_histogram_goes_from_the_smallest_to_the_largest_size() -> None:
     bars, said = body.children[-2:]
     assert [bar.style["height"] for bar in bars.children] == ["100%", "0%", "50%"]
     assert said.children == "Sizes from 1 to 2.8, most often 1 and more."
+
+
+def test_a_feature_of_one_size_needs_no_picture() -> None:
+    one = replace(record(Context((" a",), 0, 2.5)), histogram=((0.5, 1.0, 0), (1.0, 1.4, 9)))
+    assert contexts_panel(one)[-1].children[-1].children == "Its size is from 1 to 1.4 wherever it is active."
 
 
 def test_what_no_corpus_knows_has_no_panel() -> None:

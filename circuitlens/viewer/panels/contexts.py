@@ -47,6 +47,10 @@ def _histogram(record: FeatureRecord) -> list[Any]:
     """How often it has which size, from its smallest to its largest, in half octaves."""
     sizes = [n for n, (_, _, times) in enumerate(record.histogram) if times]
     bins = record.histogram[sizes[0] : sizes[-1] + 1]
+    if len(bins) == 1:
+        return [
+            html.P(f"Its size is from {bins[0][0]:.3g} to {bins[0][1]:.3g} wherever it is active.", className="hint")
+        ]
     most = max(times for *_, times in bins)
     bars = [
         html.I(style={"height": f"{100 * times / most:.0f}%"}, title=f"{low:.3g}–{high:.3g}: {count(times)}")

@@ -13,9 +13,11 @@ from circuitlens.report.answer import why_not_off
 from circuitlens.report.summary import describe_heads, explained_change
 from circuitlens.report.text import count, plain, signed, visible
 from circuitlens.viewer.names import shown_name
+from circuitlens.viewer.panels.contexts import contexts_panel
 from circuitlens.viewer.panels.parts import KINDS, LISTED, error_of, focus_button, message, terms
 
 if TYPE_CHECKING:
+    from circuitlens.corpus.reading import FeatureRecord
     from circuitlens.evaluation.features import Feature
 
 Labels = Mapping[str, str]
@@ -26,8 +28,8 @@ SPOKEN = 8
 """Outputs listed that a feature promotes, and that it suppresses."""
 
 
-def node_panel(circuit: Circuit, node: Node, labels: Labels) -> list[Any]:
-    """What the file knows of a node: what it is, its numbers, and its edges by sign."""
+def node_panel(circuit: Circuit, node: Node, labels: Labels, record: FeatureRecord | None = None) -> list[Any]:
+    """What the file knows of a node: what it is, its numbers, and its edges by sign; and what a corpus knows of it."""
     effect = _exact_effect(circuit, node)
     rows = [
         ("Kind", KINDS[node.kind]),
@@ -41,7 +43,7 @@ def node_panel(circuit: Circuit, node: Node, labels: Labels) -> list[Any]:
     ]
     page = [html.A("Page of this feature", href=node.url, target="_blank", rel="noreferrer")] if node.url else []
     idle = [html.P(why, className="hint")] if (why := why_not_off(circuit, node)) else []
-    return [terms(rows), *idle, *page, *_edge_lists(circuit, node, labels)]
+    return [terms(rows), *idle, *page, *contexts_panel(record), *_edge_lists(circuit, node, labels)]
 
 
 def _explained(circuit: Circuit) -> str:
