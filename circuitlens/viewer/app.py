@@ -67,7 +67,7 @@ def _connect_script(app: Dash) -> None:
     tell("work", Input("work", "data"), initial=True)
     tell("begun", Input("begun", "data"))
     tell("finished", Input("finished", "data"))
-    for name in ("circuit", "other", "search", "view", "as", "tab", "nodes", "edges", "label", "note"):
+    for name in ("circuit", "other", "search", "view", "as", "tab", "nodes", "edges"):
         tell(f"set_{name}", Input(name, "value"))
     for name in ("undo", "redo", "new", "help", "scheme", "fit", "export-png", "export-svg"):
         tell(f"do_{name.replace('-', '_')}", Input(name, "n_clicks"))

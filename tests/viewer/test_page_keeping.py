@@ -6,7 +6,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Download, Page, expect
@@ -69,6 +69,22 @@ def test_nothing_is_lost_on_reload_and_steps_can_be_undone(page: Page) -> None:
     page.get_by_role("button", name="Redo").click()
     settled(page, "cy.nodes('.pinned, .intervened').length", 2)
     expect(page.get_by_role("button", name="Redo")).to_be_disabled()
+
+
+@pytest.mark.parametrize(("field", "kept"), [("Your label", "labels"), ("Your note", "notes")])
+def test_what_is_written_of_a_node_stays_with_it_however_soon_the_next_is_in_focus(
+    page: Page, field: str, kept: str
+) -> None:
+    page.mouse.click(*place(page, "sae:0:4"))
+    page.get_by_label(field).fill("plural verb")
+    page.evaluate("""() => {
+        document.activeElement.blur();
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowUp", bubbles: true }));
+    }""")
+    page.wait_for_function("() => decodeURIComponent(location.hash).includes('logits:0:1')")
+    mine = json.loads(unquote(urlsplit(page.url).fragment))["by"]["0"]
+    assert mine["focus"] == "logits:0:1"
+    assert mine[kept] == {{"labels": "hook_sae/4", "notes": "sae:0:4"}[kept]: "plural verb"}
 
 
 @pytest.mark.parametrize(

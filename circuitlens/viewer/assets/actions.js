@@ -88,16 +88,26 @@ const Actions = (() => {
     State.change({ tab: "ask" }, { settings: [...others, ...off] });
   }
 
-  /** Writes the reader's own label or note of the node in focus.
-   * @param {"labels" | "notes"} which @param {string | null} text @param {number} limit
+  /** Where a reader writes of the node in focus, by the fields' ids, and how long it may be.
+   * @type {Record<string, { which: "labels" | "notes", limit: number }>}
    */
-  function write(which, text, limit) {
+  const TEXTS = { label: { which: "labels", limit: 200 }, note: { which: "notes", limit: 10000 } };
+
+  /** Keeps what stands in a field of a text as it is left, for the node that is in focus then: Dash tells of it later,
+   * when another one may be.
+   * @param {HTMLElement} at
+   */
+  function keep(at) {
     const { focus } = State.own();
-    if (!known(focus)) return;
+    if (!Object.hasOwn(TEXTS, at.id) || !known(focus)) return;
+    const { value } = /** @type {HTMLInputElement} */ (at), { which, limit } = TEXTS[at.id];
+    Widgets.note(at.id, { value });
+    if (value === Widgets.own(which, focus)) return;
     const key = Widgets.keyOf(which, focus);
     const { [key]: _old, ...others } = State.own()[which];
-    const trimmed = (text || "").trim().slice(0, limit);
+    const trimmed = value.trim().slice(0, limit);
     State.change({}, { [which]: trimmed ? { ...others, [key]: trimmed } : others });
+    Widgets.searchable();
   }
 
   /** Shows the introduction or puts it away; a first visitor sees it. @param {boolean} wanted */
@@ -143,6 +153,7 @@ const Actions = (() => {
       if (event.shiftKey) State.redo(); else State.undo();
       return;
     }
+    if (event.key === "Enter") keep(at);
     if (event.key === "Escape" && at.id === "search") { at.blur(); return; }
     if (typing || command || event.altKey) return;
     const direction = at === document.body || at.closest(".pane") ? ARROWS[event.key] : undefined;
@@ -204,10 +215,11 @@ const Actions = (() => {
     Asking.listen();
     document.addEventListener("keydown", onKey);
     document.addEventListener("click", onClick);
+    document.addEventListener("focusout", (event) => keep(/** @type {HTMLElement} */ (event.target)));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => Widgets.publish());
     // Someone follows a link to another state of this very page.
     window.addEventListener("hashchange", () => { State.fromAddress(); Widgets.publish(); });
   }
 
-  return { focus, focusEdge, pin, rename, intervene, write, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
+  return { focus, focusEdge, pin, rename, intervene, introduce, listen, seen: () => Boolean(State.kept(SEEN)) };
 })();

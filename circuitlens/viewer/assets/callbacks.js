@@ -82,8 +82,6 @@
     set_tab: quiet((tab) => { if (tab) State.change({ tab }); }),
     set_nodes: quiet((stop) => Widgets.slid("nodes", stop)),
     set_edges: quiet((stop) => Widgets.slid("edges", stop)),
-    set_label: quiet((text) => { Actions.write("labels", text, 200); Widgets.searchable(); }),
-    set_note: quiet((text) => Actions.write("notes", text, 10000)),
     row_node: quiet((rows) => focusRow(rows, "id")),
     row_edge: quiet((rows) => focusRow(rows, "source")),
   };
