@@ -254,6 +254,9 @@ class Adapter(ABC):
     def as_chat(self, prompt: str) -> str | None:
         """The prompt as a person's turn in a chat, up to where the model answers; None where the model has no chat
         template, as this default says. `inputs` reads it as any prompt.
+
+        Raises:
+            PromptError: the template can't be used on it; the message says why.
         """
         return None
 

@@ -168,8 +168,9 @@ class Session(OpenCircuits):
         node = circuit.node(node_id)
         if corpus is None or node.is_logit:
             return None
-        of = corpus.record
-        if (of.adapter, of.options) != (circuit.adapter, circuit.options):  # as far as the files say, another model
+        from circuitlens.meaning.labelling import said_otherwise
+
+        if said_otherwise(corpus.record, circuit):
             return None
         site = corpus.site(node.hook)
         if site is None or node.index is None or node.index >= site.features:
