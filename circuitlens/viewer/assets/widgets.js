@@ -208,5 +208,5 @@ const Widgets = (() => {
     set("search", { data });
   }
 
-  return { element, plain, set, note, debounce, publish, foreign, keyOf, name, slid, showAll, takeFacts, searchable };
+  return { element, plain, set, note, debounce, publish, foreign, keyOf, name, settings, slid, showAll, takeFacts, searchable };
 })();
