@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from circuitlens.discovery import aggregate as aggregate
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
+    from circuitlens.evaluation.continuation import continue_text as continue_text
     from circuitlens.evaluation.features import describe as describe
     from circuitlens.evaluation.heads import with_heads as with_heads
     from circuitlens.evaluation.intervention import ablate as ablate
@@ -39,6 +40,7 @@ _PUBLIC = {
     "aggregate": ("circuitlens.discovery", "aggregate"),
     "Pair": ("circuitlens.prompts.pairs", "Pair"),
     "ablate": ("circuitlens.evaluation.intervention", "ablate"),
+    "continue_text": ("circuitlens.evaluation.continuation", "continue_text"),
     "describe": ("circuitlens.evaluation.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
     "intervene": ("circuitlens.evaluation.intervention", "intervene"),

@@ -254,8 +254,22 @@ class Adapter(ABC):
     def as_chat(self, prompt: str) -> str | None:
         """The prompt as a person's turn in a chat, up to where the model answers; None where the model has no chat
         template, as this default says. `inputs` reads it as any prompt.
+
+        Raises:
+            PromptError: the template can't be used on it; the message says why.
         """
         return None
+
+    def extended(self, inputs: Inputs, output: int) -> Inputs | None:
+        """The inputs of one prompt with what output `output` says after it, at one more position; None where the model
+        does not continue texts, as this default says, or reads none that is longer.
+        """
+        return None
+
+    @property
+    def ends(self) -> Collection[int]:
+        """The outputs that end a text (EOS), none unless an adapter says so."""
+        return ()
 
     def relevance(self) -> RelevanceRules:
         """Where the method `relp` puts rules in the place of derivatives; none unless an adapter says so.

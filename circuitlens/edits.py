@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from circuitlens.adapter import Adapter, Inputs, SparseCoder
 from circuitlens.literals import PositionGrouping
@@ -117,6 +118,26 @@ def in_turn(*edits: Edit) -> Edit:
         return features, error
 
     return edit
+
+
+def for_prompt(positions: int, edit: Edit) -> Edit:
+    """An edit that was made for a prompt of so many positions, in a run of a text that begins with it: what comes after
+    is left alone.
+    """
+
+    def first(features: Tensor | None, error: Tensor, decode: Decode) -> tuple[Tensor | None, Tensor]:
+        later = error.shape[1] - positions
+
+        def decode_first(f: Tensor) -> Tensor:
+            return decode(pad(f, (0, 0, 0, later)))[:, :positions]
+
+        begun = None if features is None else features[:, :positions]
+        set_to, set_error = edit(begun, error[:, :positions], decode_first)
+        if features is not None and set_to is not None and set_to is not begun:
+            features = torch.cat([set_to, features[:, positions:]], 1)
+        return features, torch.cat([set_error, error[:, positions:]], 1)
+
+    return first
 
 
 def dense_features(seen: SiteTrace) -> Float[Tensor, "batch pos d_sae"] | None:

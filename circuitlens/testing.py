@@ -251,6 +251,18 @@ def an_ablation_can_be_repeated_from_its_circuit(adapter: Adapter) -> None:
         )
 
 
+def a_text_that_goes_on_keeps_its_beginning(adapter: Adapter) -> None:
+    """Where the adapter continues texts, an output after a prompt is one more position, which no earlier one sees."""
+    for example in adapter.examples:
+        inputs = adapter.inputs([example.prompt])
+        longer = adapter.extended(inputs, adapter.answer_index(example.answer, example.prompt))
+        if longer is None:
+            continue
+        assert int(longer.mask.sum()) == int(inputs.mask.sum()) + 1, "an output is not one more position"
+        assert longer.tokens[0][:-1] == inputs.tokens[0], "the prompt's own tokens are others"
+        _close(adapter.run(longer, {})[longer.mask][:-1], adapter.run(inputs, {})[inputs.mask])
+
+
 def features_have_names(adapter: Adapter) -> None:
     """Labels are text, and addresses are web addresses or None."""
     for site in adapter.sites:
@@ -280,6 +292,7 @@ CONTRACT: tuple[Callable[[Adapter], None], ...] = (
     padding_changes_nothing,
     threads_do_not_mix,
     an_ablation_can_be_repeated_from_its_circuit,
+    a_text_that_goes_on_keeps_its_beginning,
     features_have_names,
 )
 

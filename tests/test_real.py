@@ -132,6 +132,18 @@ def test_a_few_heads_carry_the_number_from_the_noun_to_the_next_word(adapter: Ad
     assert {(edge.heads[0].layer, edge.heads[0].head) for edge in early} == {(1, 2)}
 
 
+def test_a_text_goes_on_as_the_model_generates_it_and_otherwise_with_a_feature_set(adapter: Adapter) -> None:
+    circuit = circuitlens.find(adapter, "The cats", " run", " runs", corrupted="The cat")
+    core = [node.id for node in circuit.strongest_path().nodes if node.kind == "feature"]
+    told = circuitlens.continue_text(adapter, circuit, dict.fromkeys(core, "corrupted"))
+    ids = adapter.inputs(["The cats"]).values
+    own: Any = adapter._model.model  # pyright: ignore[reportAttributeAccessIssue]
+    generated = own.generate(ids, max_new_tokens=20, do_sample=False, verbose=False)[0, ids.shape[1] :].tolist()
+    assert [text for text, _ in told.before] == [adapter.output_label(index) for index in generated]
+    assert told.differs_at == 0
+    assert (told.before[0][0], told.after[0][0]) == (" are", " was")
+
+
 def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> None:
     from sae_lens import SAE, SAETransformerBridge
 

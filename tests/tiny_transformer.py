@@ -156,5 +156,9 @@ class TinyTransformer(Adapter):
     def output_label(self, index: int) -> str:
         return VOCABULARY[index]
 
+    def extended(self, inputs: Inputs, output: int) -> Inputs | None:
+        words = (*inputs.tokens[0], VOCABULARY[output])
+        return self.inputs([" ".join(words)]) if len(words) <= len(self.position) else None
+
     def label(self, site: Site, index: int) -> str:
         return f"{site.name}/{index}"

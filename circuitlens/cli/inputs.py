@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -42,6 +42,10 @@ RequiredVerdict = Annotated[
     Literal["supported", "weak"] | None,
     typer.Option(help="Exit with 3 if the verdict is not this one or a better one."),
 ]
+
+
+Load = Callable[[str, Mapping[str, object]], "Adapter"]
+"""Loads an adapter by its name, with options."""
 
 
 def installed_names() -> list[str]:
@@ -81,14 +85,27 @@ def load_adapter(adapter: str, options: Mapping[str, object]) -> Adapter:
     return load(adapter, **options)
 
 
-def load_as_said(file: Path, circuit: Circuit) -> Adapter:
+def load_once() -> Load:
+    """`load_adapter` for several circuits: one after another of the same adapter and options share what is loaded."""
+    last: list[tuple[tuple[str, Mapping[str, object]], Adapter]] = []
+
+    def load(adapter: str, options: Mapping[str, object]) -> Adapter:
+        if not last or last[0][0] != (adapter, options):
+            last.clear()  # two models may be more than memory holds
+            last.append(((adapter, options), load_adapter(adapter, options)))
+        return last[0][1]
+
+    return load
+
+
+def load_as_said(file: Path, circuit: Circuit, load: Load = load_adapter) -> Adapter:
     """The adapter of a circuit's file with the options that were typed, set against what the file says that it was.
 
     Raises:
         CircuitLensError: no command loads it, or it is another one.
     """
     _check_loadable(circuit)
-    return _load_as_said(file, circuit, given_options(circuit.adapter))
+    return _load_as_said(file, circuit, given_options(circuit.adapter), load)
 
 
 def _check_loadable(circuit: Circuit) -> None:
@@ -104,13 +121,13 @@ def _check_loadable(circuit: Circuit) -> None:
         )
 
 
-def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object]) -> Adapter:
+def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object], load: Load) -> Adapter:
     """The adapter with a person's own options, set against what the circuit's file says that it was."""
     from circuitlens.evaluation.circuit_inputs import require_same_adapter
 
     options = {**harmless(circuit.adapter, circuit.options), **given}
     _refuse(file, unsaid(circuit.adapter, circuit.options, options))
-    adapter = load_adapter(circuit.adapter, options)
+    adapter = load(circuit.adapter, options)
     try:
         require_same_adapter(adapter, circuit)
     except CircuitError:

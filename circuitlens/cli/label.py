@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from circuitlens.cli.inputs import Corpus, Labels, load_as_said, meaning_sources
+from circuitlens.cli.inputs import Corpus, Labels, load_as_said, load_once, meaning_sources
 from circuitlens.cli.output import print_table, printable
 
 
@@ -18,16 +18,18 @@ def label(
 ) -> None:
     """Label the features of circuits, print the labels with their sources, and write them into the files.
 
-    Without `--labels`, or with `--corpus`, the model is loaded: its flags are those of `find`.
+    Without `--labels`, or with `--corpus`, the model is loaded, once for circuits of it that follow each other: its
+    flags are those of `find`.
     """
     import circuitlens
     from circuitlens.circuit import update_file
     from circuitlens.report.summary import meaning_rows
 
     sources = meaning_sources(corpus, labels)
+    load = load_once()
     for file in files:
         circuit = circuitlens.open(file)
-        adapter = load_as_said(file, circuit) if corpus is not None or not labels else None
+        adapter = load_as_said(file, circuit, load) if corpus is not None or not labels else None
         circuit = circuitlens.label(circuit, adapter, **sources)
         typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
         print_table(meaning_rows(circuit))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from circuitlens.circuit import Circuit, Meaning, Node
 from circuitlens.circuit.meaning import MAX_LABEL
+from circuitlens.claims import INDIFFERENT
 from circuitlens.corpus import Corpus, read
-from circuitlens.corpus.folder import pair_of
+from circuitlens.corpus.folder import CorpusRecord, pair_of
 from circuitlens.errors import CorpusError, PromptError
 from circuitlens.literals import NEURONPEDIA, MeaningSource
 from circuitlens.meaning.evidence import NAMED, Said, from_contexts, from_promoted
@@ -72,11 +73,11 @@ def label(
 def require_same_model(corpus: Corpus, circuit: Circuit, adapter: Adapter | None = None) -> None:
     """Raise CorpusError for a corpus of another model than the circuit's.
 
-    With the adapter its weights are compared; without it, what corpus and circuit say of the adapter and its sites.
+    With the adapter its weights are compared; without it, what corpus and circuit say of the adapter, its options and
+    its sites.
     """
-    known, told = corpus.record, ""
-    if known.adapter != circuit.adapter:
-        told = f"it is of {known.adapter!r}, and the circuit of {circuit.adapter!r}"
+    known = corpus.record
+    told = said_otherwise(known, circuit, options=adapter is None)
     for node in circuit.nodes:
         site = corpus.site(node.hook)
         if node.kind in KINDS and (site is None or (node.index or 0) >= site.features):
@@ -90,6 +91,20 @@ def require_same_model(corpus: Corpus, circuit: Circuit, adapter: Adapter | None
             told = str(fault)
     if told:
         raise CorpusError(f"The corpus in {str(corpus.folder)!r} is of another model: {told}. Build one of this model.")
+
+
+def said_otherwise(corpus: CorpusRecord, circuit: Circuit, *, options: bool = True) -> str:
+    """How the adapter and its options are other ones in the corpus than in the circuit, by what both say; or ""."""
+    if corpus.adapter != circuit.adapter:
+        return f"it is of {corpus.adapter!r}, and the circuit of {circuit.adapter!r}"
+    for name in sorted(circuit.options.keys() - INDIFFERENT - {"layers"}) if options else ():
+        ours, theirs = corpus.options.get(name), circuit.options[name]
+        if ours != theirs:
+            return (
+                f"it was built with {name} {ours!r:.200}, and the circuit was found with {theirs!r:.200}, which "
+                "is compared where the model is not loaded (circuitlens label loads it, and compares weights)"
+            )
+    return ""
 
 
 def _from_corpus(corpus: Corpus, nodes: Sequence[Node]) -> Iterator[Meaning]:

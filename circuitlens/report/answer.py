@@ -18,7 +18,8 @@ from circuitlens.report.text import cut, joined, percent, signed, visible
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.alone import Alone
-    from circuitlens.evaluation.intervention import Outcome, Setting
+    from circuitlens.evaluation.intervention import Outcome
+    from circuitlens.evaluation.settings import Setting
 
 NAMED, SHORT, LONGEST = 3, 30, 90
 """Answers or tokens that a sentence names; characters of a prompt that it repeats twice, and once."""

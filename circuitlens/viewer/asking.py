@@ -14,6 +14,7 @@ from circuitlens.report.text import about
 from circuitlens.viewer.layout.form import option_field, option_id
 from circuitlens.viewer.models import model_name
 from circuitlens.viewer.panels.answer import alone_panel, not_loaded
+from circuitlens.viewer.panels.continuation import continuation_panel
 from circuitlens.viewer.panels.examples import examples_panel
 from circuitlens.viewer.panels.outcome import outcome_panel
 from circuitlens.viewer.panels.parts import message
@@ -53,7 +54,10 @@ def _answer_asked(app: Dash, session: Session) -> None:
             raise PreventUpdate
         try:
             hint = "" if settings else "Add nodes: focus one and switch it off. Several add up."
-            result = outcome_panel(circuit, session.intervene(number, settings), settings)
+            result = [
+                *outcome_panel(circuit, session.intervene(number, settings), settings),
+                *continuation_panel(circuit, session.continuation(number, settings), session.continues(number)),
+            ]
             return html.P(hint, className="hint"), HIDE, html.Div(result, **{"data-answers": asked["key"]})
         except CircuitLensError as error:
             return message(str(error)), HIDE, []

@@ -35,6 +35,7 @@ class Preview:
         repairs: answers that can be used in the place of ones that can't or that go on with a word: the field, what is
             typed, and what is meant.
         chat: the two prompts by the model's chat template, where it has one and they are not.
+        no_chat: why it has one that can't be used, in a sentence.
         seconds: what one run of the model on the prompt took.
     """
 
@@ -43,6 +44,7 @@ class Preview:
     faults: tuple[str, ...] = ()
     repairs: tuple[tuple[str, str, str], ...] = ()
     chat: tuple[str, str] | None = None
+    no_chat: str = ""
     seconds: float = 0.0
 
     @property
@@ -76,8 +78,8 @@ def preview(adapter: Adapter, prompt: str, corrupted: str, answers: Mapping[str,
     fixes = (
         [fix for field, text in answers.items() for fix in _repairs(adapter, prompt, field, text)] if tokens[0] else []
     )
-    chat = _as_chat(adapter, prompt, corrupted) if tokens[0] else None
-    return Preview((tokens[0], tokens[1]), tuple(likely), tuple(faults), tuple(fixes), chat, seconds)
+    chat, no_chat = _as_chat(adapter, prompt, corrupted) if tokens[0] else (None, "")
+    return Preview((tokens[0], tokens[1]), tuple(likely), tuple(faults), tuple(fixes), chat, no_chat, seconds)
 
 
 def _likely(adapter: Adapter, prompt: str) -> tuple[tuple[str, ...], tuple[tuple[str, float], ...]]:
@@ -95,13 +97,18 @@ def _likely(adapter: Adapter, prompt: str) -> tuple[tuple[str, ...], tuple[tuple
     return inputs.tokens[0], tuple((text, share) for text, share in found if _index(adapter, text, prompt) is not None)
 
 
-def _as_chat(adapter: Adapter, prompt: str, corrupted: str) -> tuple[str, str] | None:
-    """The prompts as a person's turn in a chat; None where there is no template, or they are that already."""
-    made = [text and adapter.as_chat(text) for text in (prompt, corrupted)]
-    if made[0] is None or made[1] is None:
-        return None
-    begins = adapter.as_chat("")
-    return None if begins and prompt.startswith(begins.split("\n", 1)[0]) else (made[0], made[1])
+def _as_chat(adapter: Adapter, prompt: str, corrupted: str) -> tuple[tuple[str, str] | None, str]:
+    """The prompts as a person's turn in a chat, None where there is no template, or they are that already; and why the
+    template can't be used.
+    """
+    try:
+        made = [text and adapter.as_chat(text) for text in (prompt, corrupted)]
+        begins = adapter.as_chat("")
+    except CircuitLensError as error:
+        return None, str(error)
+    if made[0] is None or made[1] is None or (begins and prompt.startswith(begins.split("\n", 1)[0])):
+        return None, ""
+    return (made[0], made[1]), ""
 
 
 def _index(adapter: Adapter, answer: str, prompt: str) -> int | None:

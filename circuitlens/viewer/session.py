@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from circuitlens.adapter import Adapter, Example
     from circuitlens.corpus import Corpus, FeatureRecord
     from circuitlens.evaluation.alone import Alone, AloneRuns
+    from circuitlens.evaluation.continuation import Continuation
     from circuitlens.evaluation.features import Feature
-    from circuitlens.evaluation.intervention import Outcome, Setting
+    from circuitlens.evaluation.intervention import Outcome
+    from circuitlens.evaluation.settings import Setting
     from circuitlens.progress import ProgressCallback
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class Session(OpenCircuits):
         self._paces: dict[tuple[Adapter, str | None], float] = {}
         self._alone: dict[int, AloneRuns] = {}
         self._asking_alone = threading.Lock()
+        self._continued: dict[int, tuple[Mapping[str, Setting], Continuation]] = {}
 
     def close(self) -> None:
         """End the work under way, and take no more."""
@@ -131,6 +134,16 @@ class Session(OpenCircuits):
 
         return intervene(self.adapter(number), self.circuit(number), settings)
 
+    def continues(self, number: int) -> bool:
+        """Whether the model of a circuit, which is loaded, continues its prompt."""
+        adapter = self.adapter(number)
+        return adapter.extended(adapter.inputs([self.circuit(number).questions[0].prompt]), 0) is not None
+
+    def continuation(self, number: int, settings: Mapping[str, Setting]) -> Continuation | None:
+        """How a circuit's text was last continued, where that was with these nodes set so."""
+        known = self._continued.get(number)
+        return known[1] if known is not None and known[0] == settings else None
+
     def alone(self, number: int, node_ids: Sequence[str]) -> Alone:
         """What the model does with only these nodes of a circuit kept.
 
@@ -168,8 +181,9 @@ class Session(OpenCircuits):
         node = circuit.node(node_id)
         if corpus is None or node.is_logit:
             return None
-        of = corpus.record
-        if (of.adapter, of.options) != (circuit.adapter, circuit.options):  # as far as the files say, another model
+        from circuitlens.meaning.labelling import said_otherwise
+
+        if said_otherwise(corpus.record, circuit):
             return None
         site = corpus.site(node.hook)
         if site is None or node.index is None or node.index >= site.features:
@@ -304,6 +318,17 @@ class Session(OpenCircuits):
         except CorpusError as fault:
             log.warning("%s", fault)
             return circuit
+
+    def continue_text(self, number: int, settings: Mapping[str, Setting]) -> Job:
+        """Begin to continue a circuit's prompt, as it is and with nodes set otherwise; `continuation` has it then."""
+        adapter, circuit = self.adapter(number), self.circuit(number)
+
+        def work(progress: ProgressCallback) -> None:
+            from circuitlens.evaluation.continuation import continue_text
+
+            self._continued[number] = settings, continue_text(adapter, circuit, settings, progress=progress)
+
+        return self.jobs.start(f"Continue “{circuit.questions[0].prompt}”", work)
 
     def verify(self, number: int, options: Mapping[str, Any] | None = None) -> Job:
         """Begin to measure a circuit's evidence; the circuit with it takes its place, and is not saved by that.

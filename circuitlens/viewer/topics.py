@@ -55,6 +55,13 @@ class Asked(Topic):
     key: str
 
 
+class Continuing(Topic):
+    """The interventions with which the text is to be continued; `turn` makes one press another than the one before."""
+
+    settings: dict[str, Factor | Literal["corrupted"]]
+    turn: float
+
+
 class Alone(Topic):
     """The nodes that are to do it alone; `key` says the same, and the answer has it."""
 
@@ -126,6 +133,7 @@ FORMS: dict[str, Any] = {
     "focused.data": Focused,
     "pinned.data": Pinned,
     "asked.data": Asked,
+    "continuing.data": Continuing,
     "kept-alone.data": Alone,
     "reading.data": Read | Unread,
     "kept.data": Kept,

@@ -93,6 +93,16 @@ def _begin_work(app: Dash, session: Session) -> None:
 
     @app.callback(
         Output("begun", "data", allow_duplicate=True),
+        Input("continuing", "data"),
+        prevent_initial_call=True,
+    )
+    def continue_text(continuing: dict[str, Any] | None) -> Any:
+        if continuing is None:
+            raise PreventUpdate
+        return session.continue_text(continuing["circuit"], continuing["settings"]).id
+
+    @app.callback(
+        Output("begun", "data", allow_duplicate=True),
         Output("load-fault", "children"),
         Input("load", "n_clicks"),
         Input("verify", "n_clicks"),

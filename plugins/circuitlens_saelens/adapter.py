@@ -175,6 +175,20 @@ class SAELensAdapter(Adapter):
     def output_label(self, index: int) -> str:
         return self._text.token(index)
 
+    def extended(self, inputs: Inputs, output: int) -> Inputs | None:
+        if inputs.values.shape[1] >= self._text.longest:
+            return None
+        values = torch.cat([inputs.values, inputs.values.new_full((1, 1), output)], 1)
+        mask = torch.cat([inputs.mask, inputs.mask.new_ones(1, 1)], 1)
+        return Inputs(values, mask, ((*inputs.tokens[0], self._text.token(output)),))
+
+    @property
+    def ends(self) -> Collection[int]:
+        """The tokenizer's EOS, and those that the model's own generation ends with, such as at the end of a turn."""
+        own = getattr(getattr(self._model.model, "original_model", None), "generation_config", None)
+        named = (self._text.tokenizer.eos_token_id, getattr(own, "eos_token_id", None))
+        return {index for one in named for index in (one if isinstance(one, list) else [one]) if index is not None}
+
     def label(self, site: Site, index: int) -> str:
         alone = len(set(self._kinds.values())) == 1
         return f"F{index}" if alone else f"{self._kinds[site.write]} F{index}"

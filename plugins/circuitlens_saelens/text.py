@@ -67,11 +67,27 @@ class Text:
         return index
 
     def chat(self, prompt: str) -> str | None:
-        """A prompt by the tokenizer's chat template, without the BOS that is put before it; None where it has none."""
+        """A prompt by the tokenizer's chat template, without the BOS that is put before it; None where it has none.
+
+        Raises:
+            PromptError: the template, a program of the model's maker, fails or refuses the prompt.
+        """
         if not getattr(self.tokenizer, "chat_template", None):
             return None
         turn = [{"role": "user", "content": prompt}]
-        made = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        try:
+            made = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        except ImportError as error:
+            raise PromptError(
+                "Chat templates are written in Jinja, which is not installed here or too old: pip install "
+                f"'jinja2>=3.1' ({error})."
+            ) from error
+        except Exception as error:  # whatever the template raises
+            told = f"{type(error).__name__}: {error}"
+            raise PromptError(
+                f"The model's chat template can't be used on this prompt ({told:.300}): write the turns into the "
+                "prompt yourself."
+            ) from error
         return made.removeprefix(self.tokenizer.bos_token) if self.prepend_bos else made
 
     def _next(self, prompt: str, answer: str) -> int | None:

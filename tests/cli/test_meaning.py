@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import circuitlens
-from circuitlens import corpus
+from circuitlens import corpus, registry
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Annotations, Circuit
+from circuitlens.cli.inputs import load_once
 from tests.cli.running import Here
 
 
@@ -119,3 +120,21 @@ def test_label_writes_into_the_file_and_keeps_what_others_wrote(
     assert (meaning.text, meaning.source) == ("many", "file")
     code, printed, _ = here("label", str(tmp_path / "c.json"))
     assert (code, "Wrote the labels to" in printed) == (0, True)
+
+
+def test_label_loads_a_model_once_for_circuits_that_follow_each_other(
+    here: Here, cats: Circuit, cat: Circuit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda name, **options: (loaded.append(name), load(name, **options))[1])
+    files = [tmp_path / f"{name}.json" for name in ("one", "two", "three")]
+    for file, circuit in zip(files, (cats, cat, cats), strict=True):
+        circuit.save(file)
+    code, printed, _ = here("label", *map(str, files))
+    assert (code, printed.count("Wrote the labels to"), loaded) == (0, 3, ["toy"])
+    assert all(circuitlens.open(file).meanings for file in files)
+    once = load_once()
+    plain = once("toy", {})
+    assert once("toy", {}) is plain
+    assert once("toy", {"dtype": "float64"}) is not plain  # other options are another model

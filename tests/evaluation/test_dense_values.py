@@ -14,7 +14,7 @@ from circuitlens.adapter import Hook, Inputs
 from circuitlens.circuit import Circuit
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.faithfulness import AblationRuns
-from circuitlens.evaluation.intervention import Setting
+from circuitlens.evaluation.settings import Setting
 from circuitlens.literals import AblationKind
 from tests.tiny_transformer import FEATURES, TinyTransformer
 

@@ -18,7 +18,8 @@ from circuitlens.errors import CircuitError, PromptError
 from circuitlens.evaluation import intervention
 from circuitlens.evaluation.circuit_inputs import circuit_prompts
 from circuitlens.evaluation.faithfulness import AblationRuns
-from circuitlens.evaluation.intervention import Outcome, Setting, intervene
+from circuitlens.evaluation.intervention import Outcome, intervene
+from circuitlens.evaluation.settings import Setting, read_settings
 from circuitlens.literals import MethodName, PositionGrouping
 from tests.circuits import PAIRS, example_circuit, inner, strongest_feature, toy_circuit
 from tests.models import Spelled
@@ -286,7 +287,7 @@ def test_a_node_that_is_not_there_or_a_logit_is_refused(toy: Adapter, cats: Circ
 def test_what_is_no_factor_is_refused(toy: Adapter, cats: Circuit, factor: Any) -> None:
     node = strongest_feature(cats)
     with pytest.raises(CircuitError, match=r"give a finite factor on its own value, or 'corrupted'"):
-        intervention._checked(node, factor)
+        read_settings(cats, {node.id: factor})
     if isinstance(factor, int | float):
         with pytest.raises(CircuitError, match=rf"'{node.id}' is set to {factor}: give a finite factor"):
             intervene(toy, cats, {node.id: factor})

@@ -15,7 +15,8 @@ import circuitlens
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitError
-from circuitlens.evaluation.intervention import Setting, intervene
+from circuitlens.evaluation.intervention import intervene
+from circuitlens.evaluation.settings import Setting
 from circuitlens.literals import MethodName
 from circuitlens.prompts.pairs import Pair
 from tests.circuits import PAIRS, example_circuit, inner, strongest_feature, toy_circuit

@@ -94,6 +94,17 @@ def test_a_corpus_of_another_model_is_refused(cats: Circuit, toy: Adapter, made:
         circuitlens.label(cats, corpus=corpus.Corpus(made.folder, narrow))
 
 
+def test_without_a_model_options_are_compared_and_with_it_weights(
+    cats: Circuit, toy: Adapter, made: corpus.Corpus
+) -> None:
+    elsewhere = cats.model_copy(update={"options": {"model": "elsewhere", "dtype": "float64", "layers": "1"}})
+    with pytest.raises(CorpusError, match="it was built with model None, and the circuit was found with 'elsewhere'"):
+        circuitlens.label(elsewhere, corpus=made)
+    assert circuitlens.label(elsewhere, toy, corpus=made).meaning("sae:0:4") is not None
+    exact = cats.model_copy(update={"options": {"dtype": "float64"}})
+    assert circuitlens.label(exact, corpus=made).meaning("sae:0:4") is not None
+
+
 def test_labels_without_a_model_need_no_torch(cats: Circuit, made: corpus.Corpus, tmp_path: Path) -> None:
     cats.save(tmp_path / "c.json")
     code = (

@@ -86,6 +86,36 @@ def test_chat_prompts_follow_the_template(gpt2: Adapter, monkeypatch: pytest.Mon
     assert preview(gpt2, made, "", {}).chat is None
 
 
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('Only turns of a <b>system</b>') }}", "TemplateError: Only turns of a <b>system</b>"),
+        ("{% for x in %}", "TemplateSyntaxError"),
+        ("{{ messages[7].content.upper() }}", "UndefinedError"),
+    ],
+)
+def test_a_chat_template_that_fails_is_a_sentence(
+    gpt2: Adapter, monkeypatch: pytest.MonkeyPatch, template: str, told: str
+) -> None:
+    tokenizer = gpt2._text.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    known = preview(gpt2, "The cats", "", {"answer": "run"})
+    assert known.chat is None
+    assert known.no_chat.startswith(f"The model's chat template can't be used on this prompt ({told}")
+    assert known.repairs == (("answer", "run", " run"),)  # the rest of the preview is there
+    assert told in panel(known)
+
+
+def test_templates_without_jinja_say_what_to_install(gpt2: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object, **__: object) -> str:
+        raise ImportError("apply_chat_template requires jinja2 to be installed")
+
+    tokenizer = gpt2._text.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ messages }}")
+    monkeypatch.setattr(tokenizer, "apply_chat_template", lacking)
+    assert "pip install 'jinja2>=3.1'" in preview(gpt2, "The cats", "", {}).no_chat
+
+
 def test_the_time_is_that_of_the_last_circuit_or_of_a_run() -> None:
     known = Preview(tokens=(("a",) * 10, ("b",) * 10), seconds=0.5)
     assert seconds_for(known, None, 2.0) == 20

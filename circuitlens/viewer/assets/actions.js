@@ -126,6 +126,12 @@ const Actions = (() => {
     Widgets.set("ending", { data: { job: Number(job), how, turn: performance.now() } });
   }
 
+  /** Has the text continued, as it is and with the nodes set as they are now. */
+  function continueText() {
+    const data = { circuit: State.now().circuit, settings: Object.fromEntries(Widgets.settings()), turn: performance.now() };
+    Widgets.set("continuing", { data });
+  }
+
   // Keys and buttons
 
   /** @type {Record<string, "up" | "down" | "left" | "right">} */
@@ -176,6 +182,7 @@ const Actions = (() => {
     offs: (on) => switchAllOff(JSON.parse(on)),
     unset: (on) => intervene(on, undefined),
     tab: (on) => State.change({ tab: /** @type {PageState["tab"]} */ (on) }),
+    continue: continueText,
     measure: () => Widgets.element("verify").click(),
     example: (on) => example(JSON.parse(on)),
     cancel: (on) => end("cancel", on),

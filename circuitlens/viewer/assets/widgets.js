@@ -208,5 +208,6 @@ const Widgets = (() => {
     set("search", { data });
   }
 
-  return { element, plain, set, note, debounce, publish, foreign, keyOf, own, name, slid, showAll, takeFacts, searchable };
+  const graph = { keyOf, own, name, settings, slid, showAll, takeFacts, searchable };
+  return { element, plain, set, note, debounce, publish, foreign, ...graph };
 })();

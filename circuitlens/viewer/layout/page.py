@@ -49,7 +49,7 @@ def _stores(given: Any, work: Mapping[str, Any]) -> list[Any]:
         dcc.Store(id="seen", data=work["seen"]),
         dcc.Store(id="schema", data=page_state.schema()),
         dcc.Store(id="sheets", data={scheme: stylesheet(scheme) for scheme in ("light", "dark")}),
-        *(dcc.Store(id=name) for name in (*TOPICS, "axes", "begun", "ending")),
+        *(dcc.Store(id=name) for name in (*TOPICS, "axes", "begun", "ending", "continuing")),
         dcc.Interval(id="tick", interval=work["interval"]),
         dcc.Download(id="download"),
         html.Div(id="status", role="status", **aria(live="polite")),

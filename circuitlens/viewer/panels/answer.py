@@ -31,7 +31,8 @@ from circuitlens.viewer.panels.parts import doing, focus_button
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.alone import Alone
-    from circuitlens.evaluation.intervention import Outcome, Setting
+    from circuitlens.evaluation.intervention import Outcome
+    from circuitlens.evaluation.settings import Setting
 
 HINT = "Click a node to see what feeds it and what it feeds, or an edge to see how it is known."
 NAMED = 8

@@ -12,7 +12,8 @@ from circuitlens.report.text import percent, signed, visible
 from circuitlens.viewer.panels.parts import terms
 
 if TYPE_CHECKING:
-    from circuitlens.evaluation.intervention import Outcome, Setting
+    from circuitlens.evaluation.intervention import Outcome
+    from circuitlens.evaluation.settings import Setting
 
 
 def outcome_panel(circuit: Circuit, outcome: Outcome, settings: Mapping[str, Setting]) -> list[Any]:

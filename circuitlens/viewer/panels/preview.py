@@ -37,6 +37,8 @@ def preview_panel(known: Preview, typed: dict[str, str], duration: str) -> list[
         parts.append(
             html.P(["The model is made for chats: ", _fill("Write it as a chat's turn", told)], className="hint")
         )
+    if known.no_chat:
+        parts.append(html.P(visible(known.no_chat), className="hint"))
     return [*parts, *([html.P(duration, className="hint")] if duration and prompt else [])]
 
 
