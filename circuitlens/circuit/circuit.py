@@ -31,6 +31,7 @@ from circuitlens.circuit.nodes import (
     Text,
     Whole,
 )
+from circuitlens.circuit.positions import Position, name_positions
 from circuitlens.errors import CircuitError
 from circuitlens.files import MAX_KEYS
 from circuitlens.literals import MethodName, PositionGrouping
@@ -127,6 +128,11 @@ class Circuit(Document):
         ours, theirs = (tuple(o.text for o in outputs) for outputs in (self.metric.answers, self.metric.distractors))
         # Not validated: the circuit was found on it.
         return (Pair.model_construct(prompt=self.prompt, corrupted=self.corrupted, answer=ours, distractor=theirs),)
+
+    @cached_property
+    def positions(self) -> tuple[Position, ...]:
+        """What each position is called, and what more there is to say of it."""
+        return name_positions(self.tokens, self.pairs, self.by)
 
     @property
     def has_corrupted(self) -> bool:
@@ -253,7 +259,8 @@ class Circuit(Document):
             prompt = {name: node for name, node in self._by_id.items() if not self.is_bos(node)}
             within = [edge for edge in edges if edge.source in prompt and edge.target in prompt]
             nodes = other if len(other := strongest_path(prompt, within, end)) > 1 else nodes
-        return CircuitPath(nodes=tuple(nodes), weight=carried(self._by_id, edges, nodes), tokens=self.tokens)
+        names = tuple(position.name for position in self.positions)
+        return CircuitPath(nodes=tuple(nodes), weight=carried(self._by_id, edges, nodes), tokens=names)
 
     def prune(
         self, *, max_nodes: int | None = None, max_edges: int | None = None, share: float | None = None

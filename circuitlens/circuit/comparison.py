@@ -15,6 +15,7 @@ from typing import Any
 
 from circuitlens.circuit import Circuit, Edge, Meaning, Node
 from circuitlens.circuit.meaning import best
+from circuitlens.circuit.positions import Position, name_positions
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class AlignedGraph:
     def meaning(self, node: Node) -> Meaning | None:
         """What a feature stands for, as `Circuit.meaning`."""
         return None if node.is_logit else self._meaning_of.get((node.hook, node.index))
+
+    @cached_property
+    def positions(self) -> tuple[Position, ...]:
+        """What each column is called."""
+        return name_positions(self.tokens)
 
     @cached_property
     def _meaning_of(self) -> dict[tuple[str, int | None], Meaning]:
@@ -127,7 +133,8 @@ def differing(first: Circuit, second: Circuit) -> str:
 
 def compare(first: Circuit, second: Circuit) -> Comparison:
     """Match the nodes of two circuits, bring them into common columns, and take one circuit from the other."""
-    labels, ours, theirs = _columns(first.tokens, second.tokens)
+    ours, theirs = _columns(first.tokens, second.tokens)
+    labels = _labels((ours, _names(first)), (theirs, _names(second)))
     mine = _align(first, ours, labels, {node.id: node.id for node in first.nodes})
     matched = _match(mine, second, theirs)
     moved = frozenset(matched.values())
@@ -143,11 +150,12 @@ def compare(first: Circuit, second: Circuit) -> Comparison:
     other = _align(second, theirs, labels, ids)
     difference = _subtract(mine, other)
     shorter, at = sorted([(first.tokens, ours), (second.tokens, theirs)], key=lambda one: len(one[0]))[0]
-    contained = all(labels[column] == token for token, column in zip(shorter, at, strict=True))
+    texts = _labels((ours, first.tokens), (theirs, second.tokens))
+    contained = all(texts[column] == token for token, column in zip(shorter, at, strict=True))
     aligned = len(labels) == len(first.tokens) == len(second.tokens) or contained
     if not aligned:
-        mine = AlignedGraph(first.tokens, first.nodes, first.edges, first)
-        other = _align(second, range(len(second.tokens)), second.tokens, ids)
+        mine = AlignedGraph(_names(first), first.nodes, first.edges, first)
+        other = _align(second, range(len(second.tokens)), _names(second), ids)
     return Comparison(mine, other, difference, aligned, moved)
 
 
@@ -175,7 +183,7 @@ def _features(graph: Graph, nodes: Sequence[Node] | None = None) -> Mapping[tupl
 
 def _token(graph: Graph, nodes: Sequence[Node]) -> str:
     """The token at which the strongest of some nodes stands."""
-    return graph.tokens[max(nodes, key=lambda node: abs(node.attribution)).pos]
+    return graph.positions[max(nodes, key=lambda node: abs(node.attribution)).pos].name
 
 
 def _strength(nodes: Sequence[Node]) -> float:
@@ -189,21 +197,26 @@ def _identity(node: Node, column: int) -> tuple[object, ...]:
     return node.hook, node.kind, index, None if node.is_logit else column, node.layer
 
 
-def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[tuple[str, ...], list[int], list[int]]:
-    """Common columns with their labels, and the column of each position of either."""
-    labels: list[str] = []
-    ours, theirs = [0] * len(first), [0] * len(second)
+def _columns(first: Sequence[str], second: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The common column of each position of either."""
+    ours, theirs, count = [0] * len(first), [0] * len(second), 0
     for _, a, b, c, d in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
-        for k in range(max(b - a, d - c)):
-            texts = []
-            if a + k < b:
-                ours[a + k] = len(labels)
-                texts.append(first[a + k])
-            if c + k < d:
-                theirs[c + k] = len(labels)
-                texts.append(second[c + k])
-            labels.append(" / ".join(dict.fromkeys(texts)))
-    return tuple(labels), ours, theirs
+        ours[a:b], theirs[c:d] = range(count, count + b - a), range(count, count + d - c)
+        count += max(b - a, d - c)
+    return ours, theirs
+
+
+def _labels(*sides: tuple[Sequence[int], Sequence[str]]) -> tuple[str, ...]:
+    """What stands at each column, of the columns of either side and what is there."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for columns, texts in sides:
+        for column, text in zip(columns, texts, strict=True):
+            found[column].append(text)
+    return tuple(" / ".join(dict.fromkeys(found[column])) for column in sorted(found))
+
+
+def _names(circuit: Circuit) -> tuple[str, ...]:
+    return tuple(position.name for position in circuit.positions)
 
 
 def _align(graph: Circuit, columns: Sequence[int], labels: tuple[str, ...], ids: Mapping[str, str]) -> AlignedGraph:

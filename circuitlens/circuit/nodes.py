@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from circuitlens.circuit.positions import Position, name_positions
 from circuitlens.literals import NodeKind
 from circuitlens.prompts.metrics import METRICS
 
@@ -154,10 +156,11 @@ class CircuitPath(Value):
     nodes: tuple[Node, ...]
     weight: Number
     measured: Number | None = None
-    tokens: tuple[str, ...] = Field(description="of the prompt")
+    tokens: tuple[str, ...] = Field(description="of the prompt, or what the positions of many are called")
 
     def __str__(self) -> str:
-        return " → ".join(full_name(node, self.tokens) for node in self.nodes)
+        positions = name_positions(self.tokens)
+        return " → ".join(full_name(node, positions) for node in self.nodes)
 
 
 class FullGraphSize(Value):
@@ -193,10 +196,10 @@ class Fingerprint(Value):
     sites: tuple[SiteFingerprint, ...] = Field(fail_fast=True, max_length=10_000)
 
 
-def full_name(node: Node, tokens: tuple[str, ...]) -> str:
-    """A node's label, with its layer and token where the circuit has more than one position."""
-    if len(tokens) == 1:
+def full_name(node: Node, positions: Sequence[Position]) -> str:
+    """A node's label, with its layer and position where the circuit has more than one (`Circuit.positions`)."""
+    if len(positions) == 1:
         return node.label
     if node.is_logit:
         return repr(node.label) if node.index is not None else node.label
-    return f"{node.label} L{node.layer} {tokens[node.pos]!r}"
+    return f"{node.label} L{node.layer} {positions[node.pos].name!r}"

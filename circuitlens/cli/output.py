@@ -48,7 +48,7 @@ def print_path_effects(adapter: Adapter, circuit: Circuit) -> None:
         if node.kind in ("feature", "neuron"):
             outputs = describe(adapter, circuit, node.id, outputs=4).promoted
             promoted = ", ".join(repr(text) for text, logit in outputs if logit > 0)
-        name = full_name(node, circuit.tokens)
+        name = full_name(node, circuit.positions)
         rows.append((f"  {name}", f"{result.predicted_drop:+.4f}", f"{result.measured_drop:+.4f}", promoted))
     alone = "–" if path.measured is None else f"{path.measured:+.4f}"
     rows.append(("  the path alone", f"{path.weight:+.4f}", alone, ""))

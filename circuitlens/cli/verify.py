@@ -127,7 +127,7 @@ def _save_plots(circuit: Circuit, path: Path) -> None:
     from circuitlens.report.plots import effect_plot, faithfulness_plot, save_plot
 
     assert circuit.evidence is not None, "plots are made of evidence"
-    names = {node.id: full_name(node, circuit.tokens) for node in circuit.nodes}
+    names = {node.id: full_name(node, circuit.positions) for node in circuit.nodes}
     beside = path.with_stem(f"{path.stem}-effects")
     save_plot(faithfulness_plot(circuit.evidence), path)
     save_plot(effect_plot(circuit.evidence, names), beside)

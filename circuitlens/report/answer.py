@@ -236,7 +236,7 @@ def _at(circuit: Circuit, nodes: Sequence[Node]) -> str:
     positions = sorted({node.pos for node in nodes})
     if len(positions) > NAMED:
         return f" at {len(positions)} positions"
-    return f" on {joined([f'“{_plain(circuit.tokens[pos])}”' for pos in positions])}"
+    return f" on {joined([f'“{_plain(circuit.positions[pos].name)}”' for pos in positions])}"
 
 
 def _prompts(circuit: Circuit) -> str:

@@ -70,7 +70,7 @@ def path_meanings(circuit: Circuit) -> list[tuple[str, str]]:
     except CircuitError:
         return []
     told = [(node, circuit.meaning(node)) for node in nodes]
-    rows = [f"{full_name(node, circuit.tokens)}: {meaning}" for node, meaning in told if meaning is not None]
+    rows = [f"{full_name(node, circuit.positions)}: {meaning}" for node, meaning in told if meaning is not None]
     return [("" if number else "meaning", row) for number, row in enumerate(rows)]
 
 
@@ -103,7 +103,7 @@ def describe_path_heads(circuit: Circuit) -> str:
         ends = {node.id for node in circuit.nodes if node.is_logit} if target.is_logit else {target.id}
         edges = [edge for edge in circuit.edges if edge.source == source.id and edge.target in ends]
         if heads := describe_heads(*edges):
-            places = f"from {circuit.tokens[source.pos]!r} to {circuit.tokens[target.pos]!r}"
+            places = f"from {circuit.positions[source.pos].name!r} to {circuit.positions[target.pos].name!r}"
             told.append(f"{heads} of {source.label} → {'the metric' if target.is_logit else target.label}, {places}")
     return "; ".join(told)
 

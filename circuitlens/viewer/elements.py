@@ -43,7 +43,7 @@ def elements(
     for name, place in placed.places.items():
         if (node := here.get(name)) is not None:  # else it is of the layout's graph only
             token = node.kind == "embedding" and node.hook == says_token
-            label = visible(graph.tokens[node.pos]) if token else plain(node.label)
+            label = visible(graph.positions[node.pos].name) if token else plain(node.label)
             drawn.append(_node(graph, node, label, place, small, ranks.get(name, -1), largest))
     strongest = sorted(graph.edges, key=lambda edge: -abs(edge.weight))
     roles = {node.id: output_role(graph, node) for node in graph.nodes}

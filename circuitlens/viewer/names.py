@@ -29,4 +29,4 @@ def given_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None
 
 def bare_name(graph: Graph, node: Node, labels: Mapping[str, str] | None = None, *, short: bool = False) -> str:
     """The same without what the node stands for, where many are named."""
-    return (labels or {}).get(node.label_key) or (node.label if short else full_name(node, graph.tokens))
+    return (labels or {}).get(node.label_key) or (node.label if short else full_name(node, graph.positions))

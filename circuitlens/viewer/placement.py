@@ -18,7 +18,7 @@ from circuitlens.circuit import Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.answer import output_role
 from circuitlens.report.text import visible
-from circuitlens.viewer.tokens import gaps, position_names
+from circuitlens.viewer.tokens import gaps
 
 ROOMY, ROOMY_ROWS = 12, 10
 """With up to so many slots across and so many rows each node is drawn large, with its label inside."""
@@ -86,7 +86,7 @@ def place_nodes(graph: Graph, nodes: Sequence[Node] | None = None) -> Placement:
 
 def axes(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
     """What stands along a placement of a graph: hooks with their rows, tokens with their columns, gaps between."""
-    names = position_names(graph)
+    named = graph.positions
     ends = {pos: start for pos, (start, _) in placed.columns.items()}
     return {
         "rows": [
@@ -100,8 +100,8 @@ def axes(graph: Graph, placed: Placement) -> dict[str, list[dict[str, Any]]]:
         ],
         "columns": [
             {
-                "label": visible(names[pos][0]),
-                "title": f"{pos}: {visible(names[pos][0])} {names[pos][1]}".rstrip(),
+                "label": visible(named[pos].name),
+                "title": f"{pos}: {visible(named[pos].name)} {named[pos].told}".rstrip(),
                 "pos": pos,
                 "x": start + width / 2,
                 "width": width,

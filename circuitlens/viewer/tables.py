@@ -26,7 +26,7 @@ def node_rows(graph: Graph, labels: Mapping[str, str], notes: Mapping[str, str])
             "layer": node.layer,
             "hook": node.hook,
             "position": node.pos,
-            "token": visible(graph.tokens[node.pos]),
+            "token": visible(graph.positions[node.pos].name),
             "index": node.index,
             "activation": node.activation,
             "attribution": node.attribution,

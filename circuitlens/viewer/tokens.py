@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
@@ -11,9 +10,6 @@ from itertools import groupby
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.text import visible
-
-LISTED = 12
-"""Tokens that a position of many prompts is said to have, at most."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,7 @@ def prompt_tokens(circuit: Circuit) -> list[Token]:
         else replaced(circuit.tokens, circuit.prompt, circuit.corrupted)
     )
     tokens = []
-    for pos, (text, _) in enumerate(position_names(circuit)):
+    for pos, (text, _) in enumerate(circuit.positions):
         here = [node.attribution for node in inner if node.pos == pos]
         corrupted = other[pos] if other else ""
         tokens.append(Token(pos, text, corrupted, len(here), sum(here, 0.0), sum(map(abs, here), 0.0)))
@@ -80,32 +76,8 @@ def _words(tokens: Sequence[str], prompt: str) -> list[list[int]]:
     return words
 
 
-def position_names(graph: Graph) -> list[tuple[str, str]]:
-    """Each position's token, and what there is to say of it: that of a circuit over many prompts has several."""
-    names = [(token, "") for token in graph.tokens]
-    if not isinstance(graph, Circuit) or graph.by != "position":
-        return names
-    prompts = [[pair.prompt] if len(names) == 1 else pair.prompt.split() for pair in graph.pairs]
-    before = len(names) - len(prompts[0]) if prompts else 0
-    if before not in (0, 1) or any(len(words) != len(prompts[0]) for words in prompts):
-        return [
-            (text, "differs from prompt to prompt" if text == f"[{pos}]" else "") for pos, (text, _) in enumerate(names)
-        ]
-    for pos, (text, _) in enumerate(names):
-        if text == f"[{pos}]" and pos >= before:
-            names[pos] = _several([words[pos - before] for words in prompts])
-    return names
-
-
-def _several(words: Sequence[str]) -> tuple[str, str]:
-    """The most common of several words, with a mark that there are others, and which."""
-    common = [word for word, _ in Counter(words).most_common()]
-    more = f" and {len(common) - LISTED} more" if len(common) > LISTED else ""
-    return f"{common[0]} …", f"{', '.join(common[:LISTED])}{more} on {len(words)} prompts"
-
-
 def gaps(graph: Graph, used: Sequence[int]) -> list[tuple[int, str]]:
     """Runs of positions without nodes: the first position after each, and its tokens as one text."""
     empty = [pos for pos in range(len(graph.tokens)) if pos not in set(used)]
     runs = [[pos for _, pos in run] for _, run in groupby(enumerate(empty), key=lambda pair: pair[1] - pair[0])]
-    return [(run[-1] + 1, " ".join(visible(graph.tokens[pos]) for pos in run)) for run in runs]
+    return [(run[-1] + 1, " ".join(visible(graph.positions[pos].name) for pos in run)) for run in runs]

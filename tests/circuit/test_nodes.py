@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from circuitlens.circuit import MetricRecord, Output, full_name
+from circuitlens.circuit.positions import name_positions
 from circuitlens.literals import MetricName
 from tests.circuit.handmade import circuit, node
 
@@ -53,8 +54,8 @@ def test_every_metric_has_words_of_its_own() -> None:
 )
 def test_full_names_say_where_a_node_is(kind: str, index: int | None, alone: str, among: str) -> None:
     one = node("a", 1, kind=kind).model_copy(update={"index": index})
-    assert full_name(one, ("The cats",)) == alone
-    assert full_name(one.model_copy(update={"pos": 1}), ("The", " cats")) == among
+    assert full_name(one, name_positions(["The cats"])) == alone
+    assert full_name(one.model_copy(update={"pos": 1}), name_positions(["The", " cats"])) == among
 
 
 def test_paths_say_where_their_nodes_are() -> None:

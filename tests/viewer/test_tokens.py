@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 import circuitlens
-from circuitlens.circuit import Circuit
-from circuitlens.viewer.tokens import gaps, position_names, prompt_tokens, replaced
-from tests.circuits import inner, pair
+from circuitlens.viewer.tokens import gaps, prompt_tokens, replaced
+from tests.circuits import inner
 from tests.tiny_transformer import TinyTransformer
 
 
@@ -44,24 +43,3 @@ def test_every_token_is_there_with_its_nodes_attribution() -> None:
     assert empty
     named = " ".join(title for _, title in gaps(circuit, [node.pos for node in inner(circuit)]))
     assert named == " ".join(circuit.tokens[pos] for pos in empty)
-
-
-def test_a_position_of_many_prompts_says_what_it_has() -> None:
-    pairs = [pair("a b c"), pair("a d c"), pair("a b e")]
-    circuit = circuitlens.aggregate(TinyTransformer(), pairs, "gradient")
-    assert circuit.tokens == ("a", "[1]", "[2]")
-    assert position_names(circuit) == [("a", ""), ("b …", "b, d on 3 prompts"), ("c …", "c, e on 3 prompts")]
-    by_role = circuitlens.aggregate(
-        TinyTransformer(),
-        [pair("a b", roles=("first", "last")), pair("c b", roles=("first", "last"))],
-        "gradient",
-        by="role",
-    )
-    assert position_names(by_role) == [("first", ""), ("last", "")]
-
-
-def test_the_toys_one_position_has_whole_prompts(cats: Circuit) -> None:
-    pairs = [pair(f"The {noun}", None, "run", "runs") for noun in ("cats", "dogs")]
-    circuit = circuitlens.aggregate(circuitlens.load("toy"), pairs, "gradient")
-    assert position_names(circuit) == [("The cats …", "The cats, The dogs on 2 prompts")]
-    assert position_names(cats) == [("The cats", "")]

@@ -135,7 +135,7 @@ def test_edges_are_listed_by_sign_and_the_weakest_are_counted(tall: Circuit) -> 
     assert max(map(len, parts)) > 20
     for part in parts:
         assert (f"'and {len(part) - 20} weaker'" in detail) == (len(part) > 20)
-    assert full_name(tall.node(ways[0][0].source), tall.tokens) in detail
+    assert full_name(tall.node(ways[0][0].source), tall.positions) in detail
 
 
 def test_circuits_of_one_name_are_numbered(cats: Circuit) -> None:

@@ -35,7 +35,7 @@ def node_panel(circuit: Circuit, node: Node, labels: Labels, record: FeatureReco
         ("Kind", KINDS[node.kind]),
         *([("Meaning", plain(str(meaning)))] if (meaning := circuit.meaning(node)) else []),
         ("Hook", node.hook),
-        ("Position", f"{node.pos}: “{visible(circuit.tokens[node.pos])}”"),
+        ("Position", f"{node.pos}: “{visible(circuit.positions[node.pos].name)}”"),
         *([("Index", f"{node.index}, counted from 0")] if node.index is not None else []),
         ("Norm" if node.kind in ("error", "embedding") else "Activation", f"{node.activation:.3f}"),
         ("Attribution", f"{signed(node.attribution)}{error_of(node)} of {_explained(circuit)}"),
@@ -60,13 +60,13 @@ def compared_panel(comparison: Comparison, node_id: str, labels: Labels) -> list
         return [message(f"Neither circuit has a node {node_id!r}.")]
     rows = [("Kind", KINDS[node.kind]), ("Hook", node.hook)]
     if comparison.aligned:
-        rows.append(("Position", visible(difference.tokens[node.pos])))
+        rows.append(("Position", visible(difference.positions[node.pos].name)))
     for name, graph in (("First", comparison.first), ("Second", comparison.second)):
         here = _find(graph, node_id)
         what = "not in this circuit"
         if here is not None:
             what = f"attribution {signed(here.attribution)}{error_of(here)}, activation {here.activation:.3f}"
-            what += "" if comparison.aligned else f", at “{visible(graph.tokens[here.pos])}”"
+            what += "" if comparison.aligned else f", at “{visible(graph.positions[here.pos].name)}”"
         rows.append((name, what))
     rows.append(("Difference", f"attribution {signed(node.attribution)}"))
     hint = html.P("Edges below are differences, first less second.", className="hint")
@@ -90,7 +90,7 @@ def feature_panel(circuit: Circuit, node: Node, told: Feature | None) -> list[An
     """The heat strip over the prompt's tokens and, where the model is loaded, the outputs the feature speaks for."""
     if node.kind not in ("feature", "neuron", "input"):
         return []
-    tokens = circuit.tokens if told is None else told.tokens
+    tokens = [position.name for position in circuit.positions] if told is None else told.tokens
     values = known_activations(circuit, node) if told is None else list(told.activations)
     many = "Mean activation" if told is None else "Activation on one of its prompts"
     strip = [html.H3(many if circuit.pairs else "Activation on the prompt"), heat_strip(tokens, values)]

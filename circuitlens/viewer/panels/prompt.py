@@ -9,7 +9,7 @@ from dash import html
 from circuitlens.circuit import Circuit
 from circuitlens.report.text import plain, signed, visible
 from circuitlens.viewer.panels.parts import doing
-from circuitlens.viewer.tokens import Token, position_names, prompt_tokens
+from circuitlens.viewer.tokens import Token, prompt_tokens
 
 
 def prompt_strip(circuit: Circuit, chosen: bool = True) -> Any:
@@ -19,8 +19,9 @@ def prompt_strip(circuit: Circuit, chosen: bool = True) -> Any:
     """
     tokens = prompt_tokens(circuit)
     most = max((token.size for token in tokens), default=0.0) or 1.0
-    notes = [note for _, note in position_names(circuit)]
-    cells = [_cell(token, note, most, chosen) for token, note in zip(tokens, notes, strict=True)]
+    cells = [
+        _cell(token, position.told, most, chosen) for token, position in zip(tokens, circuit.positions, strict=True)
+    ]
     spaced = any(token.text[:1].isspace() for token in tokens)  # else the page sets them apart
     return html.Div(
         [html.Ol(cells, className="strip" if spaced else "strip apart"), *_beside(circuit)], className="prompt"
