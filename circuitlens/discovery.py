@@ -11,7 +11,7 @@ from circuitlens.attribution.methods import choose_method, measures_edges
 from circuitlens.circuit import Circuit
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
-from circuitlens.pipeline import BATCH, Search
+from circuitlens.pipeline import BATCH, Search, run
 from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Outputs, Score, output_texts, tokenize
@@ -89,7 +89,7 @@ def find(
         if measured_edges is None:
             measured_edges = MEASURED_EDGES if measures_edges(method, corrupted is not None) else 0
         search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges, measured_edges)
-        return search.run(progress)
+        return run(search, progress)
 
 
 def aggregate(
@@ -138,4 +138,4 @@ def aggregate(
         if measured_edges is None:
             measured_edges = MEASURED_EDGES_OF_MANY if measures_edges(method, prompts.has_corrupted) else 0
         sizes = max_nodes, max_edges, measured_edges
-        return Search(adapter, prompts, example, method, metric, frozen, *sizes, batch_size).run(progress)
+        return run(Search(adapter, prompts, example, method, metric, frozen, *sizes, batch_size), progress)
