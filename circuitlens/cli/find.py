@@ -24,6 +24,7 @@ from circuitlens.cli.inputs import (
     require_installed,
 )
 from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict, write_evidence
+from circuitlens.cli.runs import BatchSize, Run, ShardOption, find_in_folder
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
 if TYPE_CHECKING:
@@ -90,11 +91,15 @@ def find(
     labels: Labels = None,
     held_out: HeldOut = None,
     require: RequiredVerdict = None,
+    run: Run = None,
+    shard: ShardOption = None,
+    batch_size: BatchSize = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
     require_installed(adapter)
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
+    _check_run(prompts, run, shard, batch_size)
     _check_evidence(verify, held_out, require)
     require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
     options = given_options(adapter)
@@ -116,7 +121,8 @@ def find(
     else:
         aligned = align(loaded, pairs, by or "position")
         print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
-        circuit = aggregate(loaded, aligned, **how)
+        how |= {} if batch_size is None else {"batch_size": batch_size}
+        circuit = aggregate(loaded, aligned, **how) if run is None else find_in_folder(loaded, aligned, how, run, shard)
     seconds = time.perf_counter() - start
     circuit = _kept(loaded, circuit, sources, output)
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
@@ -182,6 +188,13 @@ def _check_prompts(
         raise typer.BadParameter("it is for one prompt.", param_hint="--heads")
     if prompts is None and by is not None:
         raise typer.BadParameter("it is for --prompts.", param_hint="--by")
+
+
+def _check_run(prompts: Path | None, run: Path | None, shard: str | None, batch_size: int | None) -> None:
+    if prompts is None and (run or batch_size):
+        raise typer.BadParameter("it is for --prompts.", param_hint="--run" if run else "--batch-size")
+    if run is None and shard is not None:
+        raise typer.BadParameter("it is for --run.", param_hint="--shard")
 
 
 def _peak_memory() -> int:
