@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,16 @@ ShardOption = Annotated[
 BatchSize = Annotated[int | None, typer.Option(min=1, max=MANY, help="Prompts that run together (with --prompts).")]
 
 
+def read_shard(text: str) -> tuple[int, int]:
+    """A shard as typed: its number, from 1, and how many there are."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(
+            f"{text!r} is none: write its number and how many there are, such as 3/16.", param_hint="--shard"
+        )
+    return int(found[1]), int(found[2])
+
+
 def find_in_folder(
     adapter: Adapter, prompts: PromptSet, how: Mapping[str, Any], folder: Path, shard: str | None
 ) -> Circuit:
@@ -41,7 +52,7 @@ def find_in_folder(
     from circuitlens.runfolder import RunFolder, Shard, run_in_folder
     from circuitlens.torch_modes import own_modes
 
-    share = None if shard is None else Shard.parse(shard)
+    share = None if shard is None else Shard(*read_shard(shard))
     with own_modes(gradients=True):
         circuit = run_in_folder(search_many(adapter, prompts, **how), folder, shard=share)
     if circuit is None:

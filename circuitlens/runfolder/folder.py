@@ -24,8 +24,9 @@ from circuitlens.fingerprint import difference
 from circuitlens.literals import StageName
 from circuitlens.pipeline.stages import Piece
 from circuitlens.prompts.pairs import Pair, read_pairs, write_pairs
-from circuitlens.runfolder.pieces import DamagedError, PieceRecord, from_bytes, read_piece_record
+from circuitlens.runfolder.pieces import PieceRecord, from_bytes, read_piece_record
 from circuitlens.runfolder.record import DOCUMENT, RunRecord, digest_of, read_record, write_record
+from circuitlens.runfolder.sealed import DamagedError
 
 if sys.platform != "win32":
     import fcntl
@@ -73,7 +74,7 @@ class RunFolder:
                 if told := known.difference(asked) or difference(adapter, known.fingerprint, pairs[0]):
                     raise RunError(f"{str(path)!r} holds another run: {told}. Give another folder, or remove this one.")
                 return RunFolder(path, known)
-            ours = {"pieces", "claims", "failures", PROMPTS}
+            ours = {"pieces", "claims", "failures", "evidence", PROMPTS}
             if other := [
                 each.name for each in path.iterdir() if each.name not in ours and not PART.fullmatch(each.name)
             ]:

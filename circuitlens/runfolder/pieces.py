@@ -1,24 +1,21 @@
-"""A piece, what one batch gives at one stage, as the bytes of a file: safetensors, with a checksum over all of it."""
+"""A piece, what one batch gives at one stage, as the bytes of a file that says which it is."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from circuitlens.attribution.sums import BatchSums, EdgeSums, KeyedSums
 from circuitlens.circuit.nodes import Count, Name, Size, Value
-from circuitlens.errors import RunError
 from circuitlens.literals import StageName
 from circuitlens.pipeline.stages import Known, Piece
-
-HEADER = "circuitlens"
+from circuitlens.runfolder.sealed import DamagedError, seal, unseal
 
 
 class PieceRecord(Value):
@@ -33,15 +30,9 @@ class PieceRecord(Value):
     worker: Name
 
 
-class DamagedError(RunError):
-    """A piece is not what was written, or of something else; it is to be computed again."""
-
-
 def to_bytes(piece: Piece, record: PieceRecord) -> bytes:
     """The file of a piece."""
-    tensors = {name: tensor.contiguous() for name, tensor in _tensors(piece).items()}
-    told = record.model_dump_json()
-    return save(tensors, {HEADER: told, "sha256": _checksum(tensors, told)})
+    return seal(_tensors(piece), record.model_dump_json())
 
 
 def from_bytes(data: bytes, stage: StageName, batch: int, known: str) -> tuple[Piece, PieceRecord]:
@@ -93,24 +84,11 @@ def digest_of_known(known: Known) -> str:
 
 
 def _read(data: bytes) -> tuple[Mapping[str, Tensor], PieceRecord]:
+    tensors, told = unseal(data)
     try:
-        size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + size])["__metadata__"]
-        tensors, told = load(data), header[HEADER]
-        if header["sha256"] != _checksum(tensors, told):
-            raise DamagedError("its checksum is another")
         return tensors, PieceRecord.model_validate_json(told)
-    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as fault:
-        raise DamagedError("it is no whole piece") from fault
-
-
-def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
-    total = hashlib.sha256(told.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().numpy().tobytes())
-    return total.hexdigest()
+    except ValidationError as fault:
+        raise DamagedError("it is no piece") from fault
 
 
 def _tensors(piece: Piece) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from pydantic import Field, ValidationError
@@ -73,7 +73,7 @@ class RunRecord(Value):
             digest=digest_of(search.prompts.pairs),
             by=search.prompts.by,
             method=search.method,
-            metric=metric,
+            metric=cast(MetricName, metric),
             frozen=search.frozen,
             max_nodes=search.max_nodes,
             max_edges=search.max_edges,

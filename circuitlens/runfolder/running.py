@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -35,17 +34,9 @@ class Shard:
     number: int
     of: int
 
-    @staticmethod
-    def parse(text: str) -> Shard:
-        """A shard from text such as "3/16".
-
-        Raises:
-            RunError: it is none.
-        """
-        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise RunError(f"{text!r} is no shard: write its number and how many there are, such as 3/16.")
-        return Shard(int(found[1]), int(found[2]))
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.of:
+            raise RunError(f"There is no shard {self.number} of {self.of}: give a number from 1 to {self.of}.")
 
     def has(self, batch: int) -> bool:
         """Whether a batch is this shard's."""
@@ -55,17 +46,17 @@ class Shard:
         return f"{self.number}/{self.of}"
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """What computes pieces: this process, or workers elsewhere."""
 
+    @abstractmethod
     def work(
         self, run: RunFolder, stage: StageName, known: Known, batches: Sequence[int], done: Callable[[], object]
     ) -> None:
         """Write the pieces of these batches into the folder, or why one could not be; `done` is told of each."""
-        ...
 
 
-class Alone:
+class Alone(Engine):
     """Pieces computed in this process, beside others that may work on the same folder."""
 
     def __init__(self, search: Search):
