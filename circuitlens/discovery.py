@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 from circuitlens.adapter import Adapter
@@ -11,11 +13,12 @@ from circuitlens.attribution.methods import choose_method, measures_edges
 from circuitlens.circuit import Circuit
 from circuitlens.errors import PromptError
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
-from circuitlens.pipeline import BATCH, Search
+from circuitlens.pipeline import BATCH, Search, run
 from circuitlens.progress import ProgressCallback
 from circuitlens.prompts.alignment import PromptSet, align, tokenize_pairs
 from circuitlens.prompts.batch import Outputs, Score, output_texts, tokenize
 from circuitlens.prompts.pairs import Pair
+from circuitlens.runfolder import run_in_folder
 from circuitlens.torch_modes import own_modes
 
 log = logging.getLogger(__name__)
@@ -89,7 +92,7 @@ def find(
         if measured_edges is None:
             measured_edges = MEASURED_EDGES if measures_edges(method, corrupted is not None) else 0
         search = Search(adapter, prompts, batch, method, metric, frozen, max_nodes, max_edges, measured_edges)
-        return search.run(progress)
+        return run(search, progress)
 
 
 def aggregate(
@@ -104,6 +107,7 @@ def aggregate(
     max_edges: int | None = MAX_EDGES,
     measured_edges: int | None = None,
     batch_size: int = BATCH,
+    run_folder: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Circuit:
     """Find the circuit that many prompts have in common: mean attributions and mean edges, with standard errors.
@@ -115,12 +119,49 @@ def aggregate(
         measured_edges: as in `find`, by default 20. An edge counts as measured where it is on every prompt that has it.
         by: how positions are brought together: "position" counts from the first token, "role" by the names that each
             pair gives its words, "sum" adds up all positions. (Effects of `exact` are of one position at a time.)
-        batch_size: prompts that run together; results do not depend on it.
+        batch_size: prompts that run together; results do not depend on it but for rounding.
+        run_folder: where what is done is kept, batch by batch: the same call goes on there after an interruption, and
+            several processes may share the work.
 
     Raises:
         PromptError: no prompt can be used, or the method or metric does not fit.
         AdapterError: as `find`.
+        RunError: the folder can't be used, or holds another run.
     """
+    search = search_many(
+        adapter,
+        pairs,
+        method,
+        by=by,
+        metric=metric,
+        frozen=frozen,
+        max_nodes=max_nodes,
+        max_edges=max_edges,
+        measured_edges=measured_edges,
+        batch_size=batch_size,
+    )
+    with own_modes(gradients=True):
+        if run_folder is None:
+            return run(search, progress)
+        circuit = run_in_folder(search, Path(run_folder), callback=progress)
+        assert circuit is not None, "without shards all is done"
+        return circuit
+
+
+def search_many(
+    adapter: Adapter,
+    pairs: Sequence[Pair] | PromptSet,
+    method: MethodName | None = None,
+    *,
+    by: PositionGrouping = "position",
+    metric: MetricName | Score | None = None,
+    frozen: bool = False,
+    max_nodes: int | None = MAX_NODES_OF_MANY,
+    max_edges: int | None = MAX_EDGES,
+    measured_edges: int | None = None,
+    batch_size: int = BATCH,
+) -> Search:
+    """What `aggregate` looks for, with its defaults filled in."""
     if batch_size < 1:
         raise PromptError(f"batch_size is {batch_size}: give 1 or more.")
     with own_modes(gradients=True):
@@ -138,4 +179,4 @@ def aggregate(
         if measured_edges is None:
             measured_edges = MEASURED_EDGES_OF_MANY if measures_edges(method, prompts.has_corrupted) else 0
         sizes = max_nodes, max_edges, measured_edges
-        return Search(adapter, prompts, example, method, metric, frozen, *sizes, batch_size).run(progress)
+        return Search(adapter, prompts, example, method, metric, frozen, *sizes, batch_size)

@@ -27,3 +27,7 @@ class CorpusError(CircuitLensError):
 
 class ViewerError(CircuitLensError):
     """The viewer can't be served."""
+
+
+class RunError(CircuitLensError):
+    """A run's folder can't be read or written, holds another run, or what works on it is gone."""

@@ -33,3 +33,5 @@ Verdict = Literal["supported", "weak", "not supported"]
 
 CheckStatus = Literal["passed", "weak", "failed", "not tested"]
 """How one check ended."""
+StageName = Literal["nodes", "edges", "weighing"]
+"""The stages of a search over batches of prompts, in their order (`circuitlens.pipeline`)."""

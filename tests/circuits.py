@@ -17,7 +17,7 @@ from circuitlens.attribution.node_index import VECTOR
 from circuitlens.circuit import Circuit, Node
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.literals import AblationKind, MethodName
-from circuitlens.pipeline import make_node
+from circuitlens.pipeline.assembly import make_node
 from circuitlens.prompts.pairs import Pair
 from circuitlens.prompts.words import NOUNS, plural_of
 

@@ -30,7 +30,7 @@ ROOMS = [
     *("errors", "files", "literals", "options", "progress", "torch_modes", "prompts.pairs", "prompts.words"),
     *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing", "cuts"),
     *("runs", "edits"),
-    *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "discovery", "evaluation", "meaning"),
+    *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "runfolder", "discovery", "evaluation", "meaning"),
     *("report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
 # What plugins may import.

@@ -1,6 +1,7 @@
 """Sums of scores over prompts, by node or edge: what batches give, and how it is joined.
 
-Joining is associative and commutative, so batches may run in any order and anywhere. A table has as many rows as there
+Joining is associative and commutative but for the last bits of float64, so batches may run anywhere; joined in one
+order they give the same to the last bit. A table has as many rows as there
 are different nodes, whatever the number of prompts.
 """
 
@@ -100,8 +101,8 @@ class BatchSums:
         values = torch.stack([nodes.attribution, nodes.activation, changed.to(nodes.delta)], 1)[rows]
         table = KeyedSums.of(nodes.example[rows], node_numbers(index, prompts, found)[rows], values)
         other = found.runs.clean.metric if found.corrupted is None else found.corrupted.metric
-        metric = torch.stack([found.runs.clean.metric.detach().sum(), other.detach().sum()]).cpu().double()
-        return BatchSums(len(prompts), table, metric, found.gaps.sum(0).cpu().double())
+        metric = torch.stack([found.runs.clean.metric.detach(), other.detach()]).cpu().double().sum(1)
+        return BatchSums(len(prompts), table, metric, found.gaps.cpu().double().sum(0))
 
     def merged(self, other: BatchSums) -> BatchSums:
         """The sums over the prompts of both."""
@@ -116,6 +117,22 @@ class BatchSums:
     def changed(self) -> Bool[Tensor, " node"]:
         """Marks the nodes that differ from their baseline on a prompt, and logits."""
         return self.nodes.sums[:, CHANGED] > 0
+
+
+@dataclass(frozen=True)
+class EdgeSums:
+    """What the kept nodes of some prompts give: edges by key (`edge_sums`), measured effects of nodes where the method
+    measures, and the conservation residual.
+    """
+
+    edges: KeyedSums
+    measured: KeyedSums
+    residual: float
+
+    def merged(self, other: EdgeSums) -> EdgeSums:
+        """The sums over the prompts of both."""
+        residual = max(self.residual, other.residual)
+        return EdgeSums(self.edges.merged(other.edges), self.measured.merged(other.measured), residual)
 
 
 def node_numbers(index: NodeIndex, prompts: PromptSet, found: Attributions) -> Int[Tensor, " node"]:

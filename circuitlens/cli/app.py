@@ -22,6 +22,7 @@ from circuitlens.cli.find import find
 from circuitlens.cli.label import label
 from circuitlens.cli.output import print_table, printable
 from circuitlens.cli.prompts import prompts
+from circuitlens.cli.runs import merge, runs
 from circuitlens.cli.verify import verify
 from circuitlens.cli.view import demo, view
 from circuitlens.errors import CircuitLensError
@@ -114,6 +115,8 @@ app.command()(demo)
 app.command()(adapters)
 app.command(cls=AdapterCommand)(find)
 app.command(cls=AdapterCommand)(verify)
+app.command(cls=AdapterCommand)(merge)
+app.command()(runs)
 app.command(cls=AdapterCommand)(label)
 app.add_typer(corpus, name="corpus")
 app.command()(prompts)

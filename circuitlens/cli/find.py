@@ -24,6 +24,7 @@ from circuitlens.cli.inputs import (
     require_installed,
 )
 from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict, write_evidence
+from circuitlens.cli.runs import BatchSize, Run, ShardOption, find_in_folder, read_shard
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
 if TYPE_CHECKING:
@@ -90,11 +91,15 @@ def find(
     labels: Labels = None,
     held_out: HeldOut = None,
     require: RequiredVerdict = None,
+    run: Run = None,
+    shard: ShardOption = None,
+    batch_size: BatchSize = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
     require_installed(adapter)
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
+    _check_run(prompts, run, shard, batch_size)
     _check_evidence(verify, held_out, require)
     require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
     options = given_options(adapter)
@@ -103,30 +108,45 @@ def find(
     sources = meaning_sources(corpus, labels)
     loaded = load_adapter(adapter, options)
     import circuitlens
-    from circuitlens.discovery import aggregate, find
-    from circuitlens.prompts.alignment import align
+    from circuitlens.discovery import find
 
     how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, "max_nodes": max_nodes}
-    how |= {"max_edges": max_edges, "measured_edges": measured_edges}
+    how |= {"max_edges": max_edges, "measured_edges": measured_edges, "batch_size": batch_size}
     how = {name: value for name, value in how.items() if value is not None}
     start = time.perf_counter()
-    if pairs is None:
+    if prompts is None or pairs is None:
         circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
         circuit = circuitlens.with_heads(loaded, circuit) if heads else circuit
     else:
-        aligned = align(loaded, pairs, by or "position")
-        print_skipped(str(prompts), aligned.skipped, len(pairs), "prompt")
-        circuit = aggregate(loaded, aligned, **how)
+        circuit = _of_many(loaded, prompts, pairs, by or "position", how, run, shard)
     seconds = time.perf_counter() - start
     circuit = _kept(loaded, circuit, sources, output)
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
     if verify:
-        circuit = _verified(loaded, circuit, others, output)
+        circuit = _verified(loaded, circuit, others, output, run)
     else:
         print_path_effects(loaded, circuit)
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
     exit_unless(require, circuit)
+
+
+def _of_many(
+    adapter: Adapter,
+    file: Path,
+    pairs: list[Pair],
+    by: PositionGrouping,
+    how: dict[str, Any],
+    run: Path | None,
+    shard: str | None,
+) -> Circuit:
+    """The circuit that the prompts of a file have in common."""
+    from circuitlens.discovery import aggregate
+    from circuitlens.prompts.alignment import align
+
+    aligned = align(adapter, pairs, by)
+    print_skipped(str(file), aligned.skipped, len(pairs), "prompt")
+    return aggregate(adapter, aligned, **how) if run is None else find_in_folder(adapter, aligned, how, run, shard)
 
 
 def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: Path | None) -> Circuit:
@@ -144,11 +164,13 @@ def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: P
     return circuit
 
 
-def _verified(adapter: Adapter, circuit: Circuit, held_out: list[Pair] | None, output: Path | None) -> Circuit:
+def _verified(
+    adapter: Adapter, circuit: Circuit, held_out: list[Pair] | None, output: Path | None, run: Path | None
+) -> Circuit:
     """The circuit with its evidence, which is printed and written into its file."""
     import circuitlens
 
-    circuit = circuitlens.verify(adapter, circuit, held_out)
+    circuit = circuitlens.verify(adapter, circuit, held_out, run_folder=run)
     print_verdict(circuit)
     if output is not None:
         write_evidence(output, circuit)
@@ -182,6 +204,16 @@ def _check_prompts(
         raise typer.BadParameter("it is for one prompt.", param_hint="--heads")
     if prompts is None and by is not None:
         raise typer.BadParameter("it is for --prompts.", param_hint="--by")
+
+
+def _check_run(prompts: Path | None, run: Path | None, shard: str | None, batch_size: int | None) -> None:
+    if prompts is None and (run or batch_size):
+        raise typer.BadParameter("it is for --prompts.", param_hint="--run" if run else "--batch-size")
+    if shard is None:
+        return
+    if run is None:
+        raise typer.BadParameter("it is for --run.", param_hint="--shard")
+    read_shard(shard)
 
 
 def _peak_memory() -> int:

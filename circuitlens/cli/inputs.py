@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
     from circuitlens.prompts.pairs import Pair
+    from circuitlens.runfolder import RunRecord
 
 MAX_SEED = 2**63 - 1
 MANY = 1_000_000
@@ -125,27 +126,40 @@ def _load_as_said(file: Path, circuit: Circuit, given: Mapping[str, object], loa
     """The adapter with a person's own options, set against what the circuit's file says that it was."""
     from circuitlens.evaluation.circuit_inputs import require_same_adapter
 
-    options = {**harmless(circuit.adapter, circuit.options), **given}
-    _refuse(file, unsaid(circuit.adapter, circuit.options, options))
+    options, what = {**harmless(circuit.adapter, circuit.options), **given}, f"The circuit of {str(file)!r}"
+    _refuse(what, unsaid(circuit.adapter, circuit.options, options))
     adapter = load(circuit.adapter, options)
     try:
         require_same_adapter(adapter, circuit)
     except CircuitError:
-        _refuse(file, unsaid(circuit.adapter, circuit.options, options, adapter.options))
+        _refuse(what, unsaid(circuit.adapter, circuit.options, options, adapter.options))
         raise
     return adapter
 
 
-def _refuse(file: Path, wrong: Unsaid | None) -> None:
+def load_for_run(folder: Path, record: RunRecord) -> Adapter:
+    """The adapter of a run with the options that were typed, set against what its folder says that it was.
+
+    Raises:
+        CircuitLensError: it is another one.
+    """
+    require_installed(record.adapter)
+    options = {**harmless(record.adapter, record.options), **given_options(record.adapter)}
+    what = f"The run of {str(folder)!r}"
+    _refuse(what, unsaid(record.adapter, record.options, options))
+    adapter = load_adapter(record.adapter, options)
+    _refuse(what, unsaid(record.adapter, record.options, options, adapter.options))
+    return adapter
+
+
+def _refuse(what: str, wrong: Unsaid | None) -> None:
     """Say what a file claims and nobody said, with the flags that say it."""
     if wrong is None:
         return
     words = [word for option, value in wrong.options for word in option.flags(value)]
     if words and all(word.isprintable() and len(word) <= 200 for word in words):
-        raise CircuitLensError(f"The circuit of {str(file)!r} {wrong}: if you trust it, add {shlex.join(words)}")
-    raise CircuitLensError(
-        f"The circuit of {str(file)!r} {wrong}: no flags load its adapter alike. Was the file edited?"
-    )
+        raise CircuitLensError(f"{what} {wrong}: if you trust it, add {shlex.join(words)}")
+    raise CircuitLensError(f"{what} {wrong}: no flags load its adapter alike. Was the file edited?")
 
 
 def read_prompts(path: Path) -> list[Pair]:

@@ -61,6 +61,9 @@ def verify(
     threshold: Thresholds = None,
     require: RequiredVerdict = None,
     plot: Plots = None,
+    run: Annotated[
+        Path | None, typer.Option(help="A folder that keeps what is measured: the same call goes on there.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the circuit with its evidence here instead.")
     ] = None,
@@ -76,7 +79,7 @@ def verify(
     circuit = circuitlens.open(file)
     others = None if held_out is None else read_prompts(held_out)
     adapter = load_as_said(file, circuit)
-    how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed}
+    how: dict[str, Any] = {"draws": draws, "top": top, "prompts": prompts, "seed": seed, "run_folder": run}
     circuit = circuitlens.verify(adapter, circuit, others, ablation=ablation, thresholds=thresholds, **how)
     typer.secho(f"\n{printable(circuit.prompt)}", bold=True)
     print_verdict(circuit)

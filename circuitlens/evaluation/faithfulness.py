@@ -30,6 +30,9 @@ from circuitlens.literals import AblationKind, MetricName
 from circuitlens.pipeline import BATCH
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import PromptBatch, Score
+from circuitlens.prompts.pairs import Pair
+from circuitlens.runfolder.measured import MeasuredRuns
+from circuitlens.runfolder.record import digest_of
 from circuitlens.runs import Decode, Edit, run_spliced
 from circuitlens.tracing import Trace, trace
 
@@ -48,6 +51,7 @@ class _Batch:
     `clean` is the run with nothing ablated, cut where ablations begin.
     """
 
+    pairs: tuple[Pair, ...]
     batch: PromptBatch
     free: Bool[Tensor, "batch pos"]
     baselines: dict[str, SiteValues]
@@ -59,7 +63,7 @@ class AblationRuns:
     """Runs of a model on one set of prompts with some of `nodes`, which have `circuit`'s positions, kept or ablated.
 
     `metric` is needed where the circuit's was a function. A mean is that of all `prompts`, clean and corrupted.
-    `on_run` is called after each run.
+    `on_run` is called after each run. What runs give is kept in `measured`, and taken from there.
 
     Raises:
         CircuitError: a node is none of the adapter's.
@@ -75,11 +79,13 @@ class AblationRuns:
         nodes: Sequence[Node],
         metric: MetricName | Score | None = None,
         on_run: Callable[[], object] = lambda: None,
+        measured: MeasuredRuns | None = None,
     ):
-        self.adapter, self.nodes, self._on_run = adapter, tuple(nodes), on_run
+        self.adapter, self.nodes, self._on_run, self._measured = adapter, tuple(nodes), on_run, measured
         self._known: dict[tuple[bool, bytes], Tensor] = {}  # the metric by what was kept
         self.ablation: AblationKind = ablation
         self.metric: MetricName | Score = circuit_metric(circuit, metric)
+        self._prompts = prompts.pairs  # those that a mean is over
         self._of_site = by_site(adapter, circuit, self.nodes)
         if ablation == "corrupted" and not prompts.has_corrupted:
             raise PromptError("Ablation to the corrupted run needs corrupted prompts: give them, or use mean or zero.")
@@ -119,6 +125,20 @@ class AblationRuns:
         return ((metric.double().mean(1) - empty) / (full - empty)).tolist()
 
     def _run(self, batch: _Batch, keep: Tensor, others: bool) -> Tensor:
+        """The metric of each variant and prompt of a batch, measured now or before."""
+        if self._measured is None:
+            values = self._run_now(batch, keep, others)
+            self._on_run()
+            return values
+        rows = (digest_of(self._prompts), digest_of(batch.pairs), ",".join(node.id for node in self.nodes))
+        asked = (*rows, self.ablation, str(others), str(tuple(keep.shape)), keep.cpu().numpy().tobytes())
+        if (values := self._measured.find(*asked)) is None:
+            values = self._run_now(batch, keep, others)
+            self._measured.keep(values, *asked)
+            self._on_run()
+        return values.to(batch.clean.metric)
+
+    def _run_now(self, batch: _Batch, keep: Tensor, others: bool) -> Tensor:
         edits = {}
         for site in self.adapter.sites:
             whole_site_kept = others or site.kind in INPUTS
@@ -128,7 +148,6 @@ class AblationRuns:
         with torch.no_grad():
             inputs = batch.batch.clean.repeated(len(keep))
             values = metric(run_spliced(self.adapter, inputs, edits, seen=batch.clean))
-        self._on_run()
         return values.unflatten(0, (len(keep), -1))
 
     def _prepare(self, prompts: PromptSet, means: dict[str, SiteValues]) -> _Batch:
@@ -147,7 +166,7 @@ class AblationRuns:
         where = {name: places(self.nodes, numbers, table) for name, numbers in self._of_site.items()}
         first = [site.name for site in self.adapter.sites if site.kind not in INPUTS][:1]
         clean = trace(self.adapter, batch.clean, batch.metric, graph=False, only=first, coded=())
-        return _Batch(batch, free, baselines, where, clean)
+        return _Batch(prompts.pairs, batch, free, baselines, where, clean)
 
 
 def _edit(batch: _Batch, site: Site, keep: Bool[Tensor, "variant node"], whole_site_kept: bool) -> Edit:

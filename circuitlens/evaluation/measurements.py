@@ -32,6 +32,7 @@ from circuitlens.prompts.metrics import METRICS
 from circuitlens.prompts.pairs import Pair
 from circuitlens.prompts.variants import nouns_of, other_nouns, paraphrases
 from circuitlens.prompts.words import word_parts
+from circuitlens.runfolder.measured import MeasuredRuns
 
 CONTROLLED = (10, 50)
 """Node counts, beside those up to the core's, that have random circuits."""
@@ -55,6 +56,7 @@ class VerificationSettings:
     prompts: int
     seed: int
     metric: MetricName | Score
+    measured: MeasuredRuns | None = None
 
 
 def closeness(faithfulness: float) -> float:
@@ -307,7 +309,8 @@ class Measurements:
 
     def _runs(self, aligned: PromptSet, nodes: Sequence[Node]) -> AblationRuns:
         ablation, metric = self.settings.ablation, self.settings.metric
-        return AblationRuns(self.adapter, self.circuit, aligned, ablation, nodes, metric, on_run=self._on_run)
+        how = {"on_run": self._on_run, "measured": self.settings.measured}
+        return AblationRuns(self.adapter, self.circuit, aligned, ablation, nodes, metric, **how)
 
 
 def _untested(error: PromptError) -> NotTestedError:

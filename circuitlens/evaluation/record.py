@@ -20,7 +20,7 @@ from circuitlens.attribution.sums import ACTIVATION, ATTRIBUTION
 from circuitlens.circuit import Circuit, Node
 from circuitlens.evaluation.edge_record import EdgeRecord
 from circuitlens.evaluation.rescoring import Rescored
-from circuitlens.pipeline import make_node
+from circuitlens.pipeline.assembly import make_node
 from circuitlens.prompts.alignment import align
 
 COUNTED = 0.05

@@ -26,7 +26,7 @@ from circuitlens.evaluation.dictionaries import Dictionaries
 from circuitlens.evaluation.faithfulness import INPUTS
 from circuitlens.evaluation.weighing import Ends, Weigher, Weights
 from circuitlens.literals import MethodName, MetricName
-from circuitlens.pipeline import make_node
+from circuitlens.pipeline.assembly import make_node
 from circuitlens.prompts.alignment import PromptSet, tokenize_pairs
 from circuitlens.prompts.batch import Score
 

@@ -6,14 +6,16 @@ optional may be untested), and what fails or can't be tested makes it "weak".
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from math import isfinite
+from pathlib import Path
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Evidence
-from circuitlens.errors import CircuitError
+from circuitlens.errors import CircuitError, RunError
 from circuitlens.evaluation.checks import CHECKS, DECISIVE, OPTIONAL, THRESHOLDS
 from circuitlens.evaluation.circuit_inputs import circuit_metric, require_same_adapter
 from circuitlens.evaluation.defaults import DRAWS, PROMPTS, SEED, TOP
@@ -22,6 +24,7 @@ from circuitlens.literals import AblationKind, MetricName, Verdict
 from circuitlens.progress import Progress, ProgressCallback
 from circuitlens.prompts.batch import Score
 from circuitlens.prompts.pairs import Pair
+from circuitlens.runfolder.measured import MeasuredRuns
 from circuitlens.torch_modes import own_modes
 
 
@@ -37,6 +40,7 @@ def verify(
     prompts: int = PROMPTS,
     seed: int = SEED,
     metric: MetricName | Score | None = None,
+    run_folder: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> Circuit:
     """Measure the evidence for a circuit and return the circuit with it.
@@ -53,12 +57,14 @@ def verify(
         prompts: how many prompts of each kind to use, at most.
         seed: of draws and resampling.
         metric: where the circuit's was a function, the same again.
+        run_folder: where what sub-circuits gave is kept, so that the same call goes on there after an interruption.
         progress: told the stage, the checks done and the checks in all, after each check and between runs; what it
             raises ends the work and comes out.
 
     Raises:
         CircuitError: the circuit was made by another adapter, or a threshold, count or seed is not one.
         PromptError: the prompts can't be read, or the ablation needs corrupted prompts that are not there.
+        RunError: the folder can't be written.
     """
     require_same_adapter(adapter, circuit)
     _require_same_sites(adapter, circuit)
@@ -70,7 +76,8 @@ def verify(
         raise CircuitError(f"The seed is {seed}: give 0 or more, and less than 2**63.")
     ablation = ablation or ("corrupted" if circuit.from_corrupted else "zero")
     metric = circuit_metric(circuit, metric)
-    settings = VerificationSettings(ablation, wanted, draws, top, prompts, seed, metric)
+    measured_runs = None if run_folder is None else _kept_runs(Path(run_folder), circuit, metric)
+    settings = VerificationSettings(ablation, wanted, draws, top, prompts, seed, metric, measured_runs)
     with own_modes(gradients=True), Progress(len(CHECKS), progress, unit="check") as steps:
         measured = Measurements(adapter, circuit, settings, held_out, lambda: steps.step(measured.stage, 0))
         checks: list[Check] = []
@@ -103,6 +110,16 @@ def _require_same_sites(adapter: Adapter, circuit: Circuit) -> None:
             f"The circuit was found with sites at {', '.join(found)}, and this adapter has them at {', '.join(hooks)}: "
             "load the same SAEs, which the rest of the model is measured without."
         )
+
+
+def _kept_runs(folder: Path, circuit: Circuit, metric: MetricName | Score) -> MeasuredRuns:
+    """What was measured of a circuit, in a folder; its weights are known by its fingerprint."""
+    if circuit.fingerprint is None or not isinstance(metric, str):
+        raise RunError(
+            "A folder keeps what is measured of a circuit whose weights and metric it can name: find the circuit again "
+            "with this circuitlens, and name a metric."
+        )
+    return MeasuredRuns(folder, circuit.content_digest, circuit.fingerprint.model_dump_json(), metric)
 
 
 def _thresholds(given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:

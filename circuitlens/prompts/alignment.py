@@ -58,6 +58,10 @@ class PromptSet:
                 yield replace(self, pairs=self.pairs[start:end], groups=self.groups[start:end], skipped=())
                 start = end
 
+    def by_length(self) -> PromptSet:
+        """The same prompts, the shorter ones first: a batch is as long as its longest."""
+        return self.chosen(sorted(range(len(self)), key=lambda number: len(self.groups[number])))
+
     def sample(self, count: int, seed: int) -> PromptSet:
         """At most `count` of the prompts, in their order."""
         if len(self) <= count:

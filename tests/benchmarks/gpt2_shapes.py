@@ -46,7 +46,7 @@ from circuitlens.attribution.scores import NodeScores, conservation_residual
 from circuitlens.attribution.way import Way
 from circuitlens.discovery import MAX_EDGES, MAX_NODES, MEASURED_EDGES
 from circuitlens.literals import MethodName
-from circuitlens.pipeline import Search
+from circuitlens.pipeline import Search, run
 from circuitlens.prompts.alignment import PromptSet
 from circuitlens.prompts.batch import BatchMetric, PromptBatch
 from circuitlens.prompts.pairs import Pair
@@ -214,7 +214,7 @@ class Case:
         measured = MEASURED_EDGES if measures_edges(method, True) else 0
         search = Search(self.adapter, prompts, batch, method, None, False, MAX_NODES, MAX_EDGES, measured)
         with own_modes(gradients=True):
-            search.run(None)
+            run(search)
 
     def scored_by_path(self) -> None:
         """The nodes by the default method, of all prompts together."""

@@ -268,7 +268,7 @@ def test_a_batch_is_let_go_before_the_next_is_scored(
         scored.append(weakref.ref(found))
         return found
 
-    monkeypatch.setattr("circuitlens.pipeline.attribute_nodes", watched)
+    monkeypatch.setattr("circuitlens.pipeline.stages.attribute_nodes", watched)
     aggregate(toy, toy_pairs(20), method, max_nodes=4, batch_size=8)
     # Three batches, for the nodes, again for the edges, and where those are measured once more.
     assert len(scored) == (9 if method == DEFAULT else 6)

@@ -1,0 +1,136 @@
+"""Runs as folders on the command line: flags of `circuitlens find`, and `circuitlens merge` and `circuitlens runs`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from circuitlens.cli.inputs import MANY, load_for_run
+from circuitlens.cli.output import print_summary, print_table
+
+if TYPE_CHECKING:
+    from circuitlens.adapter import Adapter
+    from circuitlens.circuit import Circuit
+    from circuitlens.prompts.alignment import PromptSet
+    from circuitlens.runfolder.state import StageState
+
+Run = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder that keeps what is done, batch by batch (with --prompts): the same call goes on there, and "
+        "several processes may share the work."
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard", help="With --run, do the batches of one share only, such as 3/16; `circuitlens merge` joins them."
+    ),
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, max=MANY, help="Prompts that run together (with --prompts).")]
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """A shard as typed: its number, from 1, and how many there are."""
+    found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(
+            f"{text!r} is none: write its number and how many there are, such as 3/16.", param_hint="--shard"
+        )
+    return int(found[1]), int(found[2])
+
+
+def find_in_folder(
+    adapter: Adapter, prompts: PromptSet, how: Mapping[str, Any], folder: Path, shard: str | None
+) -> Circuit:
+    """The circuit of a run's folder; ends the command where other shards have to do theirs first."""
+    from circuitlens.discovery import search_many
+    from circuitlens.runfolder import RunFolder, Shard, run_in_folder
+    from circuitlens.torch_modes import own_modes
+
+    share = None if shard is None else Shard(*read_shard(shard))
+    with own_modes(gradients=True):
+        circuit = run_in_folder(search_many(adapter, prompts, **how), folder, shard=share)
+    if circuit is None:
+        typer.echo(f"Shard {shard} has done its part. {_missing(RunFolder.open(folder))}")
+        raise typer.Exit
+    return circuit
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="A run's folder, from `circuitlens find --run`.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
+) -> None:
+    """Join the pieces of a run into its circuit, print a summary and write it to a file; nothing is computed."""
+    from circuitlens.discovery import search_many
+    from circuitlens.errors import RunError
+    from circuitlens.runfolder import RunFolder, RunRecord, join
+    from circuitlens.torch_modes import own_modes
+
+    run = RunFolder.open(folder)
+    if any(run.missing(stage) for stage in run.record.stages):
+        raise RunError(_missing(run))
+    record, pairs = run.record, run.pairs()
+    adapter = load_for_run(folder, record)
+    with own_modes(gradients=True):
+        how = {"by": record.by, "metric": record.metric, "frozen": record.frozen, "max_nodes": record.max_nodes}
+        how |= {"max_edges": record.max_edges, "measured_edges": record.measured_edges}
+        search = search_many(adapter, pairs, record.method, batch_size=record.batch_size, **how)
+        run = RunFolder.begin(folder, RunRecord.of(search), search.prompts.pairs, adapter)
+        circuit = join(search, run)
+    if circuit is None:
+        raise RunError(f"A piece of {str(folder)!r} is damaged: start the run again, which computes it again.")
+    if output is not None:
+        circuit.save(output)
+    print_summary(circuit)
+    if output is not None:
+        typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
+
+
+def runs(folder: Annotated[Path, typer.Argument(help="A run's folder, from `circuitlens find --run`.")]) -> None:
+    """Print how far a run is: its stages, speed, time left, and what could not be done, with the reasons."""
+    from circuitlens.runfolder import RunFolder
+    from circuitlens.runfolder.state import state_of
+
+    run = RunFolder.open(folder)
+    record, state = run.record, state_of(run)
+    typer.echo(f"{record.prompts} prompts in {record.batches} batches of {record.batch_size}, method {record.method}")
+    rows = [("stage", "done", "in work", "workers", "prompts/s", "time left")]
+    rows += [_row(each) for each in state.stages]
+    print_table(rows)
+    if state.failures:
+        print_table([("failed", "batch", "because"), *((f.stage, str(f.batch), f.reason) for f in state.failures)])
+    if state.done:
+        typer.echo(f"All is done: `circuitlens merge {folder} -o FILE` writes the circuit.")
+
+
+def _row(state: StageState) -> tuple[str, ...]:
+    speed = "–" if state.speed is None else f"{state.speed:.2f}"
+    left = "–" if state.left is None else _duration(state.left)
+    return (
+        *(state.stage, f"{state.done} of {state.batches}", str(state.claimed), str(len(state.workers))),
+        *(speed, left),
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _missing(run: Any) -> str:
+    """What has to be done before a run can go on, in a sentence."""
+    stage = next((stage for stage in run.record.stages if run.missing(stage)), None)
+    if stage is None:
+        return "All is done."
+    missing = run.missing(stage)
+    told = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
+    return (
+        f"{len(missing)} of {run.record.batches} batches of stage {stage!r} are missing ({told}): run their shards, or "
+        "`circuitlens find --run` without a shard, which does all that is missing."
+    )

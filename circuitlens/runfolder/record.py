@@ -1,0 +1,148 @@
+"""What a run is of (`run.json`): a search's configuration, its prompts by their digest, the weights, the versions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from pydantic import Field, ValidationError
+
+from circuitlens.circuit.nodes import Count, Fingerprint, Name, Number, Text, Value, Whole
+from circuitlens.errors import RunError
+from circuitlens.files import MAX_KEYS, parse_json, read_bounded, write_file
+from circuitlens.literals import MethodName, MetricName, PositionGrouping, StageName
+from circuitlens.pipeline import Search
+from circuitlens.prompts.pairs import Pair
+
+FORMAT = "circuitlens.run"
+DOCUMENT = "run.json"
+MAX_BYTES = 1_000_000
+ELSEWHERE = {"fingerprint", "threads"}
+"""Fields that need not be equal: weights are compared by what they do, and a process takes the run's threads."""
+
+
+class RunRecord(Value):
+    """What a run is of.
+
+    Results are the same to the last bit where these are: `device` is the kind of device, and `threads` is how many
+    torch computes with, as both change the order in which it sums.
+    """
+
+    format: Literal["circuitlens.run"] = FORMAT
+    version: Literal[1] = 1
+    adapter: Name
+    options: dict[Name, Text | Whole | Number | bool | None] = Field(max_length=MAX_KEYS)
+    fingerprint: Fingerprint
+    prompts: Count = Field(ge=1)
+    digest: Name = Field(description="of the prompts, in their order")
+    by: PositionGrouping
+    method: MethodName
+    metric: MetricName
+    frozen: bool
+    max_nodes: Count | None
+    max_edges: Count | None
+    measured_edges: Count
+    batch_size: Count = Field(ge=1)
+    batches: Count = Field(ge=1)
+    stages: tuple[StageName, ...] = Field(min_length=1, max_length=3)
+    device: Name
+    threads: Count = Field(ge=1)
+    versions: dict[Name, Name] = Field(max_length=20)
+
+    @staticmethod
+    def of(search: Search) -> RunRecord:
+        """That of a search over many prompts.
+
+        Raises:
+            RunError: its metric is a function, which no other process can be told of.
+        """
+        metric = search.metric
+        if not isinstance(metric, str):
+            raise RunError("A run's folder keeps a metric by its name, and this one is a function: name one.")
+        assert search.prompts.by is not None, "runs are over many prompts"
+        return RunRecord(
+            adapter=search.adapter.name,
+            options={name: value for name, value in search.adapter.options.items() if name != "device"},
+            fingerprint=search.fingerprint(),
+            prompts=len(search.prompts),
+            digest=digest_of(search.prompts.pairs),
+            by=search.prompts.by,
+            method=search.method,
+            metric=cast(MetricName, metric),
+            frozen=search.frozen,
+            max_nodes=search.max_nodes,
+            max_edges=search.max_edges,
+            measured_edges=search.measured_edges,
+            batch_size=search.batch_size,
+            batches=len(search.batches),
+            stages=search.stages,
+            device=search.example.clean.mask.device.type,
+            threads=torch.get_num_threads(),
+            versions={name: found for name in ("circuitlens", "torch", "sae-lens") if (found := _installed(name))},
+        )
+
+    def difference(self, other: RunRecord) -> str:
+        """The first field in which another run is not this one, in a sentence's words, or ""."""
+        for name in type(self).model_fields:
+            if name not in ELSEWHERE and (ours := getattr(self, name)) != (theirs := getattr(other, name)):
+                return f"its {name.replace('_', ' ')} is {_told(ours)}, and now it is {_told(theirs)}"
+        if (ours := self.fingerprint.dtype) != (theirs := other.fingerprint.dtype):
+            return f"its model is in {ours}, and now it is in {theirs}"
+        return ""
+
+
+def digest_of(pairs: Sequence[Pair]) -> str:
+    """A digest of prompts in their order."""
+    rows = (json.dumps(pair.model_dump(mode="json"), sort_keys=True) for pair in pairs)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def read_record(folder: Path) -> RunRecord:
+    """What a folder says that it is.
+
+    Raises:
+        RunError: it is no run.
+    """
+    path = folder / DOCUMENT
+    if not path.is_file():
+        raise RunError(
+            f"{str(folder)!r} is no run (it has no {DOCUMENT}): begin one with circuitlens find --prompts … --run."
+        )
+    data = read_bounded(path, MAX_BYTES, "a run's description", RunError)
+    try:
+        document = parse_json(data)
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise RunError(f"{str(path)!r} is no run: it does not say 'format': {FORMAT!r}.")
+        if document.get("version") != 1:
+            raise RunError(
+                f"{str(path)!r} has run format {document.get('version')!r:.20} and this circuitlens reads 1: begin "
+                "another, or upgrade circuitlens."
+            )
+        return RunRecord.model_validate_json(data)
+    except ValidationError as fault:
+        first = fault.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))[:80]
+        raise RunError(f"{str(path)!r} is damaged ({where}: {first['msg'][:200]}): begin another run.") from fault
+    except ValueError as fault:
+        raise RunError(f"{str(path)!r} is damaged ({fault}): begin another run.") from fault
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write what a folder is, in one step."""
+    write_file(folder / DOCUMENT, (record.model_dump_json(indent=1) + "\n").encode(), RunError)
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _told(value: object) -> str:
+    return f"{value!r:.300}"

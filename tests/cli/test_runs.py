@@ -1,0 +1,100 @@
+"""`find --run`, `merge` and `runs` on the command line: what they print, write and exit with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import circuitlens
+from circuitlens.prompts.pairs import write_pairs
+from tests.circuits import toy_pairs
+from tests.cli.running import Here
+
+FIND = ("find", "toy", "--prompts", "p.jsonl", "--run", "r", "--batch-size", "2")
+
+
+@pytest.fixture(autouse=True)
+def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_pairs("p.jsonl", toy_pairs(5))
+
+
+def test_shards_and_merge_give_what_one_call_gives(here: Here) -> None:
+    code, printed, _ = here("find", "toy", "--prompts", "p.jsonl", "--batch-size", "2", "-o", "whole.json")
+    assert code == 0, printed
+    told = "Shard 1/2 has done its part. 1 of 3 batches of stage 'nodes' are missing (1): run their shards, or"
+    assert told in here(*FIND, "--shard", "1/2")[1]
+    code, _, errors = here("merge", "r")
+    assert (code, errors[:29]) == (1, "Error: 1 of 3 batches of stag")
+    assert not Path("m.json").exists()
+    for shard in ("2/2", "1/2", "2/2", "1/2"):
+        assert here(*FIND, "--shard", shard, "-o", f"{shard[0]}.json")[0] == 0
+    code, printed, _ = here("merge", "r", "-o", "merged.json")
+    assert code == 0
+    assert "Wrote merged.json" in printed
+    whole = Path("whole.json").read_bytes()
+    assert Path("merged.json").read_bytes() == whole
+    # Each shard that finds all pieces has the circuit: the last one of a stage goes on to the next.
+    assert any(Path(f"{n}.json").exists() and Path(f"{n}.json").read_bytes() == whole for n in (1, 2))
+
+
+def test_runs_says_how_far_it_is(here: Here) -> None:
+    here(*FIND, "--shard", "1/2")
+    code, printed, _ = here("runs", "r")
+    assert code == 0
+    assert "5 prompts in 3 batches of 2, method path" in printed
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line}
+    assert rows["nodes"][1:6] == ["2", "of", "3", "0", "1"]
+    assert float(rows["nodes"][6]) > 0
+    assert rows["edges"][1:] == ["0", "of", "3", "0", "0", "–", "–"]
+    (Path("r") / "failures" / "nodes-000001.json").write_text(
+        json.dumps({"stage": "nodes", "batch": 1, "reason": "It \x1b[31m is not finite."})
+    )
+    printed = here("runs", "r")[1]
+    assert "is not finite." in printed
+    assert "\x1b" not in printed
+    assert here(*FIND)[0] == 0
+    printed = here("runs", "r")[1]
+    assert "All is done: `circuitlens merge r -o FILE` writes the circuit." in printed
+    assert "not finite" not in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("find", "toy", "The cat", "--answer", "runs", "--run", "r"), "Invalid value for --run: it is for --prompts."),
+        (("find", "toy", "--prompts", "p.jsonl", "--shard", "1/2"), "Invalid value for --shard: it is for --run."),
+        ((*FIND, "--shard", "3/2"), "'3/2' is none: write its number and how many there are, such as 3/16."),
+        ((*FIND, "--batch-size", "0"), "Invalid value for '--batch-size'"),
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(here: Here, words: tuple[str, ...], told: str) -> None:
+    code, _, errors = here(*words)
+    assert code == 2
+    assert told in " ".join(errors.split())
+    assert not Path("r").exists()
+
+
+def test_what_is_no_run_or_another_is_a_sentence(here: Here) -> None:
+    assert here("runs", "none")[0] == here("merge", "none")[0] == 1
+    assert here(*FIND)[0] == 0
+    code, _, errors = here(*FIND, "--method", "ig")
+    assert code == 1
+    assert errors.startswith("Error: 'r' holds another run: its method is 'path', and now it is 'ig'.")
+    (Path("r") / "pieces" / "edges-000001.safetensors").write_bytes(b"x")
+    code, _, errors = here("merge", "r", "-o", "m.json")
+    assert code == 1
+    assert "A piece of 'r' is damaged: start the run again" in errors
+    assert not Path("m.json").exists()
+
+
+def test_evidence_is_kept_in_the_run_too(here: Here) -> None:
+    assert here(*FIND, "-o", "c.json")[0] == 0
+    few = ("--draws", "3", "--prompts", "4")
+    here("verify", "c.json", *few, "-o", "plain.json")
+    code, printed, _ = here("verify", "c.json", *few, "--run", "r", "-o", "first.json")
+    assert code == 0, printed
+    assert list((Path("r") / "evidence").iterdir())
+    assert circuitlens.open("plain.json").evidence == circuitlens.open("first.json").evidence
