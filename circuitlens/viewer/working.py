@@ -25,6 +25,7 @@ BUSY, IDLE = 300, 2000
 def register(app: Dash, session: Session) -> None:
     """Add the callbacks."""
     _begin_work(app, session)
+    _begin_text(app, session)
     _watch_work(app, session)
 
 
@@ -93,16 +94,6 @@ def _begin_work(app: Dash, session: Session) -> None:
 
     @app.callback(
         Output("begun", "data", allow_duplicate=True),
-        Input("continuing", "data"),
-        prevent_initial_call=True,
-    )
-    def continue_text(continuing: dict[str, Any] | None) -> Any:
-        if continuing is None:
-            raise PreventUpdate
-        return session.continue_text(continuing["circuit"], continuing["settings"]).id
-
-    @app.callback(
-        Output("begun", "data", allow_duplicate=True),
         Output("load-fault", "children"),
         Input("load", "n_clicks"),
         Input("verify", "n_clicks"),
@@ -120,6 +111,18 @@ def _begin_work(app: Dash, session: Session) -> None:
         except ViewerError as error:
             return no_update, message(str(error))
         return begin(number, options).id, []
+
+
+def _begin_text(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("begun", "data", allow_duplicate=True),
+        Input("continuing", "data"),
+        prevent_initial_call=True,
+    )
+    def continue_text(continuing: dict[str, Any] | None) -> Any:
+        if continuing is None:
+            raise PreventUpdate
+        return session.continue_text(continuing["circuit"], continuing["settings"]).id
 
 
 def _typed() -> dict[str, Any]:
