@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize, expect, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
@@ -53,15 +54,34 @@ def place(page: Page, node_id: str) -> tuple[float, float]:
     return x, y
 
 
+@cache
+def _profile(browser: Browser) -> BrowserContext:
+    """What all pages of a browser share: its cache, as reading the page's scripts anew is much of what a page costs."""
+    return browser.new_context()
+
+
 @contextmanager
-def opened(browser: Browser, url: str, *, introduced: bool = True, **context: Any) -> Iterator[Page]:
-    """The page, drawn; afterwards there must have been no error, and no request that left the machine."""
+def opened(
+    browser: Browser,
+    url: str,
+    *,
+    introduced: bool = True,
+    viewport: ViewportSize | None = None,
+    color_scheme: str = "light",
+) -> Iterator[Page]:
+    """The page, drawn, with nothing stored of an earlier one; afterwards there must have been no error, and no request
+    that left the machine.
+    """
     faults: list[str] = []
-    made = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "color_scheme": "light", **context})
-    page = made.new_page()
+    profile = _profile(browser)
+    page = profile.new_page()
+    page.set_viewport_size(viewport or {"width": 1280, "height": 800})
+    page.emulate_media(color_scheme="dark" if color_scheme == "dark" else "light")
+    here = url.split("?")[0]
+    origin = {"origin": here.rstrip("/"), "storageTypes": "local_storage"}
+    profile.new_cdp_session(page).send("Storage.clearDataForOrigin", origin)
     if introduced:
         page.add_init_script(INTRODUCED)
-    here = url.split("?")[0]
 
     def console(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):
@@ -70,10 +90,12 @@ def opened(browser: Browser, url: str, *, introduced: bool = True, **context: An
     page.on("console", console)
     page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
     page.on("request", lambda r: None if r.url.startswith((here, "data:", "blob:")) else faults.append(r.url))
-    page.goto(url)
-    wait_drawn(page)
-    yield page
-    made.close()
+    try:
+        page.goto(url)
+        wait_drawn(page)
+        yield page
+    finally:
+        page.close()
     assert faults == []
 
 

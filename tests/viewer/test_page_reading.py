@@ -332,21 +332,11 @@ def rgb(colour: str) -> str:
 
 
 def test_light_and_dark_follow_the_system_until_chosen(browser: Browser, url: str) -> None:
+    """Muted text has a WCAG contrast of at least 4.5 in both, as the browser computes it."""
     band = "cy.nodes('.band')[0].style('background-color')"
     for system, other in (("light", "dark"), ("dark", "light")):
         with opened(browser, url, color_scheme=system) as page:
             settled(page, band, rgb(PALETTES[system]["raised"]))
-            page.get_by_role("button", name="Light or dark").click()
-            settled(page, band, rgb(PALETTES[other]["raised"]))
-            page.reload()
-            page.wait_for_selector("#graph[data-drawn]")
-            settled(page, band, rgb(PALETTES[other]["raised"]))
-
-
-def test_muted_text_can_be_read(browser: Browser, url: str) -> None:
-    """WCAG contrast of at least 4.5 as the browser computes it, light and dark."""
-    for scheme in ("light", "dark"):
-        with opened(browser, url, color_scheme=scheme) as page:
             for selector in ("#detail p", "#legend span", "#edges-shown"):
                 colours = page.evaluate(
                     """selector => [getComputedStyle(document.querySelector(selector)).color,
@@ -354,7 +344,12 @@ def test_muted_text_can_be_read(browser: Browser, url: str) -> None:
                     selector,
                 )
                 text, ground = (luminance([int(n) for n in re.findall(r"\d+", colour)[:3]]) for colour in colours)
-                assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5, (scheme, selector, colours)
+                assert (max(text, ground) + 0.05) / (min(text, ground) + 0.05) >= 4.5, (system, selector, colours)
+            page.get_by_role("button", name="Light or dark").click()
+            settled(page, band, rgb(PALETTES[other]["raised"]))
+            page.reload()
+            page.wait_for_selector("#graph[data-drawn]")
+            settled(page, band, rgb(PALETTES[other]["raised"]))
 
 
 def test_axe_finds_nothing_serious(browser: Browser, toy: Adapter) -> None:
@@ -436,18 +431,18 @@ def test_a_circuit_of_many_positions(browser: Browser) -> None:
     circuit = Circuit(**{**fields, "tokens": tokens})
     node = max(circuit.nodes, key=lambda n: len(circuit.in_edges(n.id)))
     viewer = server.start([circuit])
-    for width, height in ((1280, 800), (1920, 1080)):
-        with opened(browser, viewer.url, viewport={"width": width, "height": height}) as page:
-            page.get_by_role("button", name="Show all").click()
-            columns = page.locator("#graph-pane .columns span")
+    with opened(browser, viewer.url) as page:
+        page.get_by_role("button", name="Show all").click()
+        columns = page.locator("#graph-pane .columns span")
+        for width, height in ((1280, 800), (1920, 1080)):
+            page.set_viewport_size({"width": width, "height": height})
+            settled(page, "cy.width() > innerWidth / 2 && cy.width() === cy.container().clientWidth", True)
             expect(columns).to_have_count(13)
             ends = [box["x"] + box["width"] for span in columns.all() if (box := span.bounding_box())]
             assert all(b - a >= 14 for a, b in pairwise(ends))  # slanting, a line's height apart
             assert columns.evaluate_all("spans => spans.every(span => span.clientWidth > 60)")  # more than a letter
             assert overlaps(page, ".chip") == []
             assert_in_pane(page, circuit)
-    with opened(browser, viewer.url) as page:
-        page.get_by_role("button", name="Show all").click()
         page.get_by_role("slider", name="Edges shown").press("Home")
         settled(page, "cy.edges(':visible').length", 0)
         page.mouse.click(*place(page, node.id))

@@ -44,12 +44,14 @@ def url(session: Session) -> Iterator[str]:
     viewer.close()
 
 
-def tab(page: Page, url: str) -> Page:
+@pytest.fixture
+def other(page: Page, url: str) -> Iterator[Page]:
     """Another tab of the same browser."""
     other = page.context.new_page()
     other.goto(url)
     wait_drawn(other)
-    return other
+    yield other
+    other.close()
 
 
 def held(session: Session, title: str, then: Callable[[], int | None] = lambda: None) -> threading.Event:
@@ -68,8 +70,7 @@ def held(session: Session, title: str, then: Callable[[], int | None] = lambda: 
 # Jobs
 
 
-def test_the_list_of_jobs_stands_in_every_tab_and_after_a_reload(page: Page, session: Session, url: str) -> None:
-    other = tab(page, url)
+def test_the_list_of_jobs_stands_in_every_tab_and_after_a_reload(page: Page, other: Page, session: Session) -> None:
     go = held(session, "the first")
     held(session, "the second")
     for one in (page, other):
@@ -88,8 +89,7 @@ def test_the_list_of_jobs_stands_in_every_tab_and_after_a_reload(page: Page, ses
     go.set()
 
 
-def test_a_circuit_is_there_in_every_tab_and_shown_where_it_was_asked_for(page: Page, url: str) -> None:
-    other = tab(page, url)
+def test_a_circuit_is_there_in_every_tab_and_shown_where_it_was_asked_for(page: Page, other: Page) -> None:
     page.get_by_role("button", name="New circuit").click()
     page.locator("#examples button").first.click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("The cats")  # else the example may come after
@@ -103,9 +103,10 @@ def test_a_circuit_is_there_in_every_tab_and_shown_where_it_was_asked_for(page: 
     expect(other.locator("#circuit")).to_have_value(re.compile("The cats"))
 
 
-def test_a_failure_and_a_warning_stay_until_they_are_dismissed_anywhere(page: Page, session: Session, url: str) -> None:
+def test_a_failure_and_a_warning_stay_until_they_are_dismissed_anywhere(
+    page: Page, other: Page, session: Session
+) -> None:
     """A warning is what an adapter logs while it works, here what it says of an answer without its space."""
-    other = tab(page, url)
 
     def warned(_: ProgressCallback) -> None:
         log = logging.getLogger("circuitlens_saelens.text")
