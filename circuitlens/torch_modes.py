@@ -1,4 +1,4 @@
-"""The modes of torch in which the engine computes, whatever those of its caller are."""
+"""The modes of torch in which the engine computes, whatever those of its caller are, and the numbers it sums in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch import Tensor
 
 
 @contextmanager
@@ -24,3 +25,11 @@ def own_modes(*, gradients: bool) -> Iterator[None]:
             if torch.is_autocast_enabled(device):
                 modes.enter_context(torch.autocast(device, enabled=False))
         yield
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in the numbers that scores are computed and summed in: float32 where the model computes in less.
+
+    In bfloat16 a sum stands still as soon as it is 256 times what is added to it.
+    """
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()

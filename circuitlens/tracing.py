@@ -28,6 +28,7 @@ from circuitlens.adapter import Adapter, Hook, Inputs, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.prompts.batch import BatchMetric
 from circuitlens.rules import by_rules
+from circuitlens.torch_modes import wide
 
 ENCODED = 2**22
 """Numbers that a coder gives at a time: a long prompt's features, most of them 0, are much more than its graph."""
@@ -118,7 +119,7 @@ def trace(
             raise AdapterError(_order_message(adapter, site))
         features, error = _encode(site, read.detach(), write.detach(), inputs, coded is None or site.name in coded)
         # Copies: a model, or a user's hook, that edits an activation in place must not reach what was recorded.
-        leaf = (replaced or {}).get(site.name, write).detach().clone().requires_grad_()
+        leaf = (replaced or {}).get(site.name, write).detach().to(write.dtype, copy=True).requires_grad_()
         done.append(SiteTrace(site, read, write, leaf, features, error))
         if not to_metric and len(done) == len(sites):
             raise Enough
@@ -136,7 +137,7 @@ def trace(
         except Enough:
             assert seen is not None, "how many outputs there are is not known"
             none = seen.logits.new_zeros(len(inputs.mask), seen.logits.shape[1])
-            return Trace(inputs, tuple(done), none, metric, none[:, 0])
+            return Trace(inputs, tuple(done), none, metric, wide(none[:, 0]))
         if len(done) < len(sites):
             raise AdapterError(_order_message(adapter, sites[len(done)]))
         return Trace(inputs, tuple(done), logits, metric, metric(logits), streams)
@@ -164,12 +165,13 @@ def total_gradients(traced: Trace, links: set[tuple[int, int]] | None = None) ->
         AdapterError: a site reaches neither a later one nor the metric, so that all its gradients would be 0.
     """
     leaves = [site.leaf for site in traced.sites]
-    totals = [torch.zeros_like(leaf) for leaf in leaves]
+    totals = [wide(torch.zeros_like(leaf)) for leaf in leaves]
     reaches = [False] * len(leaves)
 
     def carry(output: Tensor, cotangent: Tensor, into: int) -> None:
         if into == 0 or not output.requires_grad:
             return
+        cotangent = cotangent.to(output.dtype)
         direct = torch.autograd.grad(output, leaves[:into], cotangent, retain_graph=True, allow_unused=True)
         for s, gradient in enumerate(direct):
             if gradient is not None:

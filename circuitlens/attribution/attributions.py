@@ -96,14 +96,15 @@ def attribute_edges(
         raise AdapterError("The model's gradients are not finite, so no circuit can be made of them.")
     residual = conservation_residual(nodes, edges, keep)
     largest = nodes.attribution.abs().max().item() if len(nodes.attribution) else 0.0
-    rounding = max(ROUNDING * torch.finfo(nodes.delta.dtype).eps, NORMS)
+    dtype = found.runs.clean.logits.dtype
+    rounding = max(ROUNDING * torch.finfo(dtype).eps, NORMS)
     if residual > min(rounding, COARSE) * largest:
         log.warning(
             "Attributions are not conserved: a node and its edges differ by %.1e, with attributions up to %.1e."
             " A coder's rows may not be its derivatives, or %s is too coarse.",
             residual,
             largest,
-            nodes.delta.dtype,
+            dtype,
         )
     return edges, residual
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from circuitlens.attribution.node_index import VECTOR
 from circuitlens.attribution.nodes import FEATURES, added, directions, named_logits, scaled
 from circuitlens.attribution.scores import EdgeScores, NodeScores, ranks
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import SiteTrace, Trace
 
 ROWS = 64
@@ -101,17 +102,17 @@ def _site_batches(clean: Trace, nodes: NodeScores, s: int, chosen: Tensor, moved
     ordered = torch.cat([features, vectors])
     for now, row, targets in _packed(ordered, nodes, clean, with_rest=left is not None):
         b, p, n = nodes.example[ordered[now]], nodes.pos[ordered[now]], int(now[: len(features)].sum())
-        on_read = site.read.new_zeros(len(targets), *site.read.shape)
+        on_read = direct.new_zeros(len(targets), *site.read.shape)
         on_read[row[:n], b[:n], p[:n]] = direct[now[: len(features)]]
         on_read[row[n:], b[n:], p[n:]] = remainder[b[n:], p[n:]]
-        on_write = site.write.new_zeros(len(targets), *site.write.shape)
+        on_write = direct.new_zeros(len(targets), *site.write.shape)
         on_write[row[n:], b[n:], p[n:]] = total[b[n:], p[n:]]
         if left is not None and (targets[-1] == THE_REST).all():
             on_read[-1], on_write[-1] = left
         if site.read is site.write:
-            yield targets, [site.write], [on_read + on_write]
+            yield targets, [site.write], [(on_read + on_write).to(site.write.dtype)]
         else:
-            yield targets, [site.read, site.write], [on_read, on_write]
+            yield targets, [site.read, site.write], [on_read.to(site.read.dtype), on_write.to(site.write.dtype)]
 
 
 def _logit_batches(clean: Trace, nodes: NodeScores, chosen: Tensor) -> Iterator[Batch]:
@@ -122,11 +123,11 @@ def _logit_batches(clean: Trace, nodes: NodeScores, chosen: Tensor) -> Iterator[
     for now, row, targets in _packed(chosen, nodes, clean, with_rest=False):
         logit = chosen[now]
         b, index = nodes.example[logit], nodes.index[logit]
-        cotangent = clean.logits.new_zeros(len(targets), *clean.logits.shape)
+        cotangent = others.new_zeros(len(targets), *clean.logits.shape)
         one = index != VECTOR
         cotangent[row[one], b[one], index[one]] = nodes.gradient[logit][one]
         cotangent[row[~one], b[~one]] = others[b[~one]]
-        yield targets, [clean.logits], [cotangent]
+        yield targets, [clean.logits], [cotangent.to(clean.logits.dtype)]
 
 
 def _packed(
@@ -157,7 +158,7 @@ def _cotangents(
     over all live features of its position, targets or not.
     """
     read, coder = site.read.detach(), site.site.coder
-    direct, remainder = read.new_zeros(len(features), *read.shape[2:]), torch.zeros_like(read)
+    direct, remainder = wide(read.new_zeros(len(features), *read.shape[2:])), wide(torch.zeros_like(read))
     if coder is None:
         return direct, remainder
     slot = torch.full_like(nodes.site, -1).index_put((features,), torch.arange(len(features), device=features.device))
@@ -166,7 +167,7 @@ def _cotangents(
     wanted = live[beside[nodes.example[live], nodes.pos[live]] | (slot[live] >= 0)]
     for some in wanted.split(FEATURES) if len(wanted) else ():
         places = nodes.example[some], nodes.pos[some]
-        rows, slope = coder.encoder_rows(read[places], nodes.index[some]), nodes.gradient[some]
+        rows, slope = wide(coder.encoder_rows(read[places], nodes.index[some])), nodes.gradient[some]
         if moved is not None:
             slope = slope * _secants(rows, moved[places], nodes.delta[some])
         rows = scaled(rows, slope)
@@ -237,7 +238,7 @@ def _pull(
             continue
         rows, moved, cells = sources.of(source_site)
         for b, p, here in cells:
-            weight = gradient[:, b, p].flatten(1) @ moved[here].T
+            weight = wide(gradient[:, b, p]).flatten(1) @ moved[here].T
             k, n = ((weight != 0) & (targets[:, b, None] >= 0)).nonzero(as_tuple=True)
             rest[rows[here]] += weight[targets[:, b] == THE_REST].sum(0)
             found.append((rows[here][n], targets[k, b], weight[k, n]))

@@ -83,6 +83,6 @@ def falls(
     example, pos = places
     at = torch.arange(len(example), device=pos.device), pos
     with torch.no_grad():
-        inputs, patch = run.inputs.chosen(example), lambda x: x.index_put(at, x[at] + change)
+        inputs, patch = run.inputs.chosen(example), lambda x: x.index_put(at, (x[at] + change).to(x.dtype))
         logits = run_patched(adapter, inputs, run.sites[s].site, patch, seen=run, example=example)
         return run.metric.detach()[example] - run.scored_by.chosen(example)(logits)

@@ -25,6 +25,7 @@ from torch import Tensor
 from circuitlens.adapter import Adapter, Attention, Hook, Inputs
 from circuitlens.attribution.edges import target_batches
 from circuitlens.attribution.scores import NodeScores
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import Trace
 
 ROWS = 64
@@ -133,7 +134,7 @@ def _add_layer(
             if reached is None:
                 continue
             there = reached[:, :, sources.pos].flatten(3).unflatten(0, (len(some), heads))
-            done = torch.einsum("rhbsd,sd->hrbs", there, sources.moved.flatten(1))
+            done = torch.einsum("rhbsd,sd->hrbs", wide(there), sources.moved.flatten(1))
             for r, b in (wanted[some] >= 0).nonzero().tolist():
                 parts[:heads, which, wanted[some[r], b]] += done[:, r, b]
 

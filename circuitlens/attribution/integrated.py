@@ -38,6 +38,7 @@ from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.cuts import next_sites
 from circuitlens.progress import Progress
 from circuitlens.runs import rows_at_once, run_patched
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import Trace, total_gradients, trace
 
 STEPS = 4
@@ -171,7 +172,7 @@ def _change(runs: Runs, s: int, line: Line, known: bool = False) -> Float[Tensor
         assert runs.baseline is not None, "it is the corrupted run's"
         return (clean.metric - runs.baseline.metric).detach()
     with torch.no_grad():
-        patch = lambda _: line.start.clone()  # noqa: E731
+        patch = lambda x: line.start.to(x.dtype, copy=True)  # noqa: E731
         logits = run_patched(runs.adapter, clean.inputs, clean.sites[s].site, patch, seen=clean)
         return clean.metric.detach() - clean.scored_by(logits)
 
@@ -198,8 +199,8 @@ def _known_starts(runs: Runs, ways: Sequence[Line], after: Sequence[Sequence[int
 
 def logit_gradient_between(runs: Runs, steps: int = AT_LOGITS) -> Float[Tensor, "batch output"]:
     """The metric's gradient in the logits, averaged on their own way from the corrupted run's (or zero)."""
-    end = runs.clean.logits.detach()
-    start = torch.zeros_like(end) if runs.baseline is None else runs.baseline.logits.detach()
+    end = wide(runs.clean.logits.detach())
+    start = torch.zeros_like(end) if runs.baseline is None else wide(runs.baseline.logits.detach())
     total = torch.zeros_like(end)
     for step in range(steps):
         logits = (start + (step + 0.5) / steps * (end - start)).requires_grad_()
@@ -264,8 +265,8 @@ def _segment(runs: Runs, line: Line, cuts: Tensor, points: Midpoints) -> tuple[T
     )
     if points.gradients is None:
         return run, score_nodes(run)
-    totals = [torch.zeros_like(run.sites[0].leaf), *points.gradients]
-    return run, score_nodes(run, None, totals, torch.zeros_like(run.logits))
+    totals = [wide(torch.zeros_like(run.sites[0].leaf)), *points.gradients]
+    return run, score_nodes(run, None, totals, wide(torch.zeros_like(run.logits)))
 
 
 def _with_sources(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from circuitlens.attribution.base import Runs
 from circuitlens.attribution.nodes import shaped
+from circuitlens.torch_modes import wide
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Midpoints:
 
 def lines(runs: Runs) -> list[Line]:
     """The line of every site: from the corrupted run, or from zero (features and error 0)."""
-    return [Line(_start(runs, s), site.write.detach()) for s, site in enumerate(runs.clean.sites)]
+    return [Line(wide(_start(runs, s)), wide(site.write.detach())) for s, site in enumerate(runs.clean.sites)]
 
 
 def _start(runs: Runs, s: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from circuitlens.attribution.node_index import VECTOR, NodeIndex
 from circuitlens.attribution.scores import NodeScores
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import SiteTrace, Trace, total_gradients
 
 FEATURES = 4096
@@ -54,7 +55,7 @@ def gradient_at_logits(traced: Trace) -> Float[Tensor, "batch output"]:
     (found,) = torch.autograd.grad(
         traced.metric, traced.logits, torch.ones_like(traced.metric), retain_graph=True, allow_unused=True
     )
-    return torch.zeros_like(traced.logits) if found is None else found
+    return wide(torch.zeros_like(traced.logits) if found is None else found)
 
 
 def directions(clean: Trace, nodes: NodeScores, s: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "row ..."]:
@@ -64,7 +65,7 @@ def directions(clean: Trace, nodes: NodeScores, s: int, rows: Int[Tensor, " row"
     features = index != VECTOR
     if site.site.coder is not None and features.any():
         x = site.read.detach()[example[features], pos[features]]
-        written[features] = site.site.coder.decoder_rows(x, index[features])
+        written[features] = wide(site.site.coder.decoder_rows(x, index[features]))
     return written
 
 
@@ -73,18 +74,19 @@ def _site_nodes(
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """One site's nodes, sorted, as columns (example, pos, index, activation, delta, gradient); its vectors' units."""
     example, pos, index, value, other = _union(clean, corrupted)
+    value, other = wide(value), wide(other)
     gradient = torch.zeros_like(value)
     # All that the features' change does not write: with a stateful decode (a layer norm), its change as well.
-    change = clean.error if corrupted is None else (clean.write - corrupted.write).detach()
+    change = wide(clean.error) if corrupted is None else (wide(clean.write) - wide(corrupted.write)).detach()
     if clean.site.coder is not None:
         for start in range(0, len(index), FEATURES):
             now = slice(start, start + FEATURES)
             places = example[now], pos[now]
-            rows = clean.site.coder.decoder_rows(clean.read.detach()[places], index[now])
+            rows = wide(clean.site.coder.decoder_rows(clean.read.detach()[places], index[now]))
             gradient[now] = (total[places] * rows).flatten(1).sum(1)
             if corrupted is not None:
                 change = added(change, places, scaled(rows, other[now] - value[now]))
-    norm, size = (vector.flatten(2).norm(dim=2) for vector in (clean.error, change))
+    norm, size = (vector.flatten(2).norm(dim=2) for vector in (wide(clean.error), change))
     unit = change / shaped(size.clamp_min(torch.finfo(size.dtype).tiny), change)
     # Also where the vector is 0: it may still take a share of the gradient, and conservation needs it.
     at, p = traced.inputs.mask.nonzero(as_tuple=True)
@@ -118,8 +120,8 @@ def _union(clean: SiteTrace, corrupted: SiteTrace | None) -> tuple[Tensor, Tenso
 
 def _logit_nodes(clean: Trace, corrupted: Trace | None, gradient: Tensor) -> tuple[Tensor, ...]:
     """Columns of the logits: each answer and distractor by itself, and all others that enter the metric as one."""
-    logits = clean.logits.detach()
-    change = logits if corrupted is None else logits - corrupted.logits.detach()
+    logits = wide(clean.logits.detach())
+    change = logits if corrupted is None else logits - wide(corrupted.logits.detach())
     named = named_logits(clean)
     size = gradient.masked_fill(named, 0).norm(dim=1)
     unit = gradient.masked_fill(named, 0) / size.clamp_min(torch.finfo(size.dtype).tiny)[:, None]

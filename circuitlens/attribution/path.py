@@ -32,6 +32,7 @@ from circuitlens.attribution.nodes import FEATURES, added, named_logits, scaled,
 from circuitlens.attribution.scores import EdgeScores, NodeScores
 from circuitlens.attribution.way import AllPoints, Intervals, Points, Way
 from circuitlens.progress import Progress
+from circuitlens.torch_modes import wide
 
 FACTORS = 0.1, 2.0
 """Between which a node's edges are scaled to sum to its attribution: where the decision is sudden, gradients at its
@@ -77,7 +78,7 @@ def _scores(way: Way, points: AllPoints, intervals: Intervals) -> NodeScores:
     for s, site in enumerate(clean.sites):
         gradient = points.gradient(s, intervals.middle)
         moved = way.moved(points, s, intervals.left, intervals.right)
-        line = (site.write - way.corrupted.sites[s].write).detach()
+        line = (wide(site.write) - wide(way.corrupted.sites[s].write)).detach()
         length = line.square().flatten(2).sum(2).clamp_min(torch.finfo(line.dtype).tiny)
         along = (moved * line[example]).flatten(2).sum(2) / length[example]
         totals.append(torch.zeros_like(line).index_add(0, example, gradient * shaped(along, gradient)))
@@ -119,7 +120,7 @@ def _edges(way: Way, nodes: WayScores, keep: Bool[Tensor, " node"], progress: Pr
     count, there = len(nodes.site), _in_run(way, nodes)
     # Outputs that enter the metric at the middle alone are no nodes: what goes to them is in the rest.
     more = torch.ones_like(there.site[count:], dtype=torch.bool)
-    read = [(a.read - b.read).detach() for a, b in zip(way.clean.sites, way.corrupted.sites, strict=True)]
+    read = [(wide(a.read) - wide(b.read)).detach() for a, b in zip(way.clean.sites, way.corrupted.sites, strict=True)]
     run = way.run(nodes.middle.example, nodes.middle.share)
     found = score_edges(run, there, torch.cat([keep, more]), lambda: progress.step("edges"), read)
     known = found.target < count
@@ -139,12 +140,12 @@ def _in_run(way: Way, nodes: WayScores) -> NodeScores:
     for s, site in enumerate(clean.sites):
         here = nodes.site == s
         vectors = (here & (nodes.index == VECTOR)).nonzero()[:, 0]
-        left = (site.write - way.corrupted.sites[s].write).detach()
+        left = (wide(site.write) - wide(way.corrupted.sites[s].write)).detach()
         features = (here & (nodes.index != VECTOR)).nonzero()[:, 0]
         for some in features.split(FEATURES) if len(features) else ():
             at, coder = (nodes.example[some], nodes.pos[some]), site.site.coder
             assert coder is not None, "it has features"
-            rows = coder.decoder_rows(middle.reads[s][at], nodes.index[some])
+            rows = wide(coder.decoder_rows(middle.reads[s][at], nodes.index[some]))
             gradient[some] = (middle.gradients[s][at] * rows).flatten(1).sum(1)
             left = added(left, at, scaled(rows, -nodes.delta[some]))
         size, at = left.flatten(2).norm(dim=2), (nodes.example[vectors], nodes.pos[vectors])

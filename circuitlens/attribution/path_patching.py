@@ -37,6 +37,7 @@ from circuitlens.attribution.scores import NodeScores
 from circuitlens.edits import ELEMENTS, own_tokens
 from circuitlens.progress import Progress
 from circuitlens.runs import rows_at_once, run_held
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import ActiveFeatures, SiteTrace, Trace, total_gradients, trace
 
 SMALL = 0.05
@@ -223,7 +224,9 @@ class _MovingSources:
         if t >= self.last:
             return None
         held = seen[t].write.detach()[self.example]
-        return held.index_put(self.at, held[self.at] - self.change) if t == self.s else held
+        if t == self.s:
+            held = held.index_put(self.at, (held[self.at] - self.change).to(held.dtype))
+        return held
 
     def _writes_more(
         self, t: int, target: Tensor, row: Tensor, read: Tensor, write: Tensor
@@ -233,14 +236,14 @@ class _MovingSources:
         example, pos, index = nodes.example[target], nodes.pos[target], nodes.index[target]
         coder = seen.site.coder
         if coder is None:
-            return write[row, pos] - seen.write.detach()[example, pos]
+            return wide(write[row, pos]) - wide(seen.write.detach()[example, pos])
         cells, cell = torch.stack([row, pos]).unique(dim=1, return_inverse=True)
         f = coder.encode(read[cells[0], cells[1]][:, None])
         if coder.stateful:
             # As everywhere, what a coder carries beside its features (a layer norm's scale) changes with the error.
             coder.decode(f)
             coder.encode(seen.read.detach()[self.example[cells[0]], cells[1]][:, None])
-        error = write[cells[0], cells[1]] - coder.decode(f)[:, 0]
+        error = wide(write[cells[0], cells[1]]) - wide(coder.decode(f)[:, 0])
         feature = f[cell, 0, index.clamp_min(0)] - nodes.activation[target]
         change = scaled(directions(self.ends.run, nodes, t, target), feature)
         vector = index == VECTOR

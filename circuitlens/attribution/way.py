@@ -25,6 +25,7 @@ from circuitlens.attribution.nodes import shaped
 from circuitlens.cuts import cut_sites, next_sites
 from circuitlens.errors import AdapterError
 from circuitlens.runs import rows_at_once
+from circuitlens.torch_modes import wide
 from circuitlens.tracing import Trace, total_gradients, trace
 
 INTERVALS = 4
@@ -70,7 +71,7 @@ class Points:
             totals = [total.detach() for total in total_gradients(traced, links)]
             slope = torch.autograd.grad(traced.metric.sum(), traced.logits, retain_graph=True, allow_unused=True)[0]
         else:
-            totals, slope = [torch.zeros_like(site.write.detach()) for site in traced.sites], None
+            totals, slope = [wide(torch.zeros_like(site.write.detach())) for site in traced.sites], None
         writes = tuple(site.write.detach() for site in traced.sites)
         same = [site.read is site.write for site in traced.sites]
         reads = tuple(w if s else site.read.detach() for w, s, site in zip(writes, same, traced.sites, strict=True))
@@ -78,7 +79,7 @@ class Points:
             example,
             share,
             traced.metric.detach(),
-            torch.zeros_like(traced.logits.detach()) if slope is None else slope,
+            wide(torch.zeros_like(traced.logits.detach()) if slope is None else slope),
             writes,
             reads,
             tuple(totals),
@@ -144,7 +145,9 @@ class Way:
         reached = {t for after in next_sites(self.clean) for t in after}
         roots = [s for s in range(len(self.clean.sites)) if s not in reached]
         self._on_run = on_run
-        self.change = {s: (self.clean.sites[s].write - self.corrupted.sites[s].write).detach() for s in roots}
+        self.change = {
+            s: (wide(self.clean.sites[s].write) - wide(self.corrupted.sites[s].write)).detach() for s in roots
+        }
         self.roots = [s for s in roots if self.change[s].any()]
         """The roots that change: the others are where they are on the whole way."""
         self._links, self.cuts = set[tuple[int, int]](), list[bool]()
@@ -173,7 +176,7 @@ class Way:
             step = points.share[right] - points.share[left]
             change = self.change[s][points.example[left]]
             return shaped(step, change) * change
-        return points.written(s, right) - points.written(s, left)
+        return wide(points.written(s, right)) - wide(points.written(s, left))
 
     def integrate(self) -> tuple[AllPoints, Intervals, Float[Tensor, "batch site"]]:
         """Points and intervals that miss little, and what each site misses of the metric's change (completeness gap).

@@ -211,7 +211,7 @@ def rescore(
             scores, worst = attribute_edges(found, keep)
             sums, residual = sums.merged(edge_sums(scores, found, place, len(ends))), max(residual, worst)
         dictionaries = dictionaries.merged(Dictionaries.of(adapter, found))
-        coarse = found.nodes.delta.dtype not in (torch.float32, torch.float64)
+        coarse = found.runs.clean.logits.dtype not in (torch.float32, torch.float64)
         on_part()
     total, effects = reduce(BatchSums.merged, parts), reduce(KeyedSums.merged, exact)
     edges = None

@@ -13,6 +13,7 @@ from circuitlens.adapter import Adapter, Inputs
 from circuitlens.errors import PromptError
 from circuitlens.literals import MetricName
 from circuitlens.prompts.metrics import CUSTOM, METRICS
+from circuitlens.torch_modes import wide
 
 Score = Callable[[Float[Tensor, "batch output"]], Float[Tensor, " batch"]]
 """A function of the logits at the last position that gives one number an example."""
@@ -34,7 +35,7 @@ class BatchMetric:
 
     def __call__(self, logits: Float[Tensor, "batch output"]) -> Float[Tensor, " batch"]:
         """The metric of each example, in the metric's own units."""
-        return self.score(logits)
+        return self.score(wide(logits))
 
     def repeated(self, times: int) -> BatchMetric:
         """The metric of the batch repeated `times` times."""
@@ -140,7 +141,7 @@ def _batch_metric(
         if corrupted is None:
             raise PromptError(f"The metric {name!r} compares with a corrupted prompt: give one.")
         with torch.no_grad():
-            reference = adapter.last_logits(corrupted, {}).log_softmax(1)
+            reference = wide(adapter.last_logits(corrupted, {})).log_softmax(1)
     return BatchMetric(name, answers, distractors, lambda logits: entry.score(logits, answers, distractors, reference))
 
 
