@@ -140,6 +140,25 @@ class RelevanceRules:
     activations: tuple[ActivationFunction, ...]
 
 
+@dataclass(frozen=True)
+class Release:
+    """SAEs that were published together and that `Adapter.load` takes by name.
+
+    Args:
+        name: what they are loaded by.
+        model: the model that they are for.
+        count: how many there are.
+        size: how much one of them takes, as people read it; "unknown" where that is not known before it is there.
+        refused: why they can't be loaded, to follow their name in a sentence; None where they can.
+    """
+
+    name: str
+    model: str
+    count: int
+    size: str
+    refused: str | None = None
+
+
 class Adapter(ABC):
     """A model with its sites; subclasses say how to load it, feed it, run it and name its parts.
 
@@ -202,6 +221,13 @@ class Adapter(ABC):
         Raises:
             AdapterError: the model or a coder can't be had; the message says what to do.
         """
+
+    @classmethod
+    def releases(cls, model: str | None = None) -> Sequence[Release]:
+        """The published SAEs that `load` takes by name, or those for models whose names hold `model`; none unless an
+        adapter says so.
+        """
+        return ()
 
     @abstractmethod
     def inputs(self, prompts: Sequence[str]) -> Inputs:

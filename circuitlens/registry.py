@@ -16,12 +16,14 @@ from circuitlens.errors import AdapterError, CircuitLensError
 from circuitlens.options import AdapterOption
 
 if TYPE_CHECKING:
-    from circuitlens.adapter import Adapter
+    from circuitlens.adapter import Adapter, Release
 
 log = logging.getLogger(__name__)
 
 GROUP = "circuitlens.adapters"
 OPTIONS_GROUP = "circuitlens.options"
+ALIASES = {"gpt2": "transformerlens"}
+"""Names that adapters had, and the names that they have now; the older ones are taken still, in files too."""
 
 
 @dataclass(frozen=True, order=True)
@@ -63,12 +65,33 @@ def declared_options() -> dict[str, tuple[AdapterOption, ...]]:
 
 
 def load(name: str, **options: Any) -> Adapter:
-    """Load the adapter `name` with its own options, e.g. `load("toy")`.
+    """Load the adapter `name`, or of that older name, with its own options, e.g. `load("toy")`.
 
     Raises:
         AdapterError: there is none of that name, or more than one; it can't be imported; it is not an `Adapter`; or it
             can't be loaded with these options.
     """
+    loaded, chosen = _class_of(ALIASES.get(name, name))
+    try:
+        return loaded.load(**options)
+    except CircuitLensError:
+        raise
+    except Exception as error:
+        raise _broken(chosen, error) from error
+
+
+def releases(model: str | None = None) -> list[Release]:
+    """The published SAEs that installed adapters load by name, or those for models whose names hold `model`.
+
+    Raises:
+        AdapterError: an adapter can't be imported.
+    """
+    names = dict.fromkeys(adapter.name for adapter in installed_adapters())
+    return [release for name in names for release in _class_of(name)[0].releases(model)]
+
+
+def _class_of(name: str) -> tuple[type[Adapter], Installed]:
+    """The adapter of that name, imported, and who declares it."""
     from circuitlens.adapter import Adapter
 
     adapters = installed_adapters()
@@ -82,18 +105,26 @@ def load(name: str, **options: Any) -> Adapter:
             f"There is more than one adapter named {name!r}: {packages} declare it. Uninstall all but one."
         )
     (chosen,) = found
-    whole_name = f"The adapter {name!r} of {chosen.package} {chosen.version}"
     try:
-        loaded = resolve_name(chosen.target)
-        if isinstance(loaded, type) and issubclass(loaded, Adapter):
-            return loaded.load(**options)
+        found_class = resolve_name(chosen.target)
     except CircuitLensError:
         raise
     except Exception as error:
-        raise AdapterError(
-            f"{whole_name} can't be loaded ({type(error).__name__}: {error}). Reinstall or update {chosen.package}."
-        ) from error
+        raise _broken(chosen, error) from error
+    if isinstance(found_class, type) and issubclass(found_class, Adapter):
+        return found_class, chosen
     raise AdapterError(
-        f"{whole_name} names {chosen.target}, which is not a subclass of circuitlens.Adapter. Its entry point has to "
-        "name one."
+        f"{_whole_name(chosen)} names {chosen.target}, which is not a subclass of circuitlens.Adapter. Its entry point "
+        "has to name one."
+    )
+
+
+def _whole_name(adapter: Installed) -> str:
+    return f"The adapter {adapter.name!r} of {adapter.package} {adapter.version}"
+
+
+def _broken(adapter: Installed, error: Exception) -> AdapterError:
+    return AdapterError(
+        f"{_whole_name(adapter)} can't be loaded ({type(error).__name__}: {error}). Reinstall or update "
+        f"{adapter.package}."
     )

@@ -70,7 +70,7 @@ def photograph_toy(browser: Browser, home: Path) -> None:
 
 def photograph_smollm2(browser: Browser, home: Path, model: str, saes: str) -> None:
     """The page of a real model as it opens, for prompts of 3, 12 and 32 tokens."""
-    adapter = circuitlens.load("gpt2", model=model, saes=saes)
+    adapter = circuitlens.load("transformerlens", model=model, saes=saes)
     sample = corpus.build(adapter, home / "smollm2")
     for name, (prompt, corrupted, answer, distractor) in PROMPTS.items():
         circuit = circuitlens.verify(adapter, circuitlens.find(adapter, prompt, answer, distractor, corrupted))

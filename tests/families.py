@@ -36,6 +36,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mixtral": {},
 }
 """What each differs in from a model of the common sizes."""
+VISION: dict[str, dict[str, Any]] = {
+    "gemma3": {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    | {"image_size": 28, "patch_size": 14},
+}
+"""The part that reads images, of families that have one."""
 
 
 @cache
@@ -48,20 +53,27 @@ def _tokenizer() -> Any:
 
 def tiny(family: str, boot: Any = TransformerBridge, dtype: torch.dtype = torch.float32, **differs: Any) -> Any:
     """A new model of a family, as a bridge or a subclass of one, whose configuration `differs` from the common one."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder), family, **differs)
+        return boot.boot_transformers(folder, device="cpu", dtype=dtype)
+
+
+def write_model(folder: Path, family: str, **differs: Any) -> None:
+    """Write such a model, with its tokenizer, as a folder."""
     tokenizer = _tokenizer()
     sizes = {"hidden_size": D, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2}
     more = {"head_dim": 8, "intermediate_size": 48, "max_position_embeddings": 64, "vocab_size": len(tokenizer)}
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eos_token_id)
-    config = AutoConfig.for_model(family, **{**sizes, **more, **ends, **FAMILIES.get(family, {}), **differs})
+    config: dict[str, Any] = {**sizes, **more, **ends, **FAMILIES.get(family, {}), **differs}
+    if family in VISION:
+        config = {"text_config": config, "vision_config": VISION[family], **ends}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.manual_seed(0)
-        made = AutoModelForCausalLM.from_config(config).float()
+        made = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **config)).float()
         for weight in made.parameters():
             weight.data = torch.randn_like(weight) * 0.3
-    with tempfile.TemporaryDirectory() as folder:
-        made.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return boot.boot_transformers(folder, device="cpu", dtype=dtype)
+    made.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def hooked(**config: Any) -> Any:

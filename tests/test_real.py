@@ -42,7 +42,7 @@ PLURAL: dict[str, Any] = {"answer": " are", "distractor": " is"}
 
 @pytest.fixture(scope="module")
 def adapter() -> Adapter:
-    return circuitlens.load("gpt2", model=MODEL, saes=SAES)
+    return circuitlens.load("transformerlens", model=MODEL, saes=SAES)
 
 
 @pytest.mark.parametrize("noun", NOUNS.split())
@@ -160,7 +160,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     out = tmp_path / "cats.json"
     words = ["--answer", " run", "--distractor", " runs", "--corrupted", "The cat", "-o", str(out)]
     monkeypatch.setattr(
-        sys, "argv", ["circuitlens", "find", "gpt2", "The cats", "--model", MODEL, "--sae", SAES, *words]
+        sys, "argv", ["circuitlens", "find", "transformerlens", "The cats", "--model", MODEL, "--sae", SAES, *words]
     )
     with pytest.raises(SystemExit) as stop:
         main()

@@ -16,6 +16,7 @@ from circuitlens.circuit.annotations import MAX_NOTE
 from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
+from circuitlens.registry import ALIASES
 
 FORMAT = "circuitlens.circuit"
 VERSION = 7
@@ -84,7 +85,7 @@ class Document(Value):
             raise CircuitError(f"{name!r} is a damaged circuit file: {_first_fault(error)}.") from error
         # Versions 1 and 2 had no digest.
         intact = given == digest_of(document) if given is not None else version < 3
-        return value.model_copy(update={"digest": None if intact else given or "none"})
+        return value.model_copy(update={"digest": None if intact else given or "none", **_renamed(document)})
 
 
 def _require(schema: dict[str, Any], *names: str) -> None:
@@ -118,6 +119,12 @@ def _parse(name: str, data: bytes) -> dict[str, Any]:
             f"{name!r} has circuit format {version} and this circuitlens reads {VERSION}: upgrade circuitlens."
         )
     return document
+
+
+def _renamed(document: dict[str, Any]) -> dict[str, str]:
+    """The name that the adapter of a valid document has now; `wrap` gives names of its own, which stay."""
+    name = document["adapter"]
+    return {"adapter": ALIASES[name]} if name in ALIASES and "wrapped" not in document.get("options", {}) else {}
 
 
 def _upgraded(document: dict[str, Any]) -> dict[str, Any]:

@@ -106,13 +106,29 @@ def options(
 
 def adapters() -> None:
     """List the installed adapters."""
-    from circuitlens.registry import installed_adapters
+    from circuitlens.registry import ALIASES, installed_adapters
 
-    print_table([("Adapter", "Package", "Version"), *((a.name, a.package, a.version) for a in installed_adapters())])
+    older = {name: f" (once {alias})" for alias, name in ALIASES.items()}
+    rows = [(a.name + older.get(a.name, ""), a.package, a.version) for a in installed_adapters()]
+    print_table([("Adapter", "Package", "Version"), *rows])
+
+
+def releases(
+    model: Annotated[str | None, typer.Argument(help="Part of a model's name; without it, of all models.")] = None,
+) -> None:
+    """List the published SAEs that adapters load by name, for which model, and how large one of them is."""
+    from circuitlens.registry import releases
+
+    found = releases(model)
+    if not found:
+        raise CircuitLensError(f"No release is for a model called {model!r}: see them all with `circuitlens releases`.")
+    rows = [(r.name, r.model, str(r.count), r.size, "no: it " + r.refused if r.refused else "yes") for r in found]
+    print_table([("Release", "Model", "SAEs", "One takes", "Loads"), *rows])
 
 
 app.command()(demo)
 app.command()(adapters)
+app.command()(releases)
 app.command(cls=AdapterCommand)(find)
 app.command(cls=AdapterCommand)(verify)
 app.command(cls=AdapterCommand)(merge)

@@ -44,7 +44,7 @@ def build(
     max_tokens: Annotated[int, typer.Option(min=1, max=1000 * MANY, help="Where to end, in tokens.")] = 10 * MANY,
 ) -> None:
     """Run a model over texts and record, for each feature, its strongest contexts, density and histogram."""
-    require_installed(adapter)
+    adapter = require_installed(adapter)
     loaded = load_adapter(adapter, given_options(adapter))
     from circuitlens.corpus import build
 

@@ -97,7 +97,7 @@ def find(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
-    require_installed(adapter)
+    adapter = require_installed(adapter)
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
     _check_run(prompts, run, shard, batch_size)
     _check_evidence(verify, held_out, require)

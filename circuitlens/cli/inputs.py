@@ -17,6 +17,7 @@ from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.output import print_skipped
 from circuitlens.errors import CircuitError, CircuitLensError
 from circuitlens.literals import NEURONPEDIA, Verdict
+from circuitlens.registry import ALIASES
 
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
@@ -56,10 +57,12 @@ def installed_names() -> list[str]:
     return [installed.name for installed in installed_adapters()]
 
 
-def require_installed(adapter: str) -> None:
-    """Refuse the name of an adapter that is not installed."""
-    if adapter not in (known := installed_names()):
+def require_installed(adapter: str) -> str:
+    """The name of an adapter that is installed, for that or an older name of it; refuses any other."""
+    name = ALIASES.get(adapter, adapter)
+    if name not in (known := installed_names()):
         raise typer.BadParameter(f"there is no {adapter!r}; installed: {', '.join(known)}.", param_hint="ADAPTER")
+    return name
 
 
 def meaning_sources(corpus: Path | None, labels: Sequence[str] | None) -> dict[str, Any]:

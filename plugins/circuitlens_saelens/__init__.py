@@ -1,4 +1,4 @@
-"""The SAE-Lens plugin: TransformerLens models with SAE-Lens SAEs, from a notebook (`wrap`) or by name (`gpt2`).
+"""The SAE-Lens plugin: TransformerLens models with SAE-Lens SAEs, from a notebook (`wrap`) or by name.
 
 Its names resolve on first use: the command line reads `options` from here, and sae-lens takes seconds to import.
 """

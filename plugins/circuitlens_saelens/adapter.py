@@ -12,7 +12,7 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Attention, Example, Hook, Inputs, Option, RelevanceRules, Site
+from circuitlens.adapter import Adapter, Attention, Example, Hook, Inputs, Option, Release, RelevanceRules, Site
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
@@ -20,6 +20,7 @@ from circuitlens_saelens.fit import (
     check_agreement,
     check_placement,
     check_processing,
+    hook_of,
     short_name,
     trained_with_bos,
     warn_of_saes,
@@ -131,7 +132,13 @@ class SAELensAdapter(Adapter):
 
         model, saes, record = load(**options)
         bos = options.get("prepend_bos")
-        return cls(HookedModel(model), _by_hook(saes), prepend_bos=bos, name="gpt2", options=record)
+        return cls(HookedModel(model), _by_hook(saes), prepend_bos=bos, name="transformerlens", options=record)
+
+    @classmethod
+    def releases(cls, model: str | None = None) -> Sequence[Release]:
+        from circuitlens_saelens.listing import listed
+
+        return listed(model)
 
     def _sites(self, embeddings: Mapping[str, str], reads: Mapping[str, str], seen: Mapping[str, Tensor]) -> list[Site]:
         """Embeddings and SAEs in the order of the forward, in which hooks were `seen`."""
@@ -258,7 +265,7 @@ def _by_hook(saes: SAEs) -> list[tuple[str, SAE[Any]]]:
         pairs = list(cast(Mapping[str, SAE[Any]], saes).items())
     else:
         each = [saes] if isinstance(saes, SAE) else cast(Iterable[Any], saes)
-        pairs = [(sae.cfg.metadata.hook_name if isinstance(sae, SAE) else "", sae) for sae in each]
+        pairs = [(hook_of(sae) if isinstance(sae, SAE) else "", sae) for sae in each]
     for hook, sae in pairs:
         if not isinstance(sae, SAE):
             raise AdapterError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,17 @@ log = logging.getLogger(__name__)
 
 CENTRED = 1e-3
 """Largest mean over d_model, as a share of the root mean square, of a stream that counts as centred."""
+
+
+def hook_of(sae: SAE[Any]) -> str:
+    """The hook that an SAE was trained at, "" where its metadata has none.
+
+    Of Gemma 3's transcoders SAE-Lens names `hook_mlp_in`, which TransformerLens puts before the norm; they read what
+    comes after it, as their name in Transformers says.
+    """
+    metadata = sae.cfg.metadata
+    after = re.fullmatch(r"model\.layers\.(\d+)\.pre_feedforward_layernorm\.output", str(metadata.hf_hook_name))
+    return f"blocks.{after[1]}.ln2.hook_out" if after else metadata.hook_name or ""
 
 
 def check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:
@@ -50,7 +62,7 @@ def warn_of_saes(
 ) -> None:
     """Warn of SAEs that can be run where they are, and were not made to be."""
     for read, sae in saes:
-        trained = sae.cfg.metadata.hook_name
+        trained = hook_of(sae)
         elsewhere = trained in model.names and model.hook_point(trained) is not model.hook_point(read)
         # One stream has several names: after a block, and before the next.
         if elsewhere and not torch.equal(fired(model, inputs, [trained])[trained], seen[read]):

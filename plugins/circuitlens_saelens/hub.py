@@ -31,10 +31,13 @@ MODEL_FILES = (*TOKENIZER_FILES, "model*.safetensors", "*.jinja")
 """What is downloaded of a model; weights in pickles are left where they are."""
 
 
-def fetch(needed: Mapping[str, Sequence[str]], model: str | None) -> dict[str, list[Path]]:
+def fetch(
+    needed: Mapping[str, Sequence[str]], model: str | None, if_there: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, list[Path]]:
     """The files of each repository, all in the cache now; raises AdapterError for one that is missing and can't be had.
 
-    `needed` has the names of files by repository, `model` is the repository of a model, of which all is needed.
+    `needed` has the names of files by repository, `model` is the repository of a model, of which all is needed. Files
+    `if_there` come with what is downloaded of their repository, where it has them.
     """
 
     def look() -> dict[str, dict[str, Path | None]]:
@@ -44,7 +47,7 @@ def fetch(needed: Mapping[str, Sequence[str]], model: str | None) -> dict[str, l
     found = look()
     missing = {repo: [name for name, path in files.items() if path is None] for repo, files in found.items()}
     if missing := {repo: names for repo, names in missing.items() if names}:
-        _download(missing)
+        _download(missing, if_there or {})
         found = look()
     return {repo: [path for path in files.values() if path is not None] for repo, files in found.items()}
 
@@ -91,7 +94,7 @@ def _cached_model(repo: str) -> dict[str, Path | None]:
     return found
 
 
-def _download(missing: Mapping[str, Sequence[str]]) -> None:
+def _download(missing: Mapping[str, Sequence[str]], if_there: Mapping[str, Sequence[str]]) -> None:
     """Download what is missing, names or patterns by repository, after saying how large it is."""
     what = "; ".join(f"{repo} ({names[0]}{', …' if len(names) > 1 else ''})" for repo, names in missing.items())
     if constants.HF_HUB_OFFLINE:
@@ -100,7 +103,11 @@ def _download(missing: Mapping[str, Sequence[str]]) -> None:
             f"Not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set: {what}. Unset it to download, "
             f"or run `hf download {repo} {' '.join(names)[:200]}` where there is a network and bring the cache."
         )
-    sizes = {(repo, name): size for repo, names in missing.items() for name, size in _sizes(repo, names, what).items()}
+    sizes = {
+        (repo, name): size
+        for repo, names in missing.items()
+        for name, size in _sizes(repo, names, if_there.get(repo, ()), what).items()
+    }
     log.info("Downloading %d files, %s, from %s", len(sizes), format_bytes(sum(sizes.values())), ", ".join(missing))
     for repo, name in sizes:
         try:
@@ -111,8 +118,10 @@ def _download(missing: Mapping[str, Sequence[str]]) -> None:
             ) from error
 
 
-def _sizes(repo: str, patterns: Sequence[str], what: str) -> dict[str, int]:
-    """The bytes of each file of a repository that one of the patterns names; `what` says what is asked for in all."""
+def _sizes(repo: str, patterns: Sequence[str], if_there: Sequence[str], what: str) -> dict[str, int]:
+    """The bytes of each file of a repository that one of the patterns names, or that is one of `if_there`; `what` says
+    what is asked for in all.
+    """
     try:
         info = huggingface_hub.HfApi().model_info(repo, files_metadata=True, timeout=TIMEOUT)
     except Exception as error:
@@ -122,7 +131,7 @@ def _sizes(repo: str, patterns: Sequence[str], what: str) -> dict[str, int]:
             "SAEs can also be local folders."
         ) from error
     files = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    sizes: dict[str, int] = {}
+    sizes = {name: files[name] for name in if_there if name in files}
     for pattern in patterns:
         # A pattern is of a model, whose files are in no folder; a name may be anywhere.
         named = [name for name in files if fnmatch(name, pattern) and ("/" not in name or name in patterns)]

@@ -15,13 +15,17 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import huggingface_hub
 import psutil
 import torch
 from sae_lens import SAE
+from sae_lens.loading import pretrained_sae_loaders
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from circuitlens.adapter import Option
@@ -32,9 +36,8 @@ from circuitlens_saelens.options import DEVICES, DTYPES
 from circuitlens_saelens.sources import (
     Layers,
     Source,
-    choose_layers,
+    choose,
     files_on_hub,
-    find_sources,
     model_name_of,
     model_processing,
     parse_layers,
@@ -55,7 +58,8 @@ def load(
 
     Args:
         model: a model's name on the hub, or a folder; by default the one that the SAEs are for.
-        saes: SAE-Lens releases, single SAEs of them (RELEASE/SAE_ID), or folders of SAEs, one or several.
+        saes: SAE-Lens releases, SAEs of them (RELEASE/SAE_ID, where * stands for anything), or folders of SAEs, one or
+            several.
         layers: the layers whose SAEs are taken: 8, "0-11", "0,4,8-10" or numbers; by default all.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "mps", for the model and the SAEs.
         dtype: "float32", "float64", "bfloat16" or "float16", for both.
@@ -73,19 +77,20 @@ def load(
             raise AdapterError(f"There is no {what} {value!r}: choose one of {', '.join(choices)}.")
     where = _choose_device(device)
     names = _sae_names(saes)
-    sources = choose_layers([source for name in names for source in find_sources(name)], layers)
+    sources = choose(names, layers)
     model_name = model or model_name_of(sources)
     folder = _model_folder(model)
     if folder is None and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_name):
         raise AdapterError(f"There is no model folder {model_name!r}, and it is no name of a model on the hub.")
 
-    files = fetch(files_on_hub(sources), None if folder else model_name)
+    needed, if_there = files_on_hub(sources)
+    files = fetch(needed, None if folder else model_name, if_there)
     model_files = list(folder.glob("*.safetensors")) if folder else files.pop(model_name)
     sae_files = [source.folder / "sae_weights.safetensors" for source in sources if source.folder is not None]
     sae_files += [file for found in files.values() for file in found]
     _check_memory(sae_files, model_files, where, dtype, len(sources))
 
-    with offline(), _quiet():
+    with _from_cache(), _quiet():
         loaded = _load_model(str(folder or model_name), where, dtype, model_processing(sources))
         shown = tqdm(sources, "SAEs", delay=1, disable=None, leave=False)
         parts = [_load_sae(source, where, dtype) for source in shown]
@@ -160,7 +165,7 @@ def _memory_of(files: Sequence[Path], itemsize: int) -> int:
     """Bytes that the tensors of those of the files that hold weights take, at `itemsize` bytes a number."""
     total = 0
     for path in files:
-        if path.suffix == ".pt":  # float32, and never opened here
+        if path.suffix in (".pt", ".pth", ".npz"):  # counted as float32, and never opened here
             total += path.stat().st_size // 4 * itemsize
         elif path.suffix == ".safetensors" and path.is_file():
             try:
@@ -172,6 +177,26 @@ def _memory_of(files: Sequence[Path], itemsize: int) -> int:
                 ) from error
             total += sum(sizes) * itemsize
     return total
+
+
+@contextmanager
+def _from_cache() -> Iterator[None]:
+    """Have the loaders read what is in the cache, ask no hub for anything, and install nothing.
+
+    SAE-Lens asks the hub for the shapes in a file that is there already. TransformerLens looks for what reads a model's
+    images, and where there is none, runs pip to install torchvision, which may replace torch; no image is read here.
+    """
+
+    def shapes(repo: str, name: str) -> dict[str, list[int]]:
+        with safe_open(huggingface_hub.hf_hub_download(repo, name), framework="pt") as tensors:
+            return {key: list(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+    with (
+        offline(),
+        patch.object(pretrained_sae_loaders, "get_safetensors_tensor_shapes", shapes),
+        patch.object(AutoProcessor, "from_pretrained", lambda *_, **__: None),
+    ):
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The options of the `gpt2` adapter; `SAELensAdapter.load` says what each stands for where it is left out."""
+"""The options of the adapter `transformerlens`; `SAELensAdapter.load` says what each stands for where it is left out."""
 
 from circuitlens.options import AdapterOption
 
@@ -8,7 +8,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 OPTIONS = (
     AdapterOption(
         "saes",
-        "A SAE-Lens release, RELEASE/SAE_ID, or a folder of SAEs; or several.",
+        "A SAE-Lens release, RELEASE/SAE_ID (* stands for anything), or a folder of SAEs; or several.",
         several=True,
         flag="--sae",
         default="gpt2-small-res-jb",

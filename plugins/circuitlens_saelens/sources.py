@@ -21,6 +21,7 @@ from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from circuitlens.errors import AdapterError
 from circuitlens_saelens.hub import first_line
+from circuitlens_saelens.releases import choose_ids, files_of, layer_of, refusal, require_one_a_place
 
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 """What SAEs may ask of their model's weights (TransformerLens' names)."""
@@ -63,23 +64,32 @@ def find_sources(name: str) -> list[Source]:
     raise AdapterError(f"{name!r} is neither a release of SAE-Lens nor a folder.{hint}")
 
 
-def _of_release(release: str, sae_id: str) -> list[Source]:
-    """The SAE of that id, or all of the release for an empty one."""
+def _of_release(release: str, wanted: str) -> list[Source]:
+    """The SAEs of a release that `wanted` names (`releases.choose_ids`)."""
     registered = get_pretrained_saes_directory()[release]
-    if registered.conversion_func not in (None, "connor_rob_hook_z"):
-        raise AdapterError(
-            f"The release {release!r} is kept in a format of its own: load its SAEs with SAE.from_pretrained and "
-            "give them to circuitlens.wrap(model, saes)."
-        )
+    if reason := refusal(registered):
+        raise AdapterError(f"The release {release!r} {reason}.")
     ids = list(registered.saes_map)
-    if sae_id and sae_id not in ids:
-        near = get_close_matches(sae_id, ids, n=3) or ids[:3]
-        raise AdapterError(f"The release {release!r} has no SAE {sae_id!r}. It has {', '.join(near)}, … ({len(ids)}).")
-    return [Source(release, one) for one in ([sae_id] if sae_id else ids)]
+    if not (found := choose_ids(registered, wanted)):
+        near = get_close_matches(wanted, ids, n=3) or ids[:3]
+        raise AdapterError(f"The release {release!r} has no SAE {wanted!r}. It has {', '.join(near)}, … ({len(ids)}).")
+    return [Source(release, one) for one in found]
 
 
-def choose_layers(sources: list[Source], layers: Layers) -> list[Source]:
-    """The SAEs of the layers asked for; raises AdapterError where there is none at one of them."""
+def choose(names: Sequence[str], layers: Layers) -> list[Source]:
+    """The SAEs of these names at the layers asked for; raises AdapterError where there is none at one of them, or a
+    release has several that read one hook.
+    """
+    sources: list[Source] = []
+    for name in names:
+        chosen = _of_layers(find_sources(name), layers)
+        for release in {source.release for source in chosen if source.folder is None}:
+            require_one_a_place(release, [source.sae_id for source in chosen])
+        sources += chosen
+    return sources
+
+
+def _of_layers(sources: list[Source], layers: Layers) -> list[Source]:
     if layers is None:
         return sources
     wanted = parse_layers(layers)
@@ -105,9 +115,7 @@ def parse_layers(layers: Layers) -> list[int]:
 
 def _layer(source: Source) -> int | None:
     """The layer that an SAE's id, or the configuration in its folder, names."""
-    text = source.sae_id if source.folder is None else str(_metadata(source).get("hook_name"))
-    found = re.search(r"(?:blocks\.|layers?[._/])(\d+)", text)
-    return int(found[1]) if found else None
+    return layer_of(source.sae_id if source.folder is None else str(_metadata(source).get("hook_name")))
 
 
 def model_name_of(sources: Sequence[Source]) -> str:
@@ -127,17 +135,16 @@ def model_name_of(sources: Sequence[Source]) -> str:
     return name
 
 
-def files_on_hub(sources: Sequence[Source]) -> dict[str, list[str]]:
-    """The files of the SAEs that are of releases, by repository: configuration and weights of each."""
-    files: dict[str, list[str]] = {}
+def files_on_hub(sources: Sequence[Source]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The files of the SAEs that are of releases, by repository: those needed, and those that count where they are."""
+    needed: dict[str, list[str]] = {}
+    if_there: dict[str, list[str]] = {}
     for source in sources:
         if source.folder is None:
-            path = source.registered.saes_map[source.sae_id]
-            names = [f"{path}/cfg.json", f"{path}/sae_weights.safetensors"]
-            if source.registered.conversion_func:  # hook_z
-                names = [f"{path.removesuffix('.pt')}_cfg.json", path]
-            files.setdefault(source.registered.repo_id, []).extend(names)
-    return files
+            files = files_of(source.registered, source.sae_id)
+            needed.setdefault(source.registered.repo_id, []).extend(files.needed)
+            if_there.setdefault(source.registered.repo_id, []).extend(files.if_there)
+    return needed, if_there
 
 
 def read_config(source: Source) -> dict[str, Any]:

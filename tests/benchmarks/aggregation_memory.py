@@ -38,7 +38,7 @@ def measure(args: argparse.Namespace) -> None:
     from circuitlens.prompts.tasks import TASKS
 
     if args.model:
-        adapter = circuitlens.load("gpt2", model=args.model, saes=[args.saes])
+        adapter = circuitlens.load("transformerlens", model=args.model, saes=[args.saes])
         pairs = [pair for pair in circuitlens.read_pairs(args.data)[0] if len(pair.prompt.split()) == 2]
     else:
         adapter = circuitlens.load("toy")

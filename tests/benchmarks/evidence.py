@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=120, help="to judge them on")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    adapter = circuitlens.load("gpt2", model=args.model, saes=[args.saes])
+    adapter = circuitlens.load("transformerlens", model=args.model, saes=[args.saes])
     rows = [json.loads(line) for line in Path(args.data).read_text().splitlines()]
     every, _ = read_pairs(args.data)
     known = {word for pair in every for word in [*pair.prompt.split(), *(pair.corrupted or "").split()]}

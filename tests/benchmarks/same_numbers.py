@@ -78,7 +78,7 @@ def _cases(model: str | None, saes: str | None) -> Iterator[tuple[str, Any]]:
             yield from _all_of(f"toy {method} of {len(pairs)} by {by}", toy, circuit)
     if not (model and saes):
         return
-    adapter = circuitlens.load("gpt2", model=model, saes=saes)
+    adapter = circuitlens.load("transformerlens", model=model, saes=saes)
     for method, most in zip(methods, (100, 100, 100, 20), strict=True):
         circuit = circuitlens.find(adapter, "The cats", " run", " runs", "The cat", method, max_nodes=most)
         yield from _all_of(f"model {method}", adapter, circuit, effects=method == "ig")

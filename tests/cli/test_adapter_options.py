@@ -83,14 +83,15 @@ def test_a_declared_option_is_a_flag_without_its_adapter_being_imported(folder: 
     assert "--brightness <int> lamp: How bright it is." in flags
     assert "--colour <str> lamp: What it shines in." in flags
     assert "--blink / --no-blink lamp: Whether it goes off and on." in flags
-    assert "--dtype <float32|float64|bfloat16|float16|float8> gpt2, lamp, toy: Numbers to compute in." in flags
-    assert "--device <str> gpt2: Where to compute. lamp: Where to shine." in flags
-    assert "--model <str> gpt2: The model's name on the hub, or its folder." in flags
+    shared = "lamp, toy, transformerlens: Numbers to compute in."
+    assert f"--dtype <float8|float32|float64|bfloat16|float16> {shared}" in flags, flags
+    assert "--device <str> lamp: Where to shine. transformerlens: Where to compute." in flags
+    assert "--model / --no-model lamp: " in flags
     told = done.stderr.splitlines()
     assert any("'broken' can't be read from json:loads" in line for line in told)
     assert any("'gone' can't be read from no_such_module:OPTIONS" in line for line in told)
     assert "--output of the adapter 'lamp' is left out: the command itself has another --output." in told
-    assert "--model of the adapter 'lamp' is left out: gpt2 has another --model." in told
+    assert "--model of the adapter 'transformerlens' is left out: lamp has another --model." in told
 
 
 def test_values_reach_load_as_declared(folder: Path) -> None:
@@ -111,18 +112,21 @@ def test_what_is_not_given_is_left_to_load(here: Here) -> None:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ((*FIND, "--layers", "2"), "--layers: the adapter 'lamp' does not take it; 'gpt2' does."),
+        ((*FIND, "--layers", "2"), "--layers: the adapter 'lamp' does not take it; 'transformerlens' does."),
         (
             ("find", "counterfeit", "x", "--answer", "y", "--brightness", "2"),
             "ADAPTER: there is no 'counterfeit'; installed: ",
         ),
         (
             ("find", "toy", "The cats", "--answer", "run", "--device", "cpu"),
-            "--device: the adapter 'toy' does not take it; 'gpt2' and 'lamp' do.",
+            "--device: the adapter 'toy' does not take it; 'lamp' and 'transformerlens' do.",
         ),
         ((*FIND, "--brightness", "much"), "--brightness: 'much' is not a whole number."),
         ((*FIND, "--dtype", "float32"), "--dtype: 'float32' is not one of float8."),
-        (("find", "gpt2", "x", "--answer", "y", "--dtype", "float8"), "--dtype: 'float8' is not one of float32, "),
+        (
+            ("find", "transformerlens", "x", "--answer", "y", "--dtype", "float8"),
+            "--dtype: 'float8' is not one of float32, ",
+        ),
         ((*FIND, "--shade", "2"), "No such option: --shade"),
     ],
 )
@@ -141,12 +145,12 @@ def test_verify_puts_flags_in_the_place_of_the_circuits_own_options(here: Here, 
     assert "Error: loaded with [('blink', True), ('brightness', 2)]" in errors
     code, _, errors = here("verify", path, "--bos")
     assert code == 2
-    assert "--bos: the adapter 'lamp' does not take it; 'gpt2' does." in errors
+    assert "--bos: the adapter 'lamp' does not take it; 'transformerlens' does." in errors
 
 
 def test_bundled_adapters_declare_what_their_load_takes() -> None:
     for name, keywords in (
-        ("gpt2", ["saes", "layers", "model", "device", "dtype", "prepend_bos"]),
+        ("transformerlens", ["saes", "layers", "model", "device", "dtype", "prepend_bos"]),
         ("toy", ["cache", "dtype"]),
     ):
         assert [option.name for option in declared_options()[name]] == keywords

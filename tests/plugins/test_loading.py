@@ -57,7 +57,7 @@ def cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def load(saes: str | Sequence[str], layers: Any = "0-3", **options: Any) -> SAELensAdapter:
-    adapter = circuitlens.load("gpt2", saes=saes, layers=layers, **options)
+    adapter = circuitlens.load("transformerlens", saes=saes, layers=layers, **options)
     assert isinstance(adapter, SAELensAdapter)
     return adapter
 
@@ -173,7 +173,7 @@ def test_lower_precision(cache: Path) -> None:
         ({"saes": "gpt2-small-res-jb"}, r"Not in the cache .* HF_HUB_OFFLINE is set: jbloom/.*blocks.4"),
         ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "gpt2-large"}, r"Not in the cache .*: gpt2-large"),
         ({"saes": "tests"}, r"folder 'tests' holds no SAE"),
-        ({"saes": "gemma-scope-2b-pt-res"}, r"a format of its own: load its SAEs with SAE.from_pretrained"),
+        ({"saes": "temporal-sae-gemma-2-2b"}, r"'temporal-sae-gemma-2-2b' has features that depend on other positions"),
         ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "tests"}, r"'tests' holds no weights in safetensors"),
         ({"saes": "gpt2-small-res-jb", "layers": []}, r"no SAE at layer \[\]"),
         ({"saes": []}, r"There are no SAEs in \[\]"),
@@ -182,7 +182,7 @@ def test_lower_precision(cache: Path) -> None:
 )
 def test_what_can_not_be_loaded_is_said(cache: Path, options: dict[str, Any], why: str) -> None:
     with pytest.raises(AdapterError, match=why) as error:
-        circuitlens.load("gpt2", **options)
+        circuitlens.load("transformerlens", **options)
     assert "\n" not in str(error.value)
 
 
@@ -250,7 +250,7 @@ def test_the_command_line_finds_a_language_models_circuit(
     out = tmp_path / "cats.json"
     words = ["--answer", " run", "--distractor", " runs", "--corrupted", "The cat"]
     options = ["--sae", "gpt2-small-res-jb", "--layers", "0-3", "--max-nodes", "40", "--max-edges", "100"]
-    assert cli("find", "gpt2", "The cats", *words, *options, "-o", str(out)) == 0
+    assert cli("find", "transformerlens", "The cats", *words, *options, "-o", str(out)) == 0
     printed = capsys.readouterr().out
     circuit = open_circuit(out)
     assert circuit.found is not None
@@ -267,7 +267,7 @@ def test_metrics_and_several_answers_on_the_command_line(cache: Path, tmp_path: 
     out = tmp_path / "p.json"
     sets = ["--answer", " run", "--answer", " are", "--distractor", " runs", "--distractor", " is"]
     options = ["--sae", "gpt2-small-res-jb", "--layers", "2", "--metric", "probability_difference", "--frozen"]
-    assert cli("find", "gpt2", "The cats", *sets, *options, "-o", str(out)) == 0
+    assert cli("find", "transformerlens", "The cats", *sets, *options, "-o", str(out)) == 0
     circuit = open_circuit(out)
     assert [o.text for o in circuit.metric.answers] == [" run", " are"]
     assert (circuit.metric.name, circuit.frozen) == ("probability_difference", True)
@@ -281,7 +281,7 @@ def test_a_failure_on_the_command_line_is_one_sentence(
     assert (
         cli(
             "find",
-            "gpt2",
+            "transformerlens",
             "The cats",
             "--answer",
             " goes",
@@ -299,7 +299,10 @@ def test_a_failure_on_the_command_line_is_one_sentence(
     assert told[0].startswith("Error: The answer ' goes' is not one token after 'The cats'")
     assert not out.exists()
     assert cli("find", "toy", "The cats", "--answer", "run", "--layers", "2") == 2
-    assert "Invalid value for --layers: the adapter 'toy' does not take it; 'gpt2' does." in capsys.readouterr().err
+    assert (
+        "Invalid value for --layers: the adapter 'toy' does not take it; 'transformerlens' does."
+        in capsys.readouterr().err
+    )
 
 
 # A hub, over HTTP
@@ -339,7 +342,7 @@ import time
 import circuitlens, circuitlens_saelens.loading, torch
 start = time.monotonic()
 for load in (
-    lambda: circuitlens.load("gpt2", saes="gpt2-small-res-jb", layers="1-2"),
+    lambda: circuitlens.load("transformerlens", saes="gpt2-small-res-jb", layers="1-2"),
     lambda: circuitlens.wrap(torch.nn.Linear(2, 2), []),
     lambda: circuitlens.wrap(torch.nn.Linear(2, 2), ["gpt2-small-res-jb"]),
 ):
