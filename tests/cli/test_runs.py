@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,18 @@ from circuitlens.prompts.pairs import write_pairs
 from tests.circuits import toy_pairs
 from tests.cli.running import Here
 
+SBATCH = """
+echo "$*" >> asked
+while [[ $1 != *.sbatch ]]; do
+  [[ $1 != --array=1-* ]] || count=${1##*-}
+  shift
+done
+for number in $(seq "$count"); do
+  SLURM_ARRAY_TASK_ID=$number SLURM_ARRAY_TASK_COUNT=$count bash "$@" >&2
+done
+echo 7
+"""
+"""Runs an array here, one job after the other."""
 FIND = ("find", "toy", "--prompts", "p.jsonl", "--run", "r", "--batch-size", "2")
 
 
@@ -98,3 +112,20 @@ def test_evidence_is_kept_in_the_run_too(here: Here) -> None:
     assert code == 0, printed
     assert list((Path("r") / "evidence").iterdir())
     assert circuitlens.open("plain.json").evidence == circuitlens.open("first.json").evidence
+
+
+def test_the_job_script_for_slurm_runs_each_shard_once_a_stage(tmp_path: Path) -> None:
+    """With a `sbatch` that runs an array here, and a `circuitlens` that notes how it was called."""
+    (tmp_path / "bin").mkdir()
+    stubs = {"sbatch": SBATCH, "circuitlens": 'echo "$*" >> called'}
+    for name, text in stubs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    submit = Path(__file__).parents[2] / "examples" / "slurm" / "submit.sh"
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    words = ("toy", "--prompts", "p.jsonl", "--run", "a folder")
+    subprocess.run([submit, *words], env={**os.environ, "PATH": path, "SHARDS": "2"}, check=True, capture_output=True)
+    asked = Path("asked").read_text().splitlines()
+    assert ["--dependency=afterok:7" in line for line in asked] == [False, True, True]
+    called = Path("called").read_text().splitlines()
+    assert called == [f"find toy --prompts p.jsonl --run a folder --shard {n}/2" for n in (1, 2)] * 3
