@@ -120,6 +120,7 @@ const Widgets = (() => {
     set("other", { value: other === null ? null : String(other) });
     set("as", { value: as });
     set("view", { value: view });
+    if (view === "table") set("table-tabs", { value: "nodes" }); // once: which one is then the reader's
     set("tab", { value: tab });
     set("label", { value: own("labels", focus) });
     set("note", { value: own("notes", focus) });

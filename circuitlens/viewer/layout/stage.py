@@ -70,7 +70,7 @@ def _tables() -> Any:
             dmc.TabsPanel(_grid("node-table", NODE_COLUMNS), value="nodes"),
             dmc.TabsPanel(_grid("edge-table", EDGE_COLUMNS), value="edges"),
         ],
-        value="nodes",
+        value=None,  # the page's script takes one when a table is first looked at: its scripts are large
         id="table-tabs",
         keepMounted=False,
     )
