@@ -18,6 +18,7 @@ from circuitlens.claims import harmless, unsaid
 from circuitlens.errors import CircuitError, CircuitLensError, CorpusError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
+from circuitlens.viewer.group_effects import GroupEffects
 from circuitlens.viewer.jobs import Job, Jobs
 from circuitlens.viewer.models import as_kept, model_name, refuse
 from circuitlens.viewer.open_circuits import OpenCircuits
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Session(OpenCircuits):
-    """Circuits and models behind a page; `jobs` has the work in the background.
+    """Circuits and models behind a page; `jobs` has the work in the background, `groups` what is known of groups.
 
     Args:
         circuits: those that are open; a circuit's number is its place.
@@ -54,6 +55,7 @@ class Session(OpenCircuits):
     ):
         super().__init__(circuits, paths)
         self.jobs = Jobs()
+        self.groups = GroupEffects()
         self._adapters = list(adapters)
         self._corpus = corpus
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
