@@ -70,9 +70,9 @@ def test_names_beside_small_nodes_never_overlap_and_who_zooms_in_reads_more(brow
     viewer = server.start([made])
     meanings = "cy.nodes('.named').filter(n => n.visible() && n.data('told').includes('\\n')).length"
     with opened(browser, viewer.url) as page:
+        page.evaluate("State.change({}, { nodes: 60 })")
+        settled(page, "cy.nodes('[rank >= 0]').filter(n => n.visible()).length", 60)
         settled(page, "cy.nodes('.crowded.named').nonempty()", True)
-        page.evaluate("State.change({}, { nodes: 15 })")  # few
-        settled(page, "cy.nodes('[rank >= 0]').filter(n => n.visible()).length", 15)
         for zoomed in (False, True):
             if zoomed:
                 page.evaluate("State.change({}, { nodes: 381 })")
