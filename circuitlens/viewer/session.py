@@ -71,8 +71,7 @@ class Session(OpenCircuits):
 
     def adapter_names(self) -> list[str]:
         """The models that can be asked: loaded ones first, then those of the circuits that are open."""
-        installed = [adapter.name for adapter in installed_adapters()]
-        loaded = [adapter.name for adapter in self._adapters]
+        loaded, installed = ([adapter.name for adapter in some] for some in (self._adapters, installed_adapters()))
         return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
 
     def model_names(self) -> dict[str, str]:
