@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from circuitlens.circuit import Edge as Edge
     from circuitlens.circuit import Node as Node
     from circuitlens.circuit import open_circuit as open  # noqa: F401
+    from circuitlens.circuit import suggest_groups as suggest_groups
     from circuitlens.discovery import aggregate as aggregate
     from circuitlens.discovery import find as find
     from circuitlens.errors import CircuitLensError as CircuitLensError
@@ -49,6 +50,7 @@ _PUBLIC = {
     "open": ("circuitlens.circuit", "open_circuit"),
     "path_effect": ("circuitlens.evaluation.paths", "path_effect"),
     "read_pairs": ("circuitlens.prompts.pairs", "read_pairs"),
+    "suggest_groups": ("circuitlens.circuit", "suggest_groups"),
     "verify": ("circuitlens.evaluation.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
     "with_heads": ("circuitlens.evaluation.heads", "with_heads"),

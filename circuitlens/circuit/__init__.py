@@ -8,6 +8,7 @@ from circuitlens.circuit.circuit import schema as schema
 from circuitlens.circuit.document import FORMAT as FORMAT
 from circuitlens.circuit.document import MAX_BYTES as MAX_BYTES
 from circuitlens.circuit.document import VERSION as VERSION
+from circuitlens.circuit.grouping import suggest_groups as suggest_groups
 from circuitlens.circuit.meaning import Meaning as Meaning
 from circuitlens.circuit.nodes import ANSWER as ANSWER
 from circuitlens.circuit.nodes import DISTRACTOR as DISTRACTOR

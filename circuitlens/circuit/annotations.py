@@ -21,7 +21,7 @@ Key = Annotated[str, Field(max_length=1100)]
 class Group(Value):
     """Nodes that a reader takes for one, by a name of their own."""
 
-    name: str = Field(min_length=1, max_length=200)
+    name: str = Field(min_length=1, max_length=MAX_LABEL)
     nodes: Many[Name] = Field(min_length=1)
 
 

@@ -18,7 +18,7 @@ from circuitlens.report.text import cut, joined, percent, signed, visible
 
 if TYPE_CHECKING:
     from circuitlens.evaluation.alone import Alone
-    from circuitlens.evaluation.intervention import Outcome
+    from circuitlens.evaluation.intervention import Ablation, Outcome
     from circuitlens.evaluation.settings import Setting
 
 NAMED, SHORT, LONGEST = 3, 30, 90
@@ -184,6 +184,15 @@ def describe_outcome(circuit: Circuit, outcome: Outcome, settings: Mapping[str, 
     )
     figures = f" ({signed(outcome.before, 2)} → {signed(outcome.after, 2)})"
     return (f"{what} the model {still}", *does, f"{figures}{f': {changes}' if changes else ''}.")
+
+
+def describe_ablation(circuit: Circuit, done: Ablation) -> Words:
+    """What the model does with nodes set together to where attribution measures from, beside what that predicts."""
+    how = "as in the corrupted prompt" if circuit.from_corrupted else "off"
+    figures = f"{signed(done.before, 2)} → {signed(done.after, 2)}, so "
+    measured, predicted = (Strong(signed(-value, 2)) for value in (done.measured_drop, done.predicted_drop))
+    does = _does(circuit, done.after)
+    return f"With it {how}, the model ", *does, f" ({figures}", measured, f" measured, {predicted} predicted)."
 
 
 def describe_alone(circuit: Circuit, alone: Alone, count: int) -> Words:

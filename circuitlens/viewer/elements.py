@@ -23,10 +23,10 @@ def elements(
 ) -> list[Element]:
     """Bands, nodes, and edges from strongest to weakest.
 
-    Node data: `node` is its id in the graph, `key` what its label is kept by, `size` 0..1 the root of its share of the
-    largest |attribution|, `rank` its place by |attribution| from 0 (-1 for logits, which always stay). Edge data:
-    `strength` likewise of |weight|, what is `told` of it, and `rank`; each is off until the page's script shows it, as
-    thousands take a second to draw. Element ids begin with their kind, so that none collide.
+    Node data: `node` is its id in the graph, `key` what its label is kept by, `meaning` what it stands for, `size` 0..1
+    the root of its share of the largest |attribution|, `rank` its place by |attribution| from 0 (-1 for logits, which
+    always stay). Edge data: `strength` likewise of |weight|, what is `told` of it, and `rank`; each is off until the
+    page's script shows it, as thousands take a second to draw. Element ids begin with their kind, so that none collide.
 
     Args:
         graph: what is drawn.
@@ -95,12 +95,14 @@ def _band(k: int, rows: int) -> Element:
 
 
 def _node(graph: Graph, node: Node, label: str, place: Place, small: str, rank: int, largest: float) -> Element:
+    meaning = graph.meaning(node)
     data = {
         "id": f"node {node.id}",
         "node": node.id,
         "key": node.label_key,
         "pos": node.pos,
         "label": label,
+        **({"meaning": plain(meaning.text)} if meaning and meaning.source != "yours" else {}),  # that is its name
         "title": _title(graph, node),
         "rank": rank,
         "size": 1.0 if node.is_logit else share(node.attribution, largest),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from circuitlens.circuit import Circuit, Node
@@ -38,44 +38,54 @@ def opening(circuit: Circuit) -> tuple[list[Node], str]:
     return ([node for node in inner if node.id in wanted], what) if len(wanted) < len(inner) else ([], "")
 
 
-def layouts(graph: Graph, whole: Circuit | None = None) -> list[Layout]:
+def layouts(graph: Graph, whole: Circuit) -> list[Layout]:
     """The layouts of what the page may show: what a circuit opens on, then so many of the strongest nodes, then all.
 
-    Each has `what` it shows where that is not so many of the strongest, the `ids` of its nodes beside the outputs, its
-    axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node.
+    Each has `what` it shows where that is not so many of the strongest, their `count`, the `ids` of its nodes beside
+    the outputs, its axes, whether it is `roomy`, and `places`: x, y, the room for a name, and a chip's height, by node.
 
     Args:
         graph: what is drawn.
-        whole: the circuit that it is drawn of; a difference has none, and the layout of all nodes only.
+        whole: the circuit that it is drawn of.
     """
     inner = strongest_nodes(graph.nodes)
-    chosen = [(inner, "")]
-    if whole is not None:
-        first, what = opening(whole)
-        first = [node for node in inner if node.id in {one.id for one in first}]
-        chosen[:0] = [(inner[:count], "") for count in RUNGS if count < len(inner)]
-        chosen[:0] = [(first, what)] if first else []
-    return [_layout(graph, nodes, what) for nodes, what in chosen]
+    first, what = opening(whole)
+    first = [node for node in inner if node.id in {one.id for one in first}]
+    chosen = [*((inner[:count], "") for count in RUNGS if count < len(inner)), (inner, "")]
+    chosen[:0] = [(first, what)] if first else []
+    return [_layout(graph, nodes, what, len(nodes)) for nodes, what in chosen]
 
 
-def compared_layouts(compared: Comparison) -> list[list[Layout]]:
-    """The layouts of two graphs side by side, which open on the strongest nodes of each, then have all.
+def compared_layouts(compared: Comparison, difference: bool = False) -> list[list[Layout]]:
+    """The layouts of two graphs side by side, or of their `difference`: what each opens on, so many of its strongest
+    nodes, and all.
 
-    Graphs in common columns have one layout, in which the strongest of both stand.
+    Graphs in common columns have one list of layouts, in which the strongest of both stand.
     """
-    pair = (compared.first, compared.second)
-    first = [{node.id for node in reaching(strongest_nodes(graph.nodes), SHARE)[:LEGIBLE]} for graph in pair]
-    graphs, wanted = (list(pair), first) if not compared.aligned else ([compared.difference], [first[0] | first[1]])
-    made = []
-    for graph, ids in zip(graphs, wanted, strict=True):
-        inner = strongest_nodes(graph.nodes)
-        chosen = [node for node in inner if node.id in ids]
-        opens = [(chosen, "the strongest")] if len(chosen) < len(inner) and len(inner) > LEGIBLE else []
-        made.append([_layout(graph, nodes, what) for nodes, what in (*opens, (inner, ""))])
-    return made
+    if difference:
+        return [_shared_layouts(compared.difference, [strongest_nodes(compared.difference.nodes)])]
+    ranked = [strongest_nodes(graph.nodes) for graph in (compared.first, compared.second)]
+    if compared.aligned:
+        return [_shared_layouts(compared.difference, ranked)]
+    return [_shared_layouts(graph, [one]) for graph, one in zip((compared.first, compared.second), ranked, strict=True)]
 
 
-def _layout(graph: Graph, nodes: Sequence[Node], what: str) -> Layout:
+def _shared_layouts(graph: Graph, ranked: Sequence[Sequence[Node]]) -> list[Layout]:
+    """The layouts of a graph in which the nodes of one or two stand, each strongest first."""
+    inner = strongest_nodes(graph.nodes)
+
+    def of(parts: Iterable[Sequence[Node]]) -> list[Node]:
+        ids = {node.id for part in parts for node in part}
+        return [node for node in inner if node.id in ids]
+
+    most = max(map(len, ranked))
+    chosen = [(of(one[:count] for one in ranked), "", count) for count in RUNGS if count < most]
+    first = of(reaching(one, SHARE)[:LEGIBLE] for one in ranked)
+    opens = [(first, "the strongest", len(first))] if len(first) < len(inner) and len(inner) > LEGIBLE else []
+    return [_layout(graph, *one) for one in (*opens, *chosen, (inner, "", most))]
+
+
+def _layout(graph: Graph, nodes: Sequence[Node], what: str, count: int) -> Layout:
     shown = {node.id for node in nodes}
     placed = place_nodes(graph, [node for node in graph.nodes if node.is_logit or node.id in shown])
     places = {
@@ -84,6 +94,7 @@ def _layout(graph: Graph, nodes: Sequence[Node], what: str) -> Layout:
     }
     return {
         "what": what,
+        "count": count,
         "ids": [node.id for node in nodes],
         "roomy": placed.roomy,
         "places": places,

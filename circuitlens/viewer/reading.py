@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, html, no_update
 from dash.exceptions import PreventUpdate
 
-from circuitlens.circuit import Circuit
+from circuitlens.circuit import Circuit, Group
 from circuitlens.circuit.comparison import Comparison, Graph, compare, differing
 from circuitlens.errors import CircuitLensError, ViewerError
 from circuitlens.report.answer import without_what
@@ -23,6 +23,7 @@ from circuitlens.viewer.panels.answer import HINT, answer_panel, answers_panel, 
 from circuitlens.viewer.panels.circuit import carriers, circuit_panel, comparison_panel, legend, names, sums_panel
 from circuitlens.viewer.panels.edge import edge_panel
 from circuitlens.viewer.panels.evidence import evidence_panel
+from circuitlens.viewer.panels.groups import groups_panel
 from circuitlens.viewer.panels.node import compared_panel, feature_panel, node_panel
 from circuitlens.viewer.panels.parts import message, status
 from circuitlens.viewer.panels.prompt import prompt_strip
@@ -168,7 +169,7 @@ def _draw_comparison(
     """The two graphs, their layouts, and their titles: side by side on one scale, or the difference alone."""
     whole = compared.difference
     if difference:
-        return [elements(whole), []], [layouts(whole)], [f"{titles[0]}, less {titles[1]}", ""]
+        return [elements(whole), []], compared_layouts(compared, difference), [f"{titles[0]}, less {titles[1]}", ""]
     pair = compared.first, compared.second
     scale = tuple(max(sizes) for sizes in zip(*map(largest_of, pair), strict=True))
     standing = [whole, whole] if compared.aligned else list(pair)
@@ -235,6 +236,29 @@ def _answer_pinned(app: Dash, session: Session) -> None:
         groups = [(group["name"], group["nodes"]) for group in pinned["groups"]]
         parts = subgraph(session.circuit(pinned["circuit"]), pinned["pins"], groups, pinned["labels"])
         return parts, sums_panel(parts)
+
+    @app.callback(
+        Output("suggested", "children"),
+        Input("suggest", "data"),
+        Input("pinned", "data"),
+        Input("finished", "data"),
+        prevent_initial_call=True,
+    )
+    @_with_message
+    def suggested(suggest: Topic | None, pinned: Topic | None, _finished: Any) -> Any:
+        if pinned is None:
+            raise PreventUpdate
+        number, own = (
+            pinned["circuit"],
+            [Group(name=one["name"], nodes=tuple(one["nodes"])) for one in pinned["groups"]],
+        )
+        circuit, known = session.circuit(number), session.groups
+        taken = {node for group in own for node in group.nodes}
+        asked = suggest is not None and suggest["circuit"] == number
+        free = [group for group in known.suggested(circuit) if taken.isdisjoint(group.nodes)] if asked else []
+        told = not_ready(session, number, "and suggest groups again to measure what they do.") if asked else []
+        effect = partial(known.effect, circuit)
+        return [*told, *groups_panel(circuit, own, free if asked else None, effect, pinned["labels"])]
 
 
 def _answer_table(app: Dash, drawn: _Drawn) -> None:

@@ -18,6 +18,7 @@ from circuitlens.claims import harmless, unsaid
 from circuitlens.errors import CircuitError, CircuitLensError, CorpusError, ViewerError
 from circuitlens.registry import installed_adapters
 from circuitlens.registry import load as load_adapter
+from circuitlens.viewer.group_effects import GroupEffects
 from circuitlens.viewer.jobs import Job, Jobs
 from circuitlens.viewer.models import as_kept, model_name, refuse
 from circuitlens.viewer.open_circuits import OpenCircuits
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 class Session(OpenCircuits):
-    """Circuits and models behind a page; `jobs` has the work in the background.
+    """Circuits and models behind a page; `jobs` has the work in the background, `groups` what is known of groups.
 
     Args:
         circuits: those that are open; a circuit's number is its place.
@@ -54,6 +55,7 @@ class Session(OpenCircuits):
     ):
         super().__init__(circuits, paths)
         self.jobs = Jobs()
+        self.groups = GroupEffects()
         self._adapters = list(adapters)
         self._corpus = corpus
         self._loaded_with: dict[Adapter, Mapping[str, Any]] = {}
@@ -69,8 +71,7 @@ class Session(OpenCircuits):
 
     def adapter_names(self) -> list[str]:
         """The models that can be asked: loaded ones first, then those of the circuits that are open."""
-        installed = [adapter.name for adapter in installed_adapters()]
-        loaded = [adapter.name for adapter in self._adapters]
+        loaded, installed = ([adapter.name for adapter in some] for some in (self._adapters, installed_adapters()))
         return list(dict.fromkeys([*loaded, *(c.adapter for c in self.circuits if c.adapter in installed), *installed]))
 
     def model_names(self) -> dict[str, str]:

@@ -51,11 +51,13 @@ def _node_rules(c: Palette) -> dict[str, Style]:
         },
         "node[size]": {"width": "mapData(size,0,1,8,22)", "height": "mapData(size,0,1,8,22)"},
         ".crowded": {"text-valign": "top", "text-margin-y": -2, "text-opacity": 0, "font-size": 11},
-        ".crowded[rank >= 0][rank < 5]": {"text-opacity": 1, "z-index": 1},
         ".crowded.focused, .crowded.near, .crowded.hovered, .crowded.pinned": named,
         "node[name]": {"label": "data(name)"},
         ".crowded.named": {"text-opacity": 1, "z-index": 1},
+        "node[told]": {"label": "data(told)", "text-wrap": "wrap", "line-height": 1.15},
+        ".crowded[font]": {"font-size": "data(font)"},
         "node[size].roomy": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
+        "node[w].roomy": {"width": "data(w)"},
     }
 
 
@@ -74,7 +76,6 @@ def _kind_rules(c: Palette) -> dict[str, Style]:
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
         ".below": {"text-valign": "bottom", "text-margin-y": 3, "text-outline-width": 2},
-        ".roomy.below[fit]": {"text-max-width": "data(fit)", "text-wrap": "ellipsis"},
         ".input, .embedding": {"background-color": c["input"]},
         ".logit": {"background-color": c["logit"]},
         ".logit.answer": {"font-weight": "bold", "border-width": 2.5},

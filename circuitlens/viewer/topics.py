@@ -47,6 +47,12 @@ class Pinned(Topic):
     labels: dict[str, str]
 
 
+class Suggest(Topic):
+    """Groups are to be suggested; `turn` makes one press another than the one before."""
+
+    turn: float
+
+
 class Asked(Topic):
     """The interventions, by node; `key` says the same, and the answer has it."""
 
@@ -132,6 +138,7 @@ FORMS: dict[str, Any] = {
     "shown.data": Shown,
     "focused.data": Focused,
     "pinned.data": Pinned,
+    "suggest.data": Suggest,
     "asked.data": Asked,
     "continuing.data": Continuing,
     "kept-alone.data": Alone,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, no_update
@@ -26,6 +27,7 @@ def register(app: Dash, session: Session) -> None:
     """Add the callbacks."""
     _begin_work(app, session)
     _begin_text(app, session)
+    _begin_measuring(app, session)
     _watch_work(app, session)
 
 
@@ -123,6 +125,28 @@ def _begin_text(app: Dash, session: Session) -> None:
         if continuing is None:
             raise PreventUpdate
         return session.continue_text(continuing["circuit"], continuing["settings"]).id
+
+
+def _begin_measuring(app: Dash, session: Session) -> None:
+    @app.callback(
+        Output("begun", "data", allow_duplicate=True),
+        Input("suggest", "data"),
+        State("pinned", "data"),
+        prevent_initial_call=True,
+    )
+    def begin(suggest: dict[str, Any] | None, pinned: dict[str, Any] | None) -> Any:
+        """What groups do, those that are suggested and the reader's own, wherever it is not known."""
+        if suggest is None or not session.is_loaded(number := suggest["circuit"]):
+            raise PreventUpdate
+        circuit, own = session.circuit(number), pinned["groups"] if pinned and pinned["circuit"] == number else []
+        there = {node.id for node in circuit.nodes if not node.is_logit}
+        groups = [*(group.nodes for group in session.groups.suggested(circuit)), *(group["nodes"] for group in own)]
+        known = session.groups.effect
+        unknown = [nodes for nodes in groups if there.issuperset(nodes) and known(circuit, nodes) is None]
+        if not unknown:
+            raise PreventUpdate
+        measure = partial(session.groups.measure, session.adapter(number), circuit, unknown)
+        return session.jobs.start("Measure the groups", measure).id
 
 
 def _typed() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 import circuitlens
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import compare
+from circuitlens.circuit.positions import name_positions
 from circuitlens.report.answer import describe_carriers
 from circuitlens.report.summary import describe_path
 from circuitlens.viewer.names import shown_name
@@ -51,9 +52,9 @@ def test_a_role_that_all_prompts_name_is_its_positions_name() -> None:
 
 
 def test_a_position_whose_words_are_not_known_has_its_number() -> None:
-    longer = many().model_copy(update={"tokens": ("a", "[1]", "x", "[3]", "[4]")})
     told = "differs from prompt to prompt"
-    assert longer.positions == (("a", ""), ("position 1", told), ("x", ""), ("position 3", told), ("position 4", told))
+    named = name_positions(("a", "[1]", "x", "[3]", "[4]"), PLAIN, "position")  # tokens are not words
+    assert named == (("a", ""), ("position 1", told), ("x", ""), ("position 3", told), ("position 4", told))
 
 
 def test_the_toys_one_position_has_whole_prompts(cats: Circuit) -> None:

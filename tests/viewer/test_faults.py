@@ -37,6 +37,7 @@ VALUES: dict[str, Any] = {
     },
     "asked.data": {"circuit": 0, "settings": {"sae:0:4": 0.5}, "active": True, "key": "[0,{}]"},
     "continuing.data": {"circuit": 0, "settings": {"sae:0:4": 0.5}, "turn": 1.5},
+    "suggest.data": {"circuit": 0, "turn": 1.5},
     "kept-alone.data": {"circuit": 0, "nodes": ["sae:0:4"], "active": True, "key": "[0]"},
     "reading.data": {"circuit": 0, "other": None, "view": "table", "labels": {"sae:0:4": "x"}, "notes": {}},
     "kept.data": {"circuit": 0, "state": json.dumps({"pins": ["sae:0:4"], "focus": None, "edges": 7})},

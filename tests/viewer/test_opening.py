@@ -8,7 +8,8 @@ import pytest
 
 import circuitlens
 from circuitlens.circuit import Circuit
-from circuitlens.viewer.opening import LEGIBLE, RUNGS, layouts, opening
+from circuitlens.circuit.comparison import compare
+from circuitlens.viewer.opening import LEGIBLE, RUNGS, compared_layouts, layouts, opening
 from circuitlens.viewer.placement import place_nodes
 from tests.circuit.handmade import chain, circuit, measured, node
 from tests.tiny_transformer import TinyTransformer
@@ -46,7 +47,9 @@ def test_each_layout_is_of_its_own_nodes(tall: Circuit) -> None:
     json.dumps(made)
     assert made[0]["what"] == "the strongest"
     counts = [count for count in RUNGS if count < len(made[-1]["ids"])]
-    assert [len(one["ids"]) for one in made[1:]] == [*counts, len(made[-1]["ids"])]
+    assert (
+        [one["count"] for one in made[1:]] == [len(one["ids"]) for one in made[1:]] == [*counts, len(made[-1]["ids"])]
+    )
     outputs = {n.id for n in tall.nodes if n.is_logit}
     strongest = sorted((n for n in tall.nodes if not n.is_logit), key=lambda n: -abs(n.attribution))
     for one in made[1:]:
@@ -55,7 +58,29 @@ def test_each_layout_is_of_its_own_nodes(tall: Circuit) -> None:
         few = place_nodes(tall.prune(max_nodes=len(one["ids"])))
         for name, place in few.places.items():
             assert one["places"][name][:2] == pytest.approx([place.x, place.y], abs=1e-4)
-    assert [one["what"] for one in layouts(tall)] == [""]
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_compared_circuits_have_the_same_layouts_as_one(tall: Circuit, longer: bool) -> None:
+    """In common columns both stand in one list of layouts, else each in its own; so does their difference."""
+    words = ("f e d g", "f e d a") if longer else ("a d c", "a b c")  # the longer has no token of the other
+    other = circuitlens.find(TinyTransformer("components"), words[0], "d", "e", words[1], "gradient")
+    compared = compare(tall, other.prune(max_nodes=50))
+    assert compared.aligned != longer
+    pair = compared.first, compared.second
+    for made, graphs in (
+        *zip(compared_layouts(compared), [pair] if compared.aligned else [[one] for one in pair], strict=True),
+        (compared_layouts(compared, difference=True)[0], [compared.difference]),
+    ):
+        json.dumps(made)
+        ranked = [sorted((n for n in g.nodes if not n.is_logit), key=lambda n: -abs(n.attribution)) for g in graphs]
+        most = max(map(len, ranked))
+        counted = [one for one in made if not one["what"]]
+        assert [one["count"] for one in counted] == [*(count for count in RUNGS if count < most), most]
+        for one in counted:
+            assert set(one["ids"]) == {n.id for nodes in ranked for n in nodes[: one["count"]]} or one is counted[-1]
+            assert set(one["ids"]) <= set(one["places"])
+        assert {n.id for nodes in ranked for n in nodes} <= set(counted[-1]["ids"])
 
 
 def test_in_a_cell_the_strongest_comes_first_and_the_answer_before_its_distractor() -> None:

@@ -40,6 +40,10 @@ const Actions = (() => {
     State.change({}, { groups: [...groups, made], pins: pins.filter((id) => !ids.includes(id)) });
   }
 
+  /** Has groups suggested, and measured where the model is loaded. */
+  const suggest = () =>
+    Widgets.set("suggest", { data: { circuit: State.now().circuit, turn: performance.now() } });
+
   /** @param {string} name */
   function ungroup(name) {
     const { pins, groups, settings } = State.own();
@@ -180,6 +184,7 @@ const Actions = (() => {
     position: (on) => position(Number(on)),
     off: (on) => intervene(on, 0),
     offs: (on) => switchAllOff(JSON.parse(on)),
+    keep: (on) => { const { name, nodes } = JSON.parse(on); group(name, nodes); },
     unset: (on) => intervene(on, undefined),
     tab: (on) => State.change({ tab: /** @type {PageState["tab"]} */ (on) }),
     continue: continueText,
@@ -194,6 +199,7 @@ const Actions = (() => {
     pin: () => pin(),
     off: () => switchOff(),
     "show-all": () => Widgets.showAll(),
+    "suggest-groups": suggest,
     group: () => {
       group(/** @type {HTMLInputElement} */ (Widgets.element("group-name")).value, Lists.ticked());
       window.dash_clientside.set_props("group-name", { value: "" });

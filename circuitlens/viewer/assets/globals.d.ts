@@ -24,6 +24,8 @@ interface Facts {
 /** Where some of the nodes stand: x, y, the room for a name, and a chip's height, by node. */
 interface Layout {
   what: string;
+  /** Of how many of the strongest it is, of either circuit where two stand in it. */
+  count: number;
   ids: string[];
   roomy: boolean;
   places: Record<string, [number, number, number, number]>;

@@ -12,6 +12,7 @@ const Graphs = (() => {
   const EDGE = 12; // px around everything
   const CHIP = [84, 30]; // px of a chip that has the room, and of an output at least
   const LETTER = 8; // px of a letter of an output
+  const PAUSE = 80; // ms after which a zoom is taken to rest
   const NAMES = ["graph", "graph2"];
 
   /** Each graph's Cytoscape object, by the id of its element. @type {Record<string, cytoscape.Core>} */
@@ -167,7 +168,7 @@ const Graphs = (() => {
     pane.cy.zoom(1);
     pane.cy.pan({ x: 0, y: 0 });
     follow(name);
-    Layouts.name(pane);
+    Naming.name(pane);
   }
 
   /** @param {cytoscape.NodeSingular} node @param {Pane} pane @param {number} across */
@@ -231,6 +232,7 @@ const Graphs = (() => {
       tip().hidden = true;
     });
     cy.on("pan zoom", () => { if (panes[name].width) follow(name); });
+    cy.on("zoom", () => Widgets.debounce(`names ${name}`, PAUSE, () => { if (panes[name].width) Naming.name(panes[name]); }));
     new ResizeObserver(() => settle(name)).observe(container(cy));
   }
 

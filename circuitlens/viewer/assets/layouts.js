@@ -4,10 +4,6 @@
  * The server makes a layout for some numbers of nodes (`opening.py`); between two of them the larger one serves.
  */
 const Layouts = (() => {
-  const LETTER = 7; // px that a letter of a name is wide, about, where that can't be measured
-  const pen = document.createElement("canvas").getContext("2d");
-  if (pen) pen.font = "11px system-ui, sans-serif";
-
   /** Shows the nodes that are wanted, in their layout; the edges between them are off until the threshold is applied.
    * @param {Pane} pane @param {Marked} view @returns {boolean} whether anything changed
    */
@@ -40,7 +36,7 @@ const Layouts = (() => {
       return { layout: opening, shown: nodes.filter((node) => first.has(node.data("node"))) };
     }
     const count = Math.min(Math.max(opening ? 0 : wanted ?? Infinity, least), nodes.length);
-    const layout = layouts.find(({ what, ids: all }) => !what && all.length >= count) || layouts[layouts.length - 1];
+    const layout = layouts.find((one) => !one.what && one.count >= count) || layouts[layouts.length - 1];
     return { layout, shown: nodes.slice(0, count) };
   }
 
@@ -65,36 +61,8 @@ const Layouts = (() => {
     Graphs.settle(pane.name);
   }
 
-  /** Names the nodes whose names have room: in large nodes long names stand below, and where small nodes stand close,
-   * every other name does. @param {Pane} pane
-   */
-  function name(pane) {
-    const inner = pane.shown.filter((node) => !node.hasClass("chip"));
-    /** @type {Map<number, cytoscape.NodeSingular[]>} */
-    const rows = new Map();
-    for (const node of inner) rows.set(node.data("y"), [...(rows.get(node.data("y")) || []), node]);
-    for (const row of rows.values()) {
-      const sizes = row.sort((a, b) => a.data("x") - b.data("x")).map((node) => measure(node, pane));
-      const close = sizes.some(({ wide, room }) => wide > room && wide <= 2 * room);
-      row.forEach((node, number) => {
-        const { wide, room } = sizes[number];
-        node.data("fit", Math.max(Math.floor(room), 20));
-        node.toggleClass("named", wide <= room || wide <= 2 * room);
-        node.toggleClass("below", pane.axes.roomy ? wide > node.width() : close && number % 2 === 1 && wide <= 2 * room);
-      });
-    }
-  }
-
-  /** How wide a node's name is and the room that there is for it, in pixels.
-   * @param {cytoscape.NodeSingular} node @param {Pane} pane
-   */
-  function measure(node, pane) {
-    const text = String(node.data("name") ?? node.data("label"));
-    return { wide: 4 + (pen ? pen.measureText(text).width : LETTER * text.length), room: node.data("room") * pane.width };
-  }
-
   /** What the circuit opens on; "" where that is all of it. @returns {string} */
   const opens = () => Graphs.all()[0]?.layouts.find(({ what }) => what)?.what || "";
 
-  return { arrange, name, opens };
+  return { arrange, opens };
 })();

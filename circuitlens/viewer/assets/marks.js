@@ -19,7 +19,7 @@ const Marks = (() => {
         threshold(pane, view);
         const renamed = !before || changed(before, view);
         if (renamed) mark(pane.cy, view);
-        if (renamed || arranged) Layouts.name(pane);
+        if (renamed || arranged) Naming.name(pane);
         // The slider moves the edges that a focus shows.
         if (!before || stands(before) || stands(view)) focus(pane.cy, view);
       });

@@ -74,9 +74,10 @@ const Picture = (() => {
     if (node.text && node.textOpacity > 0) {
       const room = node.above || node.below || ["ellipse", "hexagon", "diamond"].includes(node.shape) ? 400 : node.w;
       const away = node.h / 2 + size * 0.7;
-      const y = node.above ? node.y - away : node.below ? node.y + away : node.y;
       const style = { "text-anchor": "middle", "font-size": size, fill: node.colour, "font-weight": node.weight };
-      group.append(words(fitting(node.text, room, size), node.x, y, style));
+      const written = node.text.split("\n"), more = (written.length - 1) * size;
+      const y = node.above ? node.y - away - more : node.below ? node.y + away : node.y - more / 2;
+      written.forEach((line, number) => { group.append(words(fitting(line, room, size), node.x, y + number * size, style)); });
     }
     return group;
   }

@@ -3,7 +3,12 @@
 const Scene = (() => {
   /** The graphs that are on show. */
   const read = () =>
-    Graphs.all().filter(({ name, width }) => Widgets.element(`${name}-pane`).offsetWidth && width).map(scene);
+    Graphs.all().filter(({ name, width }) => Widgets.element(`${name}-pane`).offsetWidth && width).map((pane) => {
+      Naming.name(pane, 1); // a picture has the whole graph, however near the reader is
+      const made = scene(pane);
+      Naming.name(pane);
+      return made;
+    });
 
   /** @param {Pane} pane */
   function scene({ name, cy, axes, axis, foot, slant, width, height }) {

@@ -16,7 +16,7 @@ from circuitlens.viewer.layout.side import side
 from circuitlens.viewer.layout.stage import stage
 from circuitlens.viewer.theme import stylesheet
 
-TOPICS = ("shown", "facts", "focused", "pinned", "asked", "kept-alone", "reading", "theme", "kept", "typed")
+TOPICS = ("shown", "facts", "focused", "pinned", "suggest", "asked", "kept-alone", "reading", "theme", "kept", "typed")
 """Parts of the page's state, which the page's script hands to the callbacks that answer them."""
 
 

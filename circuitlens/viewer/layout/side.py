@@ -52,6 +52,8 @@ def _pinned() -> list[Any]:
         html.Section(id="alone", **aria(live="polite")),
         html.Div([name, html.Button("Group the ticked", id="group", className="do")], id="grouping"),
         html.Ul(id="pins"),
+        html.Button("Suggest groups", id="suggest-groups", className="do"),
+        html.Section(id="suggested", **aria(live="polite")),
         html.Div(
             graph("subgraph", userZoomingEnabled=False, userPanningEnabled=False),
             id="subgraph-pane",

@@ -100,7 +100,7 @@ def _pane(name: str, label: str) -> Any:
     return html.Div(
         [
             html.H2(id=f"{name}-title", className="pane-title", hidden=True),
-            html.Div(graph(name, minZoom=0.2, maxZoom=2.5), className="canvas"),
+            html.Div(graph(name, minZoom=0.2, maxZoom=5), className="canvas"),
             html.Div(className="rows", **aria(hidden="true")),
             html.Div(className="columns", **aria(hidden="true")),
         ],
