@@ -5,21 +5,19 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from circuitlens_saelens import SAELensAdapter
-
 from circuitlens.evaluation.checks import CHECKS
 
 DOCS = Path(__file__).parent
-END = "<!-- end -->"
+BEGIN, END = "<!-- made by `make docs` -->", "<!-- end -->"
 
 
 def main() -> None:
     """Replace what stands between the marks of each page."""
     for name, table in TABLES.items():
         page = DOCS / f"{name}.md"
-        before, rest = page.read_text().split(BEGIN[name])
+        before, rest = page.read_text().split(BEGIN)
         _, after = rest.split(END, 1)
-        page.write_text(f"{before}{BEGIN[name]}\n{table()}\n{END}{after}")
+        page.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
 
 
 def checks() -> str:
@@ -36,12 +34,13 @@ def checks() -> str:
 
 def releases() -> str:
     """How many releases load, and all of them as a table."""
+    from circuitlens_saelens import SAELensAdapter  # takes seconds
+
     listed = SAELensAdapter.releases()
-    rows = [("release", "model", "SAEs", "one takes", "loads by name"), ("---",) * 5]
-    for one in listed:
-        rows.append((one.name, one.model, str(one.count), one.size, f"no: it {one.refused}" if one.refused else "yes"))
+    head = [("release", "model", "SAEs", "one takes", "loads by name"), ("---",) * 5]
+    rows = [(r.name, r.model, str(r.count), r.size, f"no: it {r.refused}" if r.refused else "yes") for r in listed]
     loading = sum(one.refused is None for one in listed)
-    return f"{loading} of {len(listed)} load by name.\n\n{_table(rows)}"
+    return f"{loading} of {len(listed)} load by name.\n\n{_table([*head, *rows])}"
 
 
 def _table(rows: Iterable[Iterable[str]]) -> str:
@@ -49,7 +48,6 @@ def _table(rows: Iterable[Iterable[str]]) -> str:
 
 
 TABLES = {"evidence": checks, "releases": releases}
-BEGIN = {"evidence": "<!-- checks: made by `make docs` -->", "releases": "<!-- releases: made by `make docs` -->"}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,18 @@ from jaxtyping import Float
 from sae_lens import SAE
 from torch import Tensor
 
-from circuitlens.adapter import Adapter, Attention, Example, Hook, Inputs, Option, Release, RelevanceRules, Site
+from circuitlens.adapter import (
+    Adapter,
+    Attention,
+    Example,
+    Hook,
+    IdentityCoder,
+    Inputs,
+    Option,
+    Release,
+    RelevanceRules,
+    Site,
+)
 from circuitlens.errors import AdapterError
 from circuitlens.torch_modes import own_modes
 from circuitlens_saelens.coder import SAECoder
@@ -21,13 +32,14 @@ from circuitlens_saelens.fit import (
     check_placement,
     check_processing,
     hook_of,
+    neuron_hooks,
     short_name,
     trained_with_bos,
     warn_of_saes,
 )
 from circuitlens_saelens.model import HookedModel, Model
+from circuitlens_saelens.options import NEURONS
 from circuitlens_saelens.probe import (
-    after_heads,
     fired,
     frozen_fault,
     heads_are_apart,
@@ -38,11 +50,12 @@ from circuitlens_saelens.probe import (
 from circuitlens_saelens.relevance import find_rules
 from circuitlens_saelens.shortcuts import Shortcuts, Start, find_entry
 from circuitlens_saelens.text import Text
+from circuitlens_saelens.unembedding import unembedded
 
 log = logging.getLogger(__name__)
 
 EXAMPLES = [Example("The cats", " run", " runs", "The cat"), Example("The cat", " runs", " run", "The cats")]
-SAEs = Mapping[str, SAE[Any]] | Iterable[SAE[Any]] | SAE[Any]
+SAEs = Mapping[str, SAE[Any]] | Iterable[SAE[Any]] | SAE[Any] | str
 
 
 def wrap(model: Model, saes: SAEs, *, prepend_bos: bool | None = None, name: str | None = None) -> SAELensAdapter:
@@ -50,29 +63,37 @@ def wrap(model: Model, saes: SAEs, *, prepend_bos: bool | None = None, name: str
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or SAE-Lens' subclasses of them.
-        saes: SAE-Lens SAEs or transcoders; or a mapping from the hooks they read, where their metadata names others.
+        saes: SAE-Lens SAEs or transcoders; or a mapping from the hooks they read, where their metadata names others; or
+            "neurons", for the neurons of all MLPs in the place of features.
         prepend_bos: whether prompts begin with the BOS token; by default as the SAEs' metadata says.
         name: what circuits call the adapter; by default the model's name.
 
     Raises:
         AdapterError: the model and the SAEs do not fit together; the message says what to do.
     """
-    return SAELensAdapter(HookedModel(model), _by_hook(saes), prepend_bos=prepend_bos, name=name)
+    hooked = HookedModel(model)
+    neurons = neuron_hooks(hooked) if isinstance(saes, str) and saes == NEURONS else ()
+    return SAELensAdapter(hooked, [] if neurons else _by_hook(saes), neurons, prepend_bos=prepend_bos, name=name)
 
 
 class SAELensAdapter(Adapter):
-    """Token and position embeddings, then every SAE's features and errors in the order of the forward, then logits."""
+    """Token and position embeddings, then every SAE's features and errors in the order of the forward, then logits.
+
+    MLPs' neurons may stand in the place of SAEs: what their activation function gives, which is all that the MLP's
+    output weights read, so there is no error.
+    """
 
     def __init__(
         self,
         model: HookedModel,
         saes: Sequence[tuple[str, SAE[Any]]],
+        neurons: Sequence[str] = (),
         *,
         prepend_bos: bool | None = None,
         name: str | None = None,
         options: Mapping[str, Option] | None = None,
     ):
-        if not saes:
+        if not saes and not neurons:
             raise AdapterError("There are no SAEs: give at least one.")
         self._model = model
         reads = {_write_hook(read, sae): read for read, sae in saes}
@@ -90,22 +111,24 @@ class SAELensAdapter(Adapter):
         scales = [hook for hook in model.names if hook.endswith(("hook_pattern", "hook_scale"))]  # held when frozen
         with own_modes(gradients=True):
             short = self.inputs([EXAMPLES[0].prompt])
-            seen = fired(model, short, list(dict.fromkeys([*embeddings, *reads, *reads.values(), *scales])))
+            seen = fired(model, short, list(dict.fromkeys([*embeddings, *reads, *reads.values(), *neurons, *scales])))
             warn_of_saes(saes, model, short, seen)
         if str(model.cfg.normalization_type).startswith("LN"):  # others are never centred
             check_processing(saes, seen)
         if missing := [hook for hook in scales if hook not in seen and hook.endswith("hook_pattern")]:
             log.warning("%d attention patterns, such as %s, can't be held in frozen mode.", len(missing), missing[0])
-        sites = self._sites(embeddings, reads, seen)
+        sites = self._sites(embeddings, reads, neurons, seen)
         model_name = str(model.cfg.model_name)
         described = ", ".join(f"{read} ({sae.cfg.architecture()}, {sae.cfg.d_sae})" for read, sae in saes)
+        widths = ", ".join(sorted({str(sae.cfg.d_sae) for _, sae in saes}))
+        what = f"{len(saes)} SAEs of {widths} features" if saes else f"the neurons of {len(neurons)} MLPs"
         super().__init__(
             name or short_name(model_name),
-            f"{model_name} with {len(saes)} SAEs of {', '.join(sorted({str(s.cfg.d_sae) for _, s in saes}))} features.",
+            f"{model_name} with {what}.",
             sites,
             EXAMPLES,
             frozen=[hook for hook in scales if hook in seen],
-            options={**(options or {"model": model_name, "wrapped": described}), "prepend_bos": bos},
+            options={**(options or {"model": model_name, "wrapped": described or what}), "prepend_bos": bos},
             bos=bos,
         )
         self._holdable = self.frozen
@@ -131,8 +154,9 @@ class SAELensAdapter(Adapter):
         from circuitlens_saelens.loading import load
 
         model, saes, record = load(**options)
-        bos = options.get("prepend_bos")
-        return cls(HookedModel(model), _by_hook(saes), prepend_bos=bos, name="transformerlens", options=record)
+        hooked, bos, layers = HookedModel(model), options.get("prepend_bos"), record.get("layers")
+        neurons = neuron_hooks(hooked, None if layers is None else str(layers)) if record["saes"] == NEURONS else ()
+        return cls(hooked, _by_hook(saes), neurons, prepend_bos=bos, name="transformerlens", options=record)
 
     @classmethod
     def releases(cls, model: str | None = None) -> Sequence[Release]:
@@ -140,8 +164,14 @@ class SAELensAdapter(Adapter):
 
         return listed(model)
 
-    def _sites(self, embeddings: Mapping[str, str], reads: Mapping[str, str], seen: Mapping[str, Tensor]) -> list[Site]:
-        """Embeddings and SAEs in the order of the forward, in which hooks were `seen`."""
+    def _sites(
+        self,
+        embeddings: Mapping[str, str],
+        reads: Mapping[str, str],
+        neurons: Sequence[str],
+        seen: Mapping[str, Tensor],
+    ) -> list[Site]:
+        """Embeddings, SAEs and neurons in the order of the forward, in which hooks were `seen`."""
         sites = []
         for hook in seen:
             if hook in embeddings:
@@ -150,6 +180,9 @@ class SAELensAdapter(Adapter):
                 coder = _make_coder(self._saes[hook], reads[hook], hook, seen)
                 layer = _layer_of(hook, self._model.cfg.n_layers)
                 sites.append(Site(hook, "feature", reads[hook], hook, layer, coder))
+            elif hook in neurons:
+                layer = _layer_of(hook, self._model.cfg.n_layers)
+                sites.append(Site(hook, "neuron", hook, hook, layer, IdentityCoder(seen[hook].shape[-1])))
         return sites
 
     def inputs(self, prompts: Sequence[str]) -> Inputs:
@@ -197,11 +230,14 @@ class SAELensAdapter(Adapter):
         return {index for one in named for index in (one if isinstance(one, list) else [one]) if index is not None}
 
     def label(self, site: Site, index: int) -> str:
+        if site.kind == "neuron":
+            return f"N{index}"
         alone = len(set(self._kinds.values())) == 1
         return f"F{index}" if alone else f"{self._kinds[site.write]} F{index}"
 
     def url(self, site: Site, index: int) -> str | None:
-        page = self._saes[site.write].cfg.metadata.neuronpedia_id
+        sae = self._saes.get(site.write)
+        page = None if sae is None else sae.cfg.metadata.neuronpedia_id
         return f"https://www.neuronpedia.org/{page}/{index}" if page else None
 
     def relevance(self) -> RelevanceRules:
@@ -223,28 +259,7 @@ class SAELensAdapter(Adapter):
         return self._attention
 
     def unembed(self, site: Site, direction: Float[Tensor, " *d_out"]) -> Float[Tensor, " output"] | None:
-        """`direction` centred (LayerNorm) and weighted as the final norm does, times the unembedding.
-
-        The norm's own division, which depends on the prompt, is left out: the order of tokens is right, the size is
-        that in a stream of root mean square 1. Heads (hook_z) go through their output weights first, and through what
-        some models put after them (a norm); None where that can't be told.
-        """
-        model = self._model.model
-        with torch.no_grad():
-            if site.write.endswith("hook_z"):
-                after = after_heads(self, self.inputs([EXAMPLES[0].prompt]), model, site)
-                if after is None:
-                    return None
-                direction = direction.flatten() @ model.blocks[site.layer].attn.W_O.flatten(0, 1) * after
-            if direction.shape != (model.cfg.d_model,) or not re.search(r"(resid_\w+|_out|_z|embed)$", site.write):
-                return None
-            if str(model.cfg.normalization_type).startswith("LN"):
-                direction = direction - direction.mean()
-            weight = getattr(model.ln_final, "w", None)
-            if weight is not None:
-                offset = getattr(model.cfg, "rmsnorm_uses_offset", False)
-                direction = direction * (weight + 1 if offset else weight)
-            return direction @ model.W_U
+        return unembedded(self, self._model, site, direction)
 
     def _embeddings(self) -> dict[str, str]:
         """Hooks of the embeddings that are added into the stream, and their sites' names."""

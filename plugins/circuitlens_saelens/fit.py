@@ -16,6 +16,7 @@ from circuitlens.adapter import Inputs
 from circuitlens.errors import AdapterError
 from circuitlens_saelens.model import HookedModel
 from circuitlens_saelens.probe import fired
+from circuitlens_saelens.sources import parse_layers
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,24 @@ def hook_of(sae: SAE[Any]) -> str:
     metadata = sae.cfg.metadata
     after = re.fullmatch(r"model\.layers\.(\d+)\.pre_feedforward_layernorm\.output", str(metadata.hf_hook_name))
     return f"blocks.{after[1]}.ln2.hook_out" if after else metadata.hook_name or ""
+
+
+def neuron_hooks(model: HookedModel, layers: str | None = None) -> list[str]:
+    """The hooks at the neurons of the MLPs of some layers, or of all.
+
+    Raises:
+        AdapterError: there is no such layer, or its MLP has no one matrix that reads its neurons (one of experts).
+    """
+    chosen = range(model.cfg.n_layers) if layers is None else parse_layers(layers)
+    hooks = {n: f"blocks.{n}.mlp.hook_post" for n in chosen}
+    for n, hook in hooks.items():
+        model.hook_point(hook)
+        if not isinstance(getattr(model.model.blocks[n].mlp, "W_out", None), Tensor):
+            raise AdapterError(
+                f"The MLP of layer {n} has no one output matrix (it may be one of experts), so it has no neurons that "
+                "could be nodes: take SAEs."
+            )
+    return list(hooks.values())
 
 
 def check_agreement(saes: Sequence[tuple[str, SAE[Any]]], model: HookedModel) -> None:

@@ -32,7 +32,7 @@ from circuitlens.adapter import Option
 from circuitlens.errors import AdapterError
 from circuitlens.files import format_bytes
 from circuitlens_saelens.hub import fetch, first_line, offline
-from circuitlens_saelens.options import DEVICES, DTYPES
+from circuitlens_saelens.options import DEVICES, DTYPES, NEURONS
 from circuitlens_saelens.sources import (
     Layers,
     Source,
@@ -59,7 +59,7 @@ def load(
     Args:
         model: a model's name on the hub, or a folder; by default the one that the SAEs are for.
         saes: SAE-Lens releases, SAEs of them (RELEASE/SAE_ID, where * stands for anything), or folders of SAEs, one or
-            several.
+            several; or "neurons", for those of the model's MLPs.
         layers: the layers whose SAEs are taken: 8, "0-11", "0,4,8-10" or numbers; by default all.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "mps", for the model and the SAEs.
         dtype: "float32", "float64", "bfloat16" or "float16", for both.
@@ -77,7 +77,9 @@ def load(
             raise AdapterError(f"There is no {what} {value!r}: choose one of {', '.join(choices)}.")
     where = _choose_device(device)
     names = _sae_names(saes)
-    sources = choose(names, layers)
+    if NEURONS in names and (len(names) > 1 or model is None):
+        raise AdapterError("Neurons are a model's own and stand alone: give model=… (--model) and no SAEs beside them.")
+    sources = [] if NEURONS in names else choose(names, layers)
     model_name = model or model_name_of(sources)
     folder = _model_folder(model)
     if folder is None and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model_name):

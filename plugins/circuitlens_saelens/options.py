@@ -1,14 +1,16 @@
-"""The options of the adapter `transformerlens`; `SAELensAdapter.load` says what each stands for where it is left out."""
+"""The options of `transformerlens`; `SAELensAdapter.load` says what each stands for where it is left out."""
 
 from circuitlens.options import AdapterOption
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+NEURONS = "neurons"
+"""What is given for SAEs to have the neurons of MLPs in their place."""
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 OPTIONS = (
     AdapterOption(
         "saes",
-        "A SAE-Lens release, RELEASE/SAE_ID (* stands for anything), or a folder of SAEs; or several.",
+        "A SAE-Lens release, RELEASE/SAE_ID (* stands for anything), or a folder of SAEs; or several; or neurons.",
         several=True,
         flag="--sae",
         default="gpt2-small-res-jb",

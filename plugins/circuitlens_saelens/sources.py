@@ -80,13 +80,10 @@ def choose(names: Sequence[str], layers: Layers) -> list[Source]:
     """The SAEs of these names at the layers asked for; raises AdapterError where there is none at one of them, or a
     release has several that read one hook.
     """
-    sources: list[Source] = []
-    for name in names:
-        chosen = _of_layers(find_sources(name), layers)
-        for release in {source.release for source in chosen if source.folder is None}:
-            require_one_a_place(release, [source.sae_id for source in chosen])
-        sources += chosen
-    return sources
+    chosen = _of_layers([source for name in names for source in find_sources(name)], layers)
+    for release in dict.fromkeys(source.release for source in chosen if source.folder is None):
+        require_one_a_place(release, dict.fromkeys(source.sae_id for source in chosen if source.release == release))
+    return chosen
 
 
 def _of_layers(sources: list[Source], layers: Layers) -> list[Source]:

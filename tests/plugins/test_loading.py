@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from circuitlens_saelens import SAELensAdapter, loading
-from circuitlens_saelens.sources import find_sources, parse_layers
+from circuitlens_saelens.sources import choose, find_sources, parse_layers
 from safetensors.torch import save_file
 
 import circuitlens
@@ -174,6 +175,15 @@ def test_lower_precision(cache: Path) -> None:
         ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "gpt2-large"}, r"Not in the cache .*: gpt2-large"),
         ({"saes": "tests"}, r"folder 'tests' holds no SAE"),
         ({"saes": "temporal-sae-gemma-2-2b"}, r"'temporal-sae-gemma-2-2b' has features that depend on other positions"),
+        (
+            {"saes": "gemma-scope-2b-pt-res-canonical", "layers": 3},
+            r"has 2 SAEs at layer 3, .* as gemma-scope-2b-pt-res-canonical/layer_3/width_16k/canonical, or .* pattern, "
+            r"as gemma-scope-2b-pt-res-canonical/layer_\*/width_16k/canonical\.",
+        ),
+        (
+            {"saes": "gpt2-small-res-jb-feature-splitting"},
+            r"has 8 SAEs at blocks\.8\.hook_resid_pre, and a site has one",
+        ),
         ({"saes": "gpt2-small-res-jb", "layers": 0, "model": "tests"}, r"'tests' holds no weights in safetensors"),
         ({"saes": "gpt2-small-res-jb", "layers": []}, r"no SAE at layer \[\]"),
         ({"saes": []}, r"There are no SAEs in \[\]"),
@@ -233,7 +243,37 @@ def test_damaged_files_are_said(cache: Path, tmp_path: Path, file: str, content:
         load(str(tmp_path / "sae"), None, model="gpt2")
 
 
+def test_the_older_name_of_the_adapter_still_works(cache: Path, tmp_path: Path) -> None:
+    """From Python, and in files; `wrap` gives names of its own."""
+    circuit = circuitlens.find(load("gpt2-small-res-jb", 1), **ASK)
+    assert circuit.adapter == "transformerlens"
+    old, wrapped = tmp_path / "old.json", tmp_path / "wrapped.json"
+    circuit.model_copy(update={"adapter": "gpt2"}).save(old)
+    circuit.model_copy(update={"adapter": "gpt2", "options": {"wrapped": "of GPT-2"}}).save(wrapped)
+    opened = open_circuit(old)
+    assert (opened.adapter, opened.edited) == ("transformerlens", False)
+    assert open_circuit(wrapped).adapter == "gpt2"
+    adapter = circuitlens.load("gpt2", saes="gpt2-small-res-jb", layers=1)
+    assert adapter.name == "transformerlens"
+    assert circuitlens.ablate(adapter, opened, []).before == pytest.approx(circuit.metric.value)
+
+
+def test_a_pattern_names_an_sae_a_layer() -> None:
+    chosen = choose(["gemma-scope-2b-pt-res-canonical/*/width_16k/*"], "3-5")
+    assert [source.sae_id for source in chosen] == [f"layer_{layer}/width_16k/canonical" for layer in (3, 4, 5)]
+
+
 # The command line
+
+
+def test_releases_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("releases", "llama-3.1-8B") == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"llama_scope_lxr_8x +meta-llama/Llama-3.1-8B +32 +1.1 GB +yes\n", printed)
+    assert re.search(r"temporal-sae-llama-3.1-8b .* no: it has features that depend on other positions", printed)
+    assert "gemma" not in printed
+    assert cli("releases", "no-such-model") == 1
+    assert "No release is for a model called 'no-such-model'" in capsys.readouterr().err
 
 
 def cli(*arguments: str) -> int:
