@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
@@ -46,11 +47,11 @@ class NotedWorker(Worker):
 
 
 def worker_processes() -> list[psutil.Process]:
-    """The workers of Ray that this process has, and that are not idle."""
+    """The workers of Ray that this process has, and that have loaded the model."""
     found = []
     for each in psutil.Process().children(recursive=True):
         try:
-            if each.cmdline() and each.cmdline()[0].startswith(("ray::Worker", "ray::NotedWorker")):
+            if re.match(r"ray::(Noted)?Worker(\.compute)?$", " ".join(each.cmdline()).strip()):
                 found.append(each)
         except psutil.Error:  # gone meanwhile
             continue
@@ -59,13 +60,16 @@ def worker_processes() -> list[psutil.Process]:
 
 @contextmanager
 def killer(rng: random.Random, kills: int) -> Iterator[list[int]]:
-    """Kills workers at random moments while the block runs, at most so many; the list is of their process ids."""
+    """Kills workers at random moments while the block runs, at most so many; the list is of their process ids.
+
+    It waits until both have loaded: what dies again and again as it loads is no work that goes on.
+    """
     killed: list[int] = []
     end = Event()
 
     def kill() -> None:
-        while len(killed) < kills and not end.wait(0.5 + 3 * rng.random()):
-            if found := worker_processes():
+        while len(killed) < kills and not end.wait(2 * rng.random()):
+            if len(found := worker_processes()) == 2:
                 killed.append(rng.choice(found).pid)
                 os.kill(killed[-1], signal.SIGKILL)
 
@@ -79,7 +83,7 @@ def killer(rng: random.Random, kills: int) -> Iterator[list[int]]:
 
 
 def kill_workers(kills: int, folder: Path, search: Search, seed: int = 0) -> tuple[int, int, int, bool]:
-    """Kill so many workers over runs in `folder`: the runs, their pieces, what was computed, and whether all is equal."""
+    """Kill so many workers over runs in `folder`: the runs, their pieces, how often one was computed, are all equal."""
     whole, rng, runs, dead, equal = run(search), random.Random(seed), 0, 0, True
     log = folder / "log"
     with pytest.MonkeyPatch.context() as patch:

@@ -21,12 +21,12 @@ from circuitlens.runfolder.pieces import DamagedError, digest_of_known, from_byt
 from circuitlens.runfolder.ray_pool import ATTEMPTS, Lost, Pool, import_ray, require_answer
 from circuitlens.runfolder.ray_worker import Task
 from circuitlens.runfolder.record import RunRecord
-from circuitlens.runfolder.running import PAUSE
+from circuitlens.runfolder.running import PAUSE, Engine
 
 log = logging.getLogger(__name__)
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Computes pieces with workers of Ray, which the first batch starts and which live until `close`.
 
     Args:
@@ -49,9 +49,9 @@ class RayEngine:
                 f"Workers of Ray load an adapter by its name, which {name!r} can't be: it was made with "
                 "circuitlens.wrap, or is not installed. Without the engine this process does the work."
             )
-        import_ray(alone=address is None)
         if address is not None:
             require_answer(address)
+        import_ray(alone=address is None)
         self._search, self._options, self._address, self._workers = search, dict(options), address, workers
         self._pool: Pool | None = None
 

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def import_ray(*, alone: bool) -> Any:
     """The module, told to be quiet; `alone` keeps a cluster that it starts to this machine and user.
 
     Raises:
-        RunError: it is not installed.
+        RunError: it is not installed, or was imported by someone else, and so not told.
     """
     # The second leaves out what Ray prints among our output of each worker that dies, which is said here in a sentence.
     asked = {
@@ -172,6 +173,8 @@ def import_ray(*, alone: bool) -> Any:
         # Ray's name for what keeps it to the loopback, on every system.
         asked["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         if "RAY_AUTH_MODE" not in os.environ:
+            if sys.modules.get("ray") is not None:
+                raise RunError("Ray was imported before it was told to keep to this machine: use a new process.")
             asked |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     for name, value in asked.items():
         os.environ.setdefault(name, value)  # Ray reads no other settings; its processes have the same environment
