@@ -30,7 +30,7 @@ def main(prompts: int) -> None:
     """Print both, and whether the circuits are equal."""
     options = {"model": os.environ["CIRCUITLENS_SMOLLM2"], "saes": os.environ["CIRCUITLENS_SMOLLM2_SAES"]}
     pairs, _ = TASKS["agreement-simple"](prompts, 1, 0)
-    search = search_many(circuitlens.load("gpt2", **options), pairs)
+    search = search_many(circuitlens.load("transformerlens", **options), pairs)
     with tempfile.TemporaryDirectory() as name:
         local = run_in_folder(search, Path(name) / "local")
         with RayEngine(search, options, workers=1) as engine:
