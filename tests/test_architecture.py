@@ -168,7 +168,8 @@ def test_the_laws_say_where_they_are_tested() -> None:
 
 def test_what_is_imported_is_declared_in_a_version_that_is_tried() -> None:
     declared = {}
-    for words in (*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["plots"]):
+    extras = PROJECT["project"]["optional-dependencies"]
+    for words in (*PROJECT["project"]["dependencies"], *extras["plots"], *extras["ray"]):
         requirement = Requirement(words)
         declared[canonicalize_name(requirement.name)] = requirement.specifier
     roots = {name.split(".")[0] for path in MODULES.values() for name in imports(path)}

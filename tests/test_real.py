@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ from circuitlens import corpus
 from circuitlens.adapter import Adapter
 from circuitlens.cli.app import main
 from circuitlens.corpus.texts import SAMPLE
+from circuitlens.discovery import search_many
 from circuitlens.meaning.evidence import from_contexts, whole_word
 from circuitlens.prompts.batch import tokenize
+from circuitlens.prompts.tasks import TASKS
+from circuitlens.runfolder import Shard, run_in_folder
+from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runs import run_spliced
 from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import total_gradients, trace
@@ -154,6 +160,22 @@ def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> No
         circuitlens.find(a, "The dog", " runs", " run", "The dogs", "contrastive") for a in (wrapped, adapter)
     )
     assert (ours.nodes, ours.edges) == (theirs.nodes, theirs.edges)
+
+
+def test_one_process_shards_and_workers_of_ray_give_one_circuit(adapter: Adapter, tmp_path: Path) -> None:
+    """Of 100 prompts, to the last bit."""
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    pairs, _ = TASKS["agreement-simple"](100, 1, 0)
+    whole = circuitlens.aggregate(adapter, pairs)
+    search = search_many(adapter, pairs)
+    shards, found = cycle(Shard(n, 3) for n in (1, 2, 3)), None
+    while found is None:
+        found = run_in_folder(search, tmp_path / "shards", shard=next(shards))
+    assert found == whole
+    for workers in (1, 2):
+        with RayEngine(search, {"model": MODEL, "saes": SAES}, workers=workers) as engine:
+            assert run_in_folder(search, tmp_path / str(workers), engine=engine) == whole
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,17 @@ from circuitlens.cli.inputs import (
     require_installed,
 )
 from circuitlens.cli.output import print_path_effects, print_skipped, print_summary, print_verdict, write_evidence
-from circuitlens.cli.runs import BatchSize, Run, ShardOption, find_in_folder, read_shard
+from circuitlens.cli.runs import (
+    BatchSize,
+    EngineOption,
+    Ray,
+    RayAddress,
+    Run,
+    ShardOption,
+    Workers,
+    find_in_folder,
+    read_shard,
+)
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
 if TYPE_CHECKING:
@@ -93,32 +103,34 @@ def find(
     require: RequiredVerdict = None,
     run: Run = None,
     shard: ShardOption = None,
+    engine: EngineOption = "local",
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     batch_size: BatchSize = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Find the circuit of a prompt, or of a file of prompts, print a summary and write it to a file."""
     adapter = require_installed(adapter)
     _check_prompts(prompt, answer, bool(distractor or corrupted), prompts, by, heads)
-    _check_run(prompts, run, shard, batch_size)
+    _check_run(prompts, run, shard, batch_size, engine, ray_address, workers)
     _check_evidence(verify, held_out, require)
     require_apart({"--prompts": prompts, "--held-out": held_out, "--output": output})
     options = given_options(adapter)
-    pairs = None if prompts is None else read_prompts(prompts)
-    others = None if held_out is None else read_prompts(held_out)
+    pairs, others = (None if file is None else read_prompts(file) for file in (prompts, held_out))
     sources = meaning_sources(corpus, labels)
     loaded = load_adapter(adapter, options)
     import circuitlens
-    from circuitlens.discovery import find
 
     how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, "max_nodes": max_nodes}
     how |= {"max_edges": max_edges, "measured_edges": measured_edges, "batch_size": batch_size}
     how = {name: value for name, value in how.items() if value is not None}
     start = time.perf_counter()
     if prompts is None or pairs is None:
-        circuit = find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
+        circuit = circuitlens.find(loaded, prompt or "", answer or [], distractor or None, corrupted, **how)
         circuit = circuitlens.with_heads(loaded, circuit) if heads else circuit
     else:
-        circuit = _of_many(loaded, prompts, pairs, by or "position", how, run, shard)
+        ray = Ray(options, ray_address, workers) if engine == "ray" else None
+        circuit = _of_many(loaded, prompts, pairs, by or "position", how, run, shard, ray)
     seconds = time.perf_counter() - start
     circuit = _kept(loaded, circuit, sources, output)
     print_summary(circuit, [("time", f"{seconds:.1f} s, peak memory {_peak_memory() / 1e9:.1f} GB")])
@@ -139,14 +151,15 @@ def _of_many(
     how: dict[str, Any],
     run: Path | None,
     shard: str | None,
+    ray: Ray | None,
 ) -> Circuit:
-    """The circuit that the prompts of a file have in common."""
+    """The circuit that the prompts of a file have in common, found in a run's folder if there is to be one."""
     from circuitlens.discovery import aggregate
     from circuitlens.prompts.alignment import align
 
     aligned = align(adapter, pairs, by)
     print_skipped(str(file), aligned.skipped, len(pairs), "prompt")
-    return aggregate(adapter, aligned, **how) if run is None else find_in_folder(adapter, aligned, how, run, shard)
+    return aggregate(adapter, aligned, **how) if run is None else find_in_folder(adapter, aligned, how, run, shard, ray)
 
 
 def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: Path | None) -> Circuit:
@@ -206,14 +219,24 @@ def _check_prompts(
         raise typer.BadParameter("it is for --prompts.", param_hint="--by")
 
 
-def _check_run(prompts: Path | None, run: Path | None, shard: str | None, batch_size: int | None) -> None:
+def _check_run(
+    prompts: Path | None,
+    run: Path | None,
+    shard: str | None,
+    batch_size: int | None,
+    engine: str,
+    ray_address: str | None,
+    workers: int | None,
+) -> None:
+    """Refuse flags of many prompts with one, of a run's folder without one, and of Ray without Ray."""
     if prompts is None and (run or batch_size):
         raise typer.BadParameter("it is for --prompts.", param_hint="--run" if run else "--batch-size")
-    if shard is None:
-        return
-    if run is None:
-        raise typer.BadParameter("it is for --run.", param_hint="--shard")
-    read_shard(shard)
+    if run is None and (shard or engine != "local"):
+        raise typer.BadParameter("it is for --run.", param_hint="--shard" if shard else "--engine")
+    if engine != "ray" and (ray_address or workers):
+        raise typer.BadParameter("it is for --engine ray.", param_hint="--ray-address" if ray_address else "--workers")
+    if shard is not None:
+        read_shard(shard)
 
 
 def _peak_memory() -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +17,9 @@ from circuitlens.cli.output import print_summary, print_table
 if TYPE_CHECKING:
     from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
+    from circuitlens.pipeline import Search
     from circuitlens.prompts.alignment import PromptSet
+    from circuitlens.runfolder.running import Engine
     from circuitlens.runfolder.state import StageState
 
 Run = Annotated[
@@ -31,6 +35,24 @@ ShardOption = Annotated[
         "--shard", help="With --run, do the batches of one share only, such as 3/16; `circuitlens merge` joins them."
     ),
 ]
+EngineOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--engine", help="With --run, what computes: this process, or workers of Ray (circuitlens[ray])."),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", metavar="HOST:PORT", help="With --engine ray, the head of the cluster that this machine is in."
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MANY,
+        help="With --engine ray, how many: by default one a GPU, or as many as there are cores for.",
+    ),
+]
 BatchSize = Annotated[int | None, typer.Option(min=1, max=MANY, help="Prompts that run together (with --prompts).")]
 
 
@@ -44,8 +66,17 @@ def read_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+@dataclass(frozen=True)
+class Ray:
+    """Where workers of Ray are, how many, and the options that they load the adapter with."""
+
+    options: Mapping[str, object]
+    address: str | None
+    workers: int | None
+
+
 def find_in_folder(
-    adapter: Adapter, prompts: PromptSet, how: Mapping[str, Any], folder: Path, shard: str | None
+    adapter: Adapter, prompts: PromptSet, how: Mapping[str, Any], folder: Path, shard: str | None, ray: Ray | None
 ) -> Circuit:
     """The circuit of a run's folder; ends the command where other shards have to do theirs first."""
     from circuitlens.discovery import search_many
@@ -53,12 +84,21 @@ def find_in_folder(
     from circuitlens.torch_modes import own_modes
 
     share = None if shard is None else Shard(*read_shard(shard))
-    with own_modes(gradients=True):
-        circuit = run_in_folder(search_many(adapter, prompts, **how), folder, shard=share)
+    search = search_many(adapter, prompts, **how)
+    with own_modes(gradients=True), _engine(search, ray) as engine:
+        circuit = run_in_folder(search, folder, shard=share, engine=engine)
     if circuit is None:
         typer.echo(f"Shard {shard} has done its part. {_missing(RunFolder.open(folder))}")
         raise typer.Exit
     return circuit
+
+
+def _engine(search: Search, ray: Ray | None) -> AbstractContextManager[Engine | None]:
+    if ray is None:
+        return nullcontext()
+    from circuitlens.runfolder.ray_engine import RayEngine
+
+    return RayEngine(search, ray.options, ray.address, ray.workers)
 
 
 def merge(
@@ -66,7 +106,6 @@ def merge(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The circuit file to write.")] = None,
 ) -> None:
     """Join the pieces of a run into its circuit, print a summary and write it to a file; nothing is computed."""
-    from circuitlens.discovery import search_many
     from circuitlens.errors import RunError
     from circuitlens.runfolder import RunFolder, RunRecord, join
     from circuitlens.torch_modes import own_modes
@@ -77,9 +116,7 @@ def merge(
     record, pairs = run.record, run.pairs()
     adapter = load_for_run(folder, record)
     with own_modes(gradients=True):
-        how = {"by": record.by, "metric": record.metric, "frozen": record.frozen, "max_nodes": record.max_nodes}
-        how |= {"max_edges": record.max_edges, "measured_edges": record.measured_edges}
-        search = search_many(adapter, pairs, record.method, batch_size=record.batch_size, **how)
+        search = record.search(adapter, pairs)
         run = RunFolder.begin(folder, RunRecord.of(search), search.prompts.pairs, adapter)
         circuit = join(search, run)
     if circuit is None:

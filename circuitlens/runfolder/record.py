@@ -12,12 +12,15 @@ from typing import Literal, cast
 import torch
 from pydantic import Field, ValidationError
 
+from circuitlens.adapter import Adapter
 from circuitlens.circuit.nodes import Count, Fingerprint, Name, Number, Text, Value, Whole
 from circuitlens.errors import RunError
 from circuitlens.files import MAX_KEYS, parse_json, read_bounded, write_file
 from circuitlens.literals import MethodName, MetricName, PositionGrouping, StageName
 from circuitlens.pipeline import Search
+from circuitlens.prompts.alignment import align, tokenize_pairs
 from circuitlens.prompts.pairs import Pair
+from circuitlens.torch_modes import own_modes
 
 FORMAT = "circuitlens.run"
 DOCUMENT = "run.json"
@@ -85,6 +88,18 @@ class RunRecord(Value):
             threads=torch.get_num_threads(),
             versions={name: found for name in ("circuitlens", "torch", "sae-lens") if (found := _installed(name))},
         )
+
+    def search(self, adapter: Adapter, pairs: Sequence[Pair]) -> Search:
+        """The search that this is the record of, with its adapter and its prompts at hand.
+
+        Raises:
+            PromptError: the adapter can't read the prompts.
+        """
+        with own_modes(gradients=True):
+            prompts = align(adapter, pairs, self.by)
+            example = tokenize_pairs(adapter, prompts.pairs[:1], self.metric)
+            sizes = self.max_nodes, self.max_edges, self.measured_edges, self.batch_size
+            return Search(adapter, prompts, example, self.method, self.metric, self.frozen, *sizes)
 
     def difference(self, other: RunRecord) -> str:
         """The first field in which another run is not this one, in a sentence's words, or ""."""

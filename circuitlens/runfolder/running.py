@@ -26,6 +26,8 @@ from circuitlens.runfolder.record import RunRecord
 PAUSE = 0.2
 """Seconds between looks at what another process has in work."""
 
+NO_MEMORY = "There is not enough memory for it."
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -88,7 +90,7 @@ class Alone(Engine):
         except RunError:
             raise
         except (CircuitLensError, MemoryError, torch.OutOfMemoryError) as fault:
-            run.fail(stage, batch, str(fault) or "There is not enough memory for it.")
+            run.fail(stage, batch, str(fault) or NO_MEMORY)
 
 
 def computed(search: Search, scoring: Scoring, stage: StageName, batch: int, known: Known, digest: str) -> bytes:
