@@ -27,12 +27,12 @@ plain = running.computed
 def noted(search, scoring, stage, batch, *rest):
     with open(log, "a") as file:  # appended in one step, so that processes may share it
         file.write(f"{stage} {batch}\\n")
+    print("at work", flush=True)
     time.sleep(slow)
     return plain(search, scoring, stage, batch, *rest)
 running.computed = noted
 toy = circuitlens.load("toy")
-print("begun", flush=True)
-circuit = circuitlens.aggregate(toy, toy_pairs(12), batch_size=2, run_folder=folder)
+circuit = circuitlens.aggregate(toy, toy_pairs(int(sys.argv[5])), batch_size=2, run_folder=folder)
 circuit.save(sys.argv[4])
 """
 
@@ -47,21 +47,21 @@ class Outcome:
     circuit: bytes
 
 
-def start(folder: Path, name: str, slow: float) -> subprocess.Popen[bytes]:
+def start(folder: Path, name: str, slow: float, prompts: int) -> subprocess.Popen[bytes]:
     """A process that works on the run in `folder` and then saves the circuit under a name."""
-    args = [folder / "run", folder / "log", str(slow), folder / name]
+    args = [folder / "run", folder / "log", str(slow), folder / name, str(prompts)]
     return subprocess.Popen([sys.executable, "-c", WORK, *args], stdout=subprocess.PIPE)
 
 
-def kill_workers(kills: int, folder: Path, at_once: int = 1, seed: int = 0, slow: float = 0.05) -> Outcome:
-    """Kill so many processes, `at_once` of them on the folder together, and let a last one end."""
+def kill_workers(kills: int, folder: Path, prompts: int, at_once: int = 1, slow: float = 0.2, seed: int = 0) -> Outcome:
+    """Kill so many processes at work, `at_once` of them on the folder together, and let a last one end."""
     rng, killed = random.Random(seed), 0
     while killed < kills:
-        working = [start(folder, f"{n}.json", slow) for n in range(at_once)]
+        working = [start(folder, f"{n}.json", slow, prompts) for n in range(at_once)]
         for process in working:
             assert process.stdout is not None
-            process.stdout.readline()
-        time.sleep(rng.random() * 3 * slow * 18 / max(kills, 1))
+            process.stdout.readline()  # of the first batch, or of none where all is done
+        time.sleep(rng.random() * 3 * slow)
         for process in working:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -69,7 +69,7 @@ def kill_workers(kills: int, folder: Path, at_once: int = 1, seed: int = 0, slow
             process.communicate()
         if all(process.returncode == 0 for process in working):
             break  # all is done before it could be killed
-    last = start(folder, "circuit.json", 0.0)
+    last = start(folder, "circuit.json", 0.0, prompts)
     last.communicate()
     assert last.returncode == 0
     computed = (folder / "log").read_text().splitlines()
@@ -80,7 +80,8 @@ def kill_workers(kills: int, folder: Path, at_once: int = 1, seed: int = 0, slow
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        undisturbed, disturbed = kill_workers(0, Path(one)), kill_workers(int(sys.argv[1]), Path(other), slow=0.3)
+        undisturbed = kill_workers(0, Path(one), 60)
+        disturbed = kill_workers(int(sys.argv[1]), Path(other), 60)
     same = "the same circuit" if undisturbed.circuit == disturbed.circuit else "ANOTHER circuit"
     sys.stdout.write(
         f"{disturbed.kills} kills: {disturbed.again} of {disturbed.pieces} pieces computed twice, {same}\n"

@@ -275,8 +275,8 @@ def test_a_prompt_that_can_not_be_used_is_said_before_the_folder_is_made(toy: Ad
 
 def test_killed_processes_cost_at_most_what_they_had_in_work(toy: Adapter, tmp_path: Path) -> None:
     """Two processes share a folder and are killed; in the end it is as if one had done all by itself."""
-    disturbed = kill_workers(2, tmp_path, at_once=2, slow=0.2)
+    disturbed = kill_workers(2, tmp_path, 12, at_once=2)
     assert disturbed.kills == 2
-    assert 0 <= disturbed.again <= disturbed.kills
+    assert 1 <= disturbed.again <= disturbed.kills
     circuitlens.aggregate(toy, toy_pairs(12), batch_size=2).save(tmp_path / "undisturbed.json")
     assert (tmp_path / "undisturbed.json").read_bytes() == disturbed.circuit
