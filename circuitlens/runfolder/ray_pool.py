@@ -56,29 +56,35 @@ class Pool:
     """
 
     def __init__(self, task: Task, device: str, threads: int, address: str | None, workers: int | None, most: int):
-        self._ray = ray = import_ray(alone=address is None)
-        where: dict[str, Any] = {"address": address}
-        if address is None:
-            # Who asks for more workers than there are cores for gets them.
-            cores = max(os.cpu_count() or 1, (workers or 0) * threads)
-            where = {"address": "local", "num_cpus": cores, "include_dashboard": False}
-        try:
-            ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-            self._head: str = ray.get_runtime_context().gcs_address
-            nodes = ray.nodes()
-        except Exception as fault:  # Ray has no one error for what it can't do here
-            ray.shutdown()
-            raise RunError(f"Ray can't be {'started' if address is None else 'used'}: {_first_line(fault)}") from fault
+        self._ray = import_ray(alone=address is None)
         self._free: list[Any] = []
         self._busy: dict[Any, tuple[Any, int | None]] = {}
         self._looked, self._died_loading = time.monotonic(), 0
         gpus = int(device == "cuda")
-        count = min(_how_many(nodes, threads, gpus, workers), most)
-        # None of Ray's own restarts and retries: a batch whose worker died goes to another one that has its model.
-        how = {"max_restarts": 0, "max_task_retries": 0, "num_cpus": threads, "num_gpus": gpus}
-        self._worker, self._task = ray.remote(**how)(Worker), ray.put(task)
-        for _ in range(count):
-            self._begin()
+        needs = {"num_cpus": 1 if gpus else threads, "num_gpus": gpus}
+        try:
+            nodes = self._joined(address, (workers or 0) * needs["num_cpus"])
+            count = min(_how_many(nodes, **needs, asked=workers), most)
+            # None of Ray's own restarts and retries: a batch whose worker died goes to another one that has its model.
+            self._worker = self._ray.remote(max_restarts=0, max_task_retries=0, **needs)(Worker)
+            self._task = self._ray.put(task)
+            for _ in range(count):
+                self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _joined(self, address: str | None, cores: int) -> list[dict[str, Any]]:
+        """The machines of the cluster at an address, or of one that is started here, with so many cores or more."""
+        where: dict[str, Any] = {"address": address}
+        if address is None:
+            where = {"address": "local", "num_cpus": max(os.cpu_count() or 1, cores), "include_dashboard": False}
+        try:
+            self._ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+            self._head: str = self._ray.get_runtime_context().gcs_address
+            return self._ray.nodes()
+        except Exception as fault:  # Ray has no one error for what it can't do here
+            raise RunError(f"Ray can't be {'started' if address is None else 'used'}: {_first_line(fault)}") from fault
 
     def close(self) -> None:
         """End the workers, and the cluster if it was started here."""
@@ -163,10 +169,9 @@ def import_ray(*, alone: bool) -> Any:
     Raises:
         RunError: it is not installed, or was imported by someone else, and so not told.
     """
-    # The second leaves out what Ray prints among our output of each worker that dies, which is said here in a sentence.
     asked = {
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+        "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # all that it would print among our output, as of a worker that dies
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if alone:
@@ -211,23 +216,21 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _how_many(nodes: Sequence[Mapping[str, Any]], threads: int, gpus: int, asked: int | None) -> int:
-    """So many workers as are asked for, or as there is room for.
+def _how_many(nodes: Sequence[Mapping[str, Any]], num_cpus: int, num_gpus: int, asked: int | None) -> int:
+    """So many workers as are asked for, or as there is room for, each with so many cores and GPUs.
 
     Raises:
         RunError: there is not room for so many.
     """
     room = 0
-    for node in nodes:
-        if node["Alive"]:
-            has = node["Resources"]
-            cores = int(has.get("CPU", 0) // threads)
-            room += min(cores, int(has.get("GPU", 0))) if gpus else cores
+    for has in (node["Resources"] for node in nodes if node["Alive"]):
+        cores = int(has.get("CPU", 0) // num_cpus)
+        room += min(cores, int(has.get("GPU", 0))) if num_gpus else cores
     if room < (asked or 1):
+        each = "a GPU" if num_gpus else f"{num_cpus} cores"
         raise RunError(
-            f"Ray's machines have room for {room} workers of {threads} threads{' and a GPU' if gpus else ''} each, and "
-            f"there should be {asked or 'at least 1'}: ask for fewer with --workers, add machines, or begin another "
-            "run with fewer threads (OMP_NUM_THREADS)."
+            f"Ray's machines have room for {room} workers with {each} each, and there should be {asked or 'at least 1'}"
+            ": ask for fewer with --workers, add machines, or begin another run with fewer threads (OMP_NUM_THREADS)."
         )
     return asked or room
 

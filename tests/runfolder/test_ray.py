@@ -274,24 +274,25 @@ def test_without_ray_the_sentence_says_how_to_install_it(search: Search, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpus", "threads", "on_gpu", "room"),
+    ("cores", "gpus", "each", "told", "room"),
     [
-        ([2], [0], 1, 0, 2),
-        ([8, 4], [0, 0], 4, 0, 3),
-        ([3], [0], 2, 0, 1),
-        ([8, 8], [2, 4], 1, 1, 6),
-        ([2], [4], 1, 1, 2),
+        ([2], [0], (1, 0), "1 cores", 2),
+        ([8, 4], [0, 0], (4, 0), "4 cores", 3),
+        ([3], [0], (2, 0), "2 cores", 1),
+        ([8, 8], [2, 4], (1, 1), "a GPU", 6),
+        ([8], [0], (1, 1), "a GPU", 0),
     ],
 )
-def test_by_default_threads_times_workers_are_the_cores(
-    cores: list[int], gpus: list[int], threads: int, on_gpu: int, room: int
+def test_by_default_a_worker_has_a_gpu_or_its_threads_cores(
+    cores: list[int], gpus: list[int], each: tuple[int, int], told: str, room: int
 ) -> None:
     nodes: list[Any] = [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in zip(cores, gpus, strict=True)]
     nodes.append({"Alive": False, "Resources": {"CPU": 64, "GPU": 64}})
-    assert ray_pool._how_many(nodes, threads, on_gpu, None) == room
-    assert ray_pool._how_many(nodes, threads, on_gpu, 1) == 1
-    with pytest.raises(RunError, match=f"have room for {room} workers of {threads} threads"):
-        ray_pool._how_many(nodes, threads, on_gpu, room + 1)
+    if room:
+        assert ray_pool._how_many(nodes, *each, None) == room
+        assert ray_pool._how_many(nodes, *each, 1) == 1
+    with pytest.raises(RunError, match=f"room for {room} workers with {told} each, and there should be {room + 1}"):
+        ray_pool._how_many(nodes, *each, room + 1)
 
 
 def test_flags_of_ray_without_ray_are_refused(
