@@ -119,7 +119,8 @@ def _hook_z(path: Path, w: Weights, found: PretrainedSAELookup, sae_id: str) -> 
 def _gemma_2(path: Path, w: Weights, found: PretrainedSAELookup, sae_id: str) -> ByHand:
     names = {"W_enc": w.enc, "W_dec": w.dec, "b_enc": w.b_enc, "b_dec": w.b_dec, "threshold": w.threshold}
     path.mkdir(parents=True, exist_ok=True)
-    np.savez(path / "params.npz", **{name: tensor.numpy() for name, tensor in names.items()})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in names.items()}
+    np.savez(path / "params.npz", **arrays)
     # Embeddings were trained on what is not yet scaled by the root of the width.
     return by_hand(w, "jumprelu", scale=len(w.enc) ** -0.5 if "embedding" in sae_id else 1)
 

@@ -83,9 +83,9 @@ def test_files_that_a_repository_may_have_come_along(tmp_path: Path, monkeypatch
 
 def test_a_model_that_is_refused_can_not_be_run() -> None:
     """Where this fails TransformerLens has learnt it, and `UNRUNNABLE` can go."""
-    sizes = {f"linear_{which}_head_dim": 8 for which in ("key", "value")}
-    heads = {f"linear_num_{which}_heads": 2 for which in ("key", "value")}
-    model = tiny("qwen3_5_text", **sizes, **heads, layer_types=["linear_attention", "full_attention"])
+    sizes: dict[str, Any] = {f"linear_{which}_head_dim": 8 for which in ("key", "value")}
+    sizes |= {f"linear_num_{which}_heads": 2 for which in ("key", "value")}
+    model = tiny("qwen3_5_text", **sizes, layer_types=["linear_attention", "full_attention"])
     with pytest.raises(AttributeError, match="causal_conv1d_fn"):
         model("The cats")
 
@@ -195,6 +195,7 @@ def test_a_format_makes_circuits_in_a_model_of_its_family(
     with torch.no_grad():
         adapter.run(inputs, {site.read: lambda x, site=site: seen.update({site.read: x}) for site in sites})
         for site in sites:
+            assert site.coder is not None
             x = seen[site.read]
             features = site.coder.encode(x)
             written = site.coder.decode(features)
