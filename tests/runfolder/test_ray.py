@@ -183,8 +183,8 @@ class OddPool(ray_pool.Pool):
     def has_free(self) -> bool:
         return not self._given
 
-    def give(self, *what: Any) -> None:
-        self._given.append(what)
+    def give(self, stage: str, batch: int, known: Any) -> None:
+        self._given.append((stage, batch, known))
 
     def finished(self) -> Iterator[tuple[int, bytes | str | ray_pool.Lost]]:
         while self._given:
