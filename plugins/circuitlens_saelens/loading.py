@@ -43,6 +43,9 @@ from circuitlens_saelens.sources import (
     parse_layers,
 )
 
+FILE_DTYPES = {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "float16": "F16"}
+"""What safetensors calls each of `DTYPES`."""
+
 
 def load(
     *,
@@ -90,7 +93,9 @@ def load(
     model_files = list(folder.glob("*.safetensors")) if folder else files.pop(model_name)
     sae_files = [source.folder / "sae_weights.safetensors" for source in sources if source.folder is not None]
     sae_files += [file for found in files.values() for file in found]
-    _check_memory(sae_files, model_files, where, dtype, len(sources))
+    # Rescaled weights are new ones.
+    mapped = where == "cpu" and not any(s.folder is None and s.registered.norm_scaling_factor for s in sources)
+    _check_memory(sae_files, model_files, where, dtype, len(sources), mapped=mapped)
 
     with _from_cache(), _quiet():
         loaded = _load_model(str(folder or model_name), where, dtype, model_processing(sources))
@@ -150,29 +155,38 @@ def _load_sae(source: Source, device: str, dtype: str) -> SAE[Any]:
         raise AdapterError(f"The SAE {source} can't be loaded: {first_line(error)}.") from error
 
 
-def _check_memory(sae_files: Sequence[Path], model_files: Sequence[Path], device: str, dtype: str, count: int) -> None:
-    """Refuse what does not fit in memory; while it is loaded, a model is there twice."""
-    itemsize = getattr(torch, dtype).itemsize
-    saes, model = _memory_of(sae_files, itemsize), 2 * _memory_of(model_files, itemsize)
+def _check_memory(
+    sae_files: Sequence[Path], model_files: Sequence[Path], device: str, dtype: str, count: int, *, mapped: bool
+) -> None:
+    """Refuse what does not fit in memory; while it is loaded, a model is there twice.
+
+    SAEs that are `mapped` take none where their files have the dtype asked for: what is read of them the system may
+    drop and read again.
+    """
+    saes, model = _memory_of(sae_files, dtype, mapped=mapped), 2 * _memory_of(model_files, dtype)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
     if saes + model > free:
         raise AdapterError(
             f"The {count} SAEs take {format_bytes(saes)} and the model up to {format_bytes(model)} while it is loaded, "
             f"and {format_bytes(free)} of memory are free on {device}: take fewer layers, a narrower release, or dtype "
-            "bfloat16."
+            "bfloat16. On a CPU, SAEs in safetensors of that dtype take none."
         )
 
 
-def _memory_of(files: Sequence[Path], itemsize: int) -> int:
-    """Bytes that the tensors of those of the files that hold weights take, at `itemsize` bytes a number."""
-    total = 0
+def _memory_of(files: Sequence[Path], dtype: str, *, mapped: bool = False) -> int:
+    """Bytes that the tensors of those of the files that hold weights take in this dtype; if they are `mapped`, those
+    that are of another.
+    """
+    itemsize, total = getattr(torch, dtype).itemsize, 0
     for path in files:
         if path.suffix in (".pt", ".pth", ".npz"):  # counted as float32, and never opened here
             total += path.stat().st_size // 4 * itemsize
         elif path.suffix == ".safetensors" and path.is_file():
             try:
                 with safe_open(path, framework="pt") as tensors:
-                    sizes = [prod(tensors.get_slice(key).get_shape()) for key in tensors.keys()]  # noqa: SIM118
+                    parts = [tensors.get_slice(key) for key in tensors.keys()]  # noqa: SIM118
+                    copied = [part for part in parts if not (mapped and part.get_dtype() == FILE_DTYPES[dtype])]
+                    sizes = [prod(part.get_shape()) for part in copied]
             except Exception as error:
                 raise AdapterError(
                     f"{str(path)!r} is no whole safetensors file ({first_line(error)}): fetch it again."

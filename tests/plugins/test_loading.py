@@ -220,7 +220,7 @@ def test_too_little_memory_is_said_before_anything_is_loaded(
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=2_000_000))
     monkeypatch.setattr(loading, "SAE", None)
     monkeypatch.setattr(loading, "TransformerBridge", None)
-    for dtype, size in (("float32", 4), ("float64", 8)):
+    for dtype, size in (("bfloat16", 2), ("float64", 8)):
         megabytes = round(size * sum(tensor.numel() for tensor in wide.values()) / 1e6)
         with pytest.raises(AdapterError, match=f"The 1 SAEs take {megabytes} MB .* 2 MB of memory are free"):
             load(str(tmp_path), None, dtype=dtype)
@@ -420,3 +420,40 @@ def test_circuits_say_what_was_loaded(cache: Path, tmp_path: Path) -> None:
     options = json.loads((tmp_path / "c.json").read_text())["options"]
     expected = {"model": "gpt2", "saes": "gpt2-small-res-jb", "device": "cpu", "dtype": "float32"}
     assert options == expected | {"layers": "1", "prepend_bos": True}
+
+
+# SAEs that are larger than memory
+
+
+def _maps() -> list[tuple[int, int, str]]:
+    rows = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    ends = [(*(int(end, 16) for end in row[0].split("-")), row[5] if len(row) > 5 else "") for row in rows]
+    return [(first, last, name) for first, last, name in ends]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_saes_larger_than_memory_are_read_from_their_files(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of their files' dtype they stay mapped, take no memory of their own, and give a circuit of the same bits."""
+    model = next(cache.glob("hub/models--gpt2/snapshots/*"))
+    for layer, architecture in enumerate(("standard", "topk", "jumprelu", "gated")):
+        made(architecture, layer, "float32").save_model(tmp_path / f"layer {layer}")
+    asked: dict[str, Any] = {"model": str(model), "device": "cpu"}
+    expected = circuitlens.find(load(str(tmp_path), None, **asked), **ASK, corrupted="The cat")
+    saes, size = (sum(f.stat().st_size for f in folder.glob("**/*.safetensors")) for folder in (tmp_path, model))
+    little = SimpleNamespace(available=2 * size + saes // 2)
+    monkeypatch.setattr(loading, "psutil", SimpleNamespace(virtual_memory=lambda: little))
+    adapter = load(str(tmp_path), None, **asked)
+    assert circuitlens.find(adapter, **ASK, corrupted="The cat") == expected
+    maps, found = _maps(), 0
+    for hook, sae in adapter._saes.items():
+        for name in ("W_enc", "W_dec"):
+            at = getattr(sae, name).data_ptr()
+            (file,) = (file for first, last, file in maps if first <= at < last)
+            assert file.endswith(f"layer {hook.split('.')[1]}/sae_weights.safetensors"), "it was copied"
+            found += 1
+    assert found == 8
+    little.available = 4 * size + saes
+    with pytest.raises(AdapterError, match=r"The 4 SAEs take .* SAEs in safetensors of that dtype take none\."):
+        load(str(tmp_path), None, **asked, dtype="float64")
