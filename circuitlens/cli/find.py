@@ -34,6 +34,7 @@ from circuitlens.cli.runs import (
     Workers,
     find_in_folder,
     read_shard,
+    with_batch_size,
 )
 from circuitlens.literals import MethodName, MetricName, PositionGrouping
 
@@ -154,12 +155,17 @@ def _of_many(
     ray: Ray | None,
 ) -> Circuit:
     """The circuit that the prompts of a file have in common, found in a run's folder if there is to be one."""
-    from circuitlens.discovery import aggregate
+    from circuitlens.discovery import search_many
+    from circuitlens.pipeline import run as run_here
     from circuitlens.prompts.alignment import align
+    from circuitlens.torch_modes import own_modes
 
     aligned = align(adapter, pairs, by)
     print_skipped(str(file), aligned.skipped, len(pairs), "prompt")
-    return aggregate(adapter, aligned, **how) if run is None else find_in_folder(adapter, aligned, how, run, shard, ray)
+    search = search_many(adapter, aligned, **how)
+    with own_modes(gradients=True):
+        search = with_batch_size(search, how.get("batch_size"), run)
+        return run_here(search) if run is None else find_in_folder(search, run, shard, ray)
 
 
 def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: Path | None) -> Circuit:

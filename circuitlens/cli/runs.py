@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,10 +15,8 @@ from circuitlens.cli.inputs import MANY, load_for_run
 from circuitlens.cli.output import print_summary, print_table
 
 if TYPE_CHECKING:
-    from circuitlens.adapter import Adapter
     from circuitlens.circuit import Circuit
     from circuitlens.pipeline import Search
-    from circuitlens.prompts.alignment import PromptSet
     from circuitlens.runfolder.running import Engine
     from circuitlens.runfolder.state import StageState
 
@@ -53,7 +51,17 @@ Workers = Annotated[
         help="With --engine ray, how many: by default one a GPU, or as many as there are cores for.",
     ),
 ]
-BatchSize = Annotated[int | None, typer.Option(min=1, max=MANY, help="Prompts that run together (with --prompts).")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=MANY,
+        help="Prompts that run together (with --prompts): by default up to 16, as many as fit in memory, and in a "
+        "run's folder as many as it was begun with.",
+    ),
+]
+FEW_SECONDS = 5.0
+"""How long a search may take without its time and memory being told first."""
 
 
 def read_shard(text: str) -> tuple[int, int]:
@@ -75,17 +83,37 @@ class Ray:
     workers: int | None
 
 
-def find_in_folder(
-    adapter: Adapter, prompts: PromptSet, how: Mapping[str, Any], folder: Path, shard: str | None, ray: Ray | None
-) -> Circuit:
+def with_batch_size(search: Search, given: int | None, folder: Path | None) -> Search:
+    """The search with the batch size that was given, that a run's folder has, or that fits in memory.
+
+    Where it takes more than a few seconds it is told first how many and how much memory, by a trial.
+    """
+    from circuitlens.files import format_bytes
+    from circuitlens.pipeline.estimate import estimate
+    from circuitlens.runfolder.record import DOCUMENT, read_record
+
+    if folder is not None and (folder / DOCUMENT).is_file():
+        return search if given is not None else replace(search, batch_size=read_record(folder).batch_size)
+    found = estimate(search)
+    search = search if given is not None else replace(search, batch_size=found.largest_batch())
+    seconds, size = found.seconds(search), min(search.batch_size, len(search.prompts))
+    if seconds > FEW_SECONDS:
+        memory = format_bytes(found.held + found.growth(size))
+        tried = "one prompt" if found.tried == 1 else f"{found.tried} prompts"
+        typer.echo(
+            f"{len(search.prompts):,} prompts in {len(search.batches):,} batches of {size}, {len(search.stages)} "
+            f"stages: about {_duration(seconds)} and {memory} of memory here (measured on {tried}).",
+            err=True,
+        )
+    return search
+
+
+def find_in_folder(search: Search, folder: Path, shard: str | None, ray: Ray | None) -> Circuit:
     """The circuit of a run's folder; ends the command where other shards have to do theirs first."""
-    from circuitlens.discovery import search_many
     from circuitlens.runfolder import RunFolder, Shard, run_in_folder
-    from circuitlens.torch_modes import own_modes
 
     share = None if shard is None else Shard(*read_shard(shard))
-    search = search_many(adapter, prompts, **how)
-    with own_modes(gradients=True), _engine(search, ray) as engine:
+    with _engine(search, ray) as engine:
         circuit = run_in_folder(search, folder, shard=share, engine=engine)
     if circuit is None:
         typer.echo(f"Shard {shard} has done its part. {_missing(RunFolder.open(folder))}")

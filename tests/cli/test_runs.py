@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -129,3 +130,30 @@ def test_the_job_script_for_slurm_runs_each_shard_once_a_stage(tmp_path: Path) -
     assert ["--dependency=afterok:7" in line for line in asked] == [False, True, True]
     called = Path("called").read_text().splitlines()
     assert called == [f"find toy --prompts p.jsonl --run a folder --shard {n}/2" for n in (1, 2)] * 3
+
+
+def test_time_and_memory_are_told_first_where_it_takes_a_while(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuitlens.cli.runs.FEW_SECONDS", 1e9)
+    code, _, errors = here("find", "toy", "--prompts", "p.jsonl", "--batch-size", "2")
+    assert (code, "prompts in" in errors) == (0, False), "a few seconds are not worth it"
+    monkeypatch.setattr("circuitlens.cli.runs.FEW_SECONDS", 0.0)
+    told = r"5 prompts in 3 batches of 2, 3 stages: about \d+ s and [\d.]+ [MG]B of memory here .measured on one prompt"
+    for more in ((), ("--run", "r")):
+        code, _, errors = here("find", "toy", "--prompts", "p.jsonl", "--batch-size", "2", *more)
+        assert code == 0
+        assert re.search(told, errors), errors
+
+
+def test_a_run_keeps_the_batch_size_that_it_was_begun_with(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chosen by what was free then: another process, with more, takes it from the folder."""
+    monkeypatch.setattr("circuitlens.pipeline.estimate.Estimate.largest_batch", lambda _: 2)
+    ask = ("find", "toy", "--prompts", "p.jsonl", "--run", "r")
+    assert here(*ask, "--shard", "1/2")[0] == 0
+    assert json.loads(Path("r/run.json").read_text())["batch_size"] == 2
+    monkeypatch.setattr("circuitlens.pipeline.estimate.Estimate.largest_batch", lambda _: 4)
+    assert here(*ask, "-o", "a.json")[0] == 0
+    assert here("find", "toy", "--prompts", "p.jsonl", "--batch-size", "2", "-o", "b.json")[0] == 0
+    assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
+    code, _, errors = here(*ask, "--batch-size", "4")
+    assert code == 1
+    assert "its batch size is 2, and now it is 4" in errors
