@@ -426,7 +426,7 @@ def test_circuits_say_what_was_loaded(cache: Path, tmp_path: Path) -> None:
 
 
 def _maps() -> list[tuple[int, int, str]]:
-    rows = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    rows = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
     ends = [(*(int(end, 16) for end in row[0].split("-")), row[5] if len(row) > 5 else "") for row in rows]
     return [(first, last, name) for first, last, name in ends]
 
