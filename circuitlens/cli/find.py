@@ -164,8 +164,9 @@ def _of_many(
     print_skipped(str(file), aligned.skipped, len(pairs), "prompt")
     search = search_many(adapter, aligned, **how)
     with own_modes(gradients=True):
-        search = with_batch_size(search, how.get("batch_size"), run)
-        return run_here(search) if run is None else find_in_folder(search, run, shard, ray)
+        given = how.get("batch_size")
+        search = with_batch_size(search, given, run)
+        return run_here(search) if run is None else find_in_folder(search, given, run, shard, ray)
 
 
 def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: Path | None) -> Circuit:

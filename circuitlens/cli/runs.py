@@ -90,10 +90,10 @@ def with_batch_size(search: Search, given: int | None, folder: Path | None) -> S
     """
     from circuitlens.files import format_bytes
     from circuitlens.pipeline.estimate import estimate
-    from circuitlens.runfolder.record import DOCUMENT, read_record
+    from circuitlens.runfolder.record import DOCUMENT
 
     if folder is not None and (folder / DOCUMENT).is_file():
-        return search if given is not None else replace(search, batch_size=read_record(folder).batch_size)
+        return search if given is not None else _as_begun(search, folder)
     found = estimate(search)
     search = search if given is not None else replace(search, batch_size=found.largest_batch())
     seconds, size = found.seconds(search), min(search.batch_size, len(search.prompts))
@@ -108,17 +108,34 @@ def with_batch_size(search: Search, given: int | None, folder: Path | None) -> S
     return search
 
 
-def find_in_folder(search: Search, folder: Path, shard: str | None, ray: Ray | None) -> Circuit:
-    """The circuit of a run's folder; ends the command where other shards have to do theirs first."""
+def find_in_folder(search: Search, given: int | None, folder: Path, shard: str | None, ray: Ray | None) -> Circuit:
+    """The circuit of a run's folder; ends the command where other shards have to do theirs first.
+
+    `given` is the batch size that was asked for: without one, that of a process which began the run meanwhile is taken.
+    """
+    from circuitlens.errors import RunError
     from circuitlens.runfolder import RunFolder, Shard, run_in_folder
 
     share = None if shard is None else Shard(*read_shard(shard))
-    with _engine(search, ray) as engine:
-        circuit = run_in_folder(search, folder, shard=share, engine=engine)
+    try:
+        with _engine(search, ray) as engine:
+            circuit = run_in_folder(search, folder, shard=share, engine=engine)
+    except RunError:
+        begun = _as_begun(search, folder)
+        if given is not None or begun.batch_size == search.batch_size:
+            raise
+        return find_in_folder(begun, begun.batch_size, folder, shard, ray)
     if circuit is None:
         typer.echo(f"Shard {shard} has done its part. {_missing(RunFolder.open(folder))}")
         raise typer.Exit
     return circuit
+
+
+def _as_begun(search: Search, folder: Path) -> Search:
+    """The search with the batch size of a run that was begun; as it is where none was."""
+    from circuitlens.runfolder.record import DOCUMENT, read_record
+
+    return replace(search, batch_size=read_record(folder).batch_size) if (folder / DOCUMENT).is_file() else search
 
 
 def _engine(search: Search, ray: Ray | None) -> AbstractContextManager[Engine | None]:

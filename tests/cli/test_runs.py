@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,3 +158,21 @@ def test_a_run_keeps_the_batch_size_that_it_was_begun_with(here: Here, monkeypat
     code, _, errors = here(*ask, "--batch-size", "4")
     assert code == 1
     assert "its batch size is 2, and now it is 4" in errors
+
+
+def test_a_run_that_another_process_began_meanwhile_is_taken_as_it_is(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards begin together and choose batch sizes by the memory that each sees: the second takes the first's."""
+    here_is = Path.cwd()
+
+    def begun_meanwhile(search: Any, given: int | None, folder: Path | None) -> Any:
+        monkeypatch.undo()
+        monkeypatch.chdir(here_is)
+        assert here(*FIND, "--shard", "1/2")[0] == 0
+        return search
+
+    monkeypatch.setattr("circuitlens.cli.find.with_batch_size", begun_meanwhile)
+    code, printed, errors = here(*FIND[:-2], "--shard", "2/2")
+    assert code == 0, errors
+    assert "Shard 2/2 has done its part." in printed
