@@ -55,7 +55,6 @@ def _node_rules(c: Palette) -> dict[str, Style]:
         "node[name]": {"label": "data(name)"},
         ".crowded.named": {"text-opacity": 1, "z-index": 1},
         "node[told]": {"label": "data(told)", "text-wrap": "wrap", "line-height": 1.15},
-        ".crowded[font]": {"font-size": "data(font)"},
         "node[size].roomy": {"width": "mapData(size,0,1,34,56)", "height": "mapData(size,0,1,34,56)"},
         "node[w].roomy": {"width": "data(w)"},
     }
@@ -76,6 +75,12 @@ def _kind_rules(c: Palette) -> dict[str, Style]:
         ".chip[w]": {**chip, "width": "data(w)", "height": "data(h)"},
         "node[text]": {"text-max-width": "data(text)", "text-wrap": "ellipsis"},
         ".below": {"text-valign": "bottom", "text-margin-y": 3, "text-outline-width": 2},
+        # Names keep their size on the screen, and so does what is about them.
+        ".crowded[font]": {
+            "font-size": "data(font)",
+            "text-margin-y": "data(away)",
+            "text-outline-width": "data(halo)",
+        },
         ".input, .embedding": {"background-color": c["input"]},
         ".logit": {"background-color": c["logit"]},
         ".logit.answer": {"font-weight": "bold", "border-width": 2.5},

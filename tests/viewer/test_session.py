@@ -258,12 +258,12 @@ def test_what_the_terminal_warns_of_stands_with_the_job() -> None:
 
     session = Session([], adapters=[wrapped("residual")])
     told = "The answer 'run' continues the prompt's last word; a new word is ' run'."
-    job = ended(session, session.find("transformerlens", "The cats", "run", "runs"))
+    job = ended(session, session.find("gpt2", "The cats", "run", "runs"))
     assert (job.state, job.warnings[0], job.is_listed) == ("done", told, True)
     session.jobs.dismiss(job.id)
     job = ended(session, job)
     assert not job.is_listed
-    job = ended(session, session.find("transformerlens", "The cats", " run", " runs"))
+    job = ended(session, session.find("gpt2", "The cats", " run", " runs"))
     assert (job.state, job.warnings, job.is_listed) == ("done", (), False)
     session.close()
     assert logging.getLogger("circuitlens_saelens").handlers == []

@@ -5,6 +5,7 @@
 const Naming = (() => {
   const LARGE = 12, SMALL = 11; // px of a letter, as theme.py has it
   const LINE = 13; // px of a line
+  const HALO = 2; // px of the ground's colour about a name
   const GAP = 16; // px between names
   const SHORTEST = 56, LONGEST = 240; // px of a meaning
   const MANY = 60, NEAR = 1.5; // more nodes than so many say what they stand for to who is so near
@@ -67,7 +68,7 @@ const Naming = (() => {
       const ways = [false, true].map((below) => ({ below, ...free(node, zoom, below, 1, taken, edge) }));
       const best = ways[1].room > ways[0].room + 1 ? ways[1] : ways[0];
       const fits = best.room >= wide;
-      node.data({ told: title, font: SMALL / zoom });
+      node.data({ told: title, font: SMALL / zoom, halo: HALO / zoom, away: (best.below ? 1 + HALO : -HALO) / zoom });
       node.toggleClass("named", fits);
       node.toggleClass("below", fits && best.below);
       if (!fits) continue;
