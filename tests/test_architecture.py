@@ -237,4 +237,5 @@ def test_nothing_tells_people_to_install_the_other_tool() -> None:
 
 
 def test_version_has_a_changelog_entry() -> None:
+    assert f"\nversion: {PROJECT['project']['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()
