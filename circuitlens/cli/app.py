@@ -25,6 +25,7 @@ from circuitlens.cli.output import print_table, printable
 from circuitlens.cli.plugin import new_plugin
 from circuitlens.cli.prompts import prompts
 from circuitlens.cli.runs import merge, runs
+from circuitlens.cli.share import share
 from circuitlens.cli.verify import verify
 from circuitlens.cli.view import demo, view
 from circuitlens.errors import CircuitLensError
@@ -138,5 +139,6 @@ app.command(cls=AdapterCommand)(label)
 app.add_typer(corpus, name="corpus")
 app.command()(prompts)
 app.command()(view)
+app.command()(share)
 app.command()(doctor)
 app.command()(new_plugin)
