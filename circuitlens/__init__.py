@@ -62,9 +62,7 @@ __all__ = [name for name in _PUBLIC if name != "open"]  # pyright: ignore[report
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
-
-        return version("circuitlens")
+        return import_module("circuitlens.distribution").installed_version()
     if name in _PUBLIC:
         module, attribute = _PUBLIC[name]
         value = globals()[name] = getattr(import_module(module), attribute)

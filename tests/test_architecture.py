@@ -21,13 +21,24 @@ from packaging.version import Version
 
 import circuitlens
 from circuitlens.circuit import schema
+from circuitlens.distribution import DISTRIBUTION, OTHER
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PLUGINS = ["circuitlens_saelens", "circuitlens_toy"]
 # Rooms from left to right: a module imports only from its own room and from those to its left, anywhere in its file.
 ROOMS = [
-    *("errors", "files", "literals", "options", "progress", "torch_modes", "prompts.pairs", "prompts.words"),
+    *(
+        "errors",
+        "distribution",
+        "files",
+        "literals",
+        "options",
+        "progress",
+        "torch_modes",
+        "prompts.pairs",
+        "prompts.words",
+    ),
     *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing", "cuts"),
     *("runs", "edits"),
     *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "runfolder", "discovery", "evaluation", "meaning"),
@@ -212,5 +223,19 @@ def test_published_schema_is_current() -> None:
     assert published == schema(), "run `make schema`"
 
 
+def test_nothing_tells_people_to_install_the_other_tool() -> None:
+    assert PROJECT["project"]["name"] == DISTRIBUTION
+    told = re.compile(rf"pip3? install (?:-\S+ )*['\"]?{OTHER}\b(?!-)|\b{OTHER}\[\w+\]", re.IGNORECASE)
+    folders = [ROOT / name for name in ("circuitlens", "plugins", "examples", "docs")]
+    files = [file for folder in folders for file in folder.rglob("*")] + [*ROOT.iterdir()]
+    files = [file for file in files if file.suffix in (".py", ".md", ".toml")]
+    assert len(files) > 100
+    assert [str(file) for file in files if told.search(file.read_text())] == []
+    for file in (ROOT / "pyproject.toml", *ROOT.glob("examples/**/pyproject.toml")):
+        needed = tomllib.loads(file.read_text())["project"]["dependencies"]
+        assert OTHER not in {Requirement(words).name for words in needed}
+
+
 def test_version_has_a_changelog_entry() -> None:
+    assert f"\nversion: {PROJECT['project']['version']}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"## {PROJECT['project']['version']}" in (ROOT / "CHANGELOG.md").read_text()

@@ -18,11 +18,14 @@ import typer
 
 from circuitlens.cli.adapter_options import AdapterCommand
 from circuitlens.cli.corpus import app as corpus
+from circuitlens.cli.doctor import doctor
 from circuitlens.cli.find import find
 from circuitlens.cli.label import label
 from circuitlens.cli.output import print_table, printable
+from circuitlens.cli.plugin import new_plugin
 from circuitlens.cli.prompts import prompts
 from circuitlens.cli.runs import merge, runs
+from circuitlens.cli.share import share
 from circuitlens.cli.verify import verify
 from circuitlens.cli.view import demo, view
 from circuitlens.errors import CircuitLensError
@@ -35,7 +38,6 @@ NO_MEMORY = re.compile(
 app = typer.Typer(
     name="circuitlens",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Find, check and show feature circuits: how a model's sparse features combine into one decision.",
@@ -137,3 +139,6 @@ app.command(cls=AdapterCommand)(label)
 app.add_typer(corpus, name="corpus")
 app.command()(prompts)
 app.command()(view)
+app.command()(share)
+app.command()(doctor)
+app.command()(new_plugin)

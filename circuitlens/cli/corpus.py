@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from circuitlens.cli.adapter_options import AdapterCommand, given_options
-from circuitlens.cli.inputs import MANY, load_adapter, require_installed
+from circuitlens.cli.inputs import MANY, AdapterName, load_adapter, require_installed
 from circuitlens.cli.output import print_table, printable
 from circuitlens.errors import CorpusError
 
@@ -28,7 +28,7 @@ app = typer.Typer(
 
 @app.command(cls=AdapterCommand)
 def build(
-    adapter: Annotated[str, typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.")],
+    adapter: AdapterName,
     texts: Annotated[
         list[str] | None,
         typer.Argument(

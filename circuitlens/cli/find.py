@@ -12,6 +12,7 @@ import typer
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import (
     MANY,
+    AdapterName,
     Corpus,
     HeldOut,
     Labels,
@@ -83,7 +84,7 @@ Verify = Annotated[bool, typer.Option("--verify", help="Measure the evidence, as
 
 
 def find(
-    adapter: Annotated[str, typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.")],
+    adapter: AdapterName,
     prompt: Annotated[str | None, typer.Argument(help="What the model reads.")] = None,
     answer: Annotated[list[str] | None, typer.Option(help="The output to explain; several count together.")] = None,
     distractor: Annotated[list[str] | None, typer.Option(help="The output it is set against, or several.")] = None,

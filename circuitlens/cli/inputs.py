@@ -29,6 +29,16 @@ MAX_SEED = 2**63 - 1
 MANY = 1_000_000
 """Most of what is counted: beyond what any run would end with, and far from what a tensor's size may be."""
 
+
+def complete_adapter(incomplete: str) -> list[str]:
+    """The installed adapters whose names begin so, for a shell."""
+    return [name for name in installed_names() if name.startswith(incomplete)]
+
+
+AdapterName = Annotated[
+    str,
+    typer.Argument(help="An adapter's name; `circuitlens adapters` lists them.", autocompletion=complete_adapter),
+]
 HeldOut = Annotated[
     Path | None,
     typer.Option(help="A file of prompts of the same task that the circuit was not found on; by default other nouns."),

@@ -35,7 +35,7 @@ ShardOption = Annotated[
 ]
 EngineOption = Annotated[
     Literal["local", "ray"],
-    typer.Option("--engine", help="With --run, what computes: this process, or workers of Ray (circuitlens[ray])."),
+    typer.Option("--engine", help="With --run, what computes: this process, or workers of Ray (the extra `ray`)."),
 ]
 RayAddress = Annotated[
     str | None,

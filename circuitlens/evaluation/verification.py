@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Check, Evidence
+from circuitlens.distribution import created_by
 from circuitlens.errors import CircuitError, RunError
 from circuitlens.evaluation.checks import CHECKS, DECISIVE, OPTIONAL, THRESHOLDS
 from circuitlens.evaluation.circuit_inputs import circuit_metric, require_same_adapter
@@ -144,7 +144,7 @@ def _evidence(measured: Measurements, checks: Sequence[Check]) -> Evidence:
         verdict=verdict,
         reasons=reasons,
         digest=measured.circuit.content_digest,
-        created_by=f"circuitlens {version('circuitlens')}",
+        created_by=created_by(),
         ablation=measured.settings.ablation,
         core=measured.core,
         checks=tuple(checks),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from math import isfinite
 from typing import Any
 
@@ -18,6 +17,7 @@ from circuitlens.attribution.node_index import VECTOR, NodeIndex, node_id
 from circuitlens.attribution.sums import ACTIVATION, ATTRIBUTION, BatchSums, KeyedSums
 from circuitlens.circuit import ANSWER, DISTRACTOR, Circuit, Edge, FullGraphSize, MetricRecord, Node, Output
 from circuitlens.circuit.nodes import Fingerprint
+from circuitlens.distribution import created_by
 from circuitlens.errors import AdapterError
 from circuitlens.pipeline.search import Search
 
@@ -47,7 +47,7 @@ def make_circuit(
     try:
         nodes = _nodes(search, table, alive, kept, count)
         return Circuit(
-            created_by=f"circuitlens {version('circuitlens')}",
+            created_by=created_by(),
             adapter=search.adapter.name,
             options=search.adapter.options,
             **_prompt_fields(search),

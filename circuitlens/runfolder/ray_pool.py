@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from circuitlens.distribution import installing
 from circuitlens.errors import RunError
 from circuitlens.runfolder.ray_worker import Task, Worker
 
@@ -186,7 +187,7 @@ def import_ray(*, alone: bool) -> Any:
     try:
         import ray
     except ImportError as fault:
-        raise RunError("Ray is not installed: pip install 'circuitlens[ray]', or leave out --engine ray.") from fault
+        raise RunError(f"Ray is not installed: {installing('ray')}, or leave out --engine ray.") from fault
     return ray
 
 

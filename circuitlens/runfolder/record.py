@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit.nodes import Count, Fingerprint, Name, Number, Text, Value, Whole
+from circuitlens.distribution import installed_version
 from circuitlens.errors import RunError
 from circuitlens.files import MAX_KEYS, parse_json, read_bounded, write_file
 from circuitlens.literals import MethodName, MetricName, PositionGrouping, StageName
@@ -86,7 +87,8 @@ class RunRecord(Value):
             stages=search.stages,
             device=search.example.clean.mask.device.type,
             threads=torch.get_num_threads(),
-            versions={name: found for name in ("circuitlens", "torch", "sae-lens") if (found := _installed(name))},
+            versions={"circuitlens": installed_version()}
+            | {name: found for name in ("torch", "sae-lens") if (found := _installed(name))},
         )
 
     def search(self, adapter: Adapter, pairs: Sequence[Pair]) -> Search:

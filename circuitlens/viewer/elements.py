@@ -58,8 +58,12 @@ def largest_of(graph: Graph) -> tuple[float, float]:
     )
 
 
-def within_budget(circuit: Circuit, nodes: int = 1000, edges: int = 5000) -> tuple[Circuit, str]:
-    """The circuit cut down to what a browser draws fluently, and a sentence on what was left out ("" if nothing)."""
+def within_budget(
+    circuit: Circuit, nodes: int = 1000, edges: int = 5000, rest: str = "an export has all"
+) -> tuple[Circuit, str]:
+    """The circuit cut down to what a browser draws fluently, and a sentence on what was left out, with where the `rest`
+    is ("" if nothing was).
+    """
     inner = sum(not node.is_logit for node in circuit.nodes)
     if inner <= nodes and len(circuit.edges) <= edges:
         return circuit, ""
@@ -70,7 +74,7 @@ def within_budget(circuit: Circuit, nodes: int = 1000, edges: int = 5000) -> tup
         for what, shown, whole in (("nodes", kept, inner), ("edges", len(drawn.edges), len(circuit.edges)))
         if shown < whole
     ]
-    return drawn, f"Drawn are the strongest {' and '.join(parts)}; an export has all."
+    return drawn, f"Drawn are the strongest {' and '.join(parts)}; {rest}."
 
 
 def share(value: float, largest: float) -> float:

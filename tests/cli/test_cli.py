@@ -18,6 +18,7 @@ import pytest
 
 import circuitlens
 from circuitlens.circuit import Circuit
+from circuitlens.distribution import DISTRIBUTION
 from tests.cli.running import Here
 
 COMMAND = [sys.executable, "-m", "circuitlens"]
@@ -84,7 +85,7 @@ def test_version() -> None:
 
 def test_adapters() -> None:
     lines = [line.split() for line in run("adapters").stdout.splitlines()]
-    assert ["toy", "circuitlens", circuitlens.__version__] in lines
+    assert ["toy", DISTRIBUTION, circuitlens.__version__] in lines
 
 
 def test_find_writes_a_circuit_that_opens(tmp_path: Path) -> None:

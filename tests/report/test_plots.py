@@ -229,7 +229,7 @@ def test_without_kaleido_a_picture_says_what_to_install(tmp_path: Path, monkeypa
 
     figure = faithfulness_plot(some())
     monkeypatch.setattr(builtins, "__import__", lacking)
-    with pytest.raises(CircuitError, match=r"pip install 'circuitlens\[plots\]'"):
+    with pytest.raises(CircuitError, match=r"pip install 'circuitlens-sae\[plots\]'"):
         save_plot(figure, tmp_path / "curve.png")
     save_plot(figure, tmp_path / "curve.html")
     assert [path.name for path in tmp_path.iterdir()] == ["curve.html"]

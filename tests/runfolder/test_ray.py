@@ -269,7 +269,7 @@ def test_an_address_where_nothing_answers_is_a_sentence(search: Search, address:
 
 def test_without_ray_the_sentence_says_how_to_install_it(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(RunError, match=r"Ray is not installed: pip install 'circuitlens\[ray\]'"):
+    with pytest.raises(RunError, match=r"Ray is not installed: pip install 'circuitlens-sae\[ray\]'"):
         RayEngine(search, {})
 
 

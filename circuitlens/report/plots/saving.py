@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from circuitlens.distribution import installing
 from circuitlens.errors import CircuitError
 from circuitlens.files import write_file
 from circuitlens.report.plots.style import GROUND, text_of
@@ -61,7 +62,7 @@ def _picture(figure: plotly.graph_objects.Figure, form: str) -> bytes:
     except ImportError as error:
         raise CircuitError(
             "A picture needs kaleido 1 or newer, which is not installed: "
-            "pip install 'circuitlens[plots]', or save the figure as .html."
+            f"{installing('plots')}, or save the figure as .html."
         ) from error
     layout: Any = figure.layout
     size = {"width": layout.width or SIZE[0], "height": layout.height or SIZE[1]}

@@ -20,10 +20,9 @@ MARKS = {"passed": "✓", "weak": "~", "failed": "✗", "not tested": "–"}
 
 def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bool) -> list[Any]:
     """The evidence in words and figures, or how to measure it."""
-    head = html.H2(f"Does this circuit really form? {circuit_name(circuit)}")
-    evidence = circuit.own_evidence
+    words, evidence = evidence_words(circuit, file, can_load), circuit.own_evidence
     if evidence is None:
-        return [head, *_how_to_measure(circuit, file, can_load), _conservation(circuit)]
+        return words
     import numpy  # noqa: F401 (waits until it is whole: plotly takes it half imported where another thread loads torch)
 
     from circuitlens.report.plots import effect_plot, faithfulness_plot
@@ -31,13 +30,21 @@ def evidence_panel(circuit: Circuit, scheme: str, file: str | None, can_load: bo
     labels = {node.id: shown_name(circuit, node) for node in circuit.nodes}
     figures = faithfulness_plot(evidence), effect_plot(evidence, labels)
     plots = [dcc.Graph(figure=themed(figure, scheme), config={"displaylogo": False}) for figure in figures]
+    return [*words, html.Div(plots, className="plots")]
+
+
+def evidence_words(circuit: Circuit, file: str | None, can_load: bool) -> list[Any]:
+    """The evidence in words: the verdict, its reasons, and every check; or how to measure it."""
+    head = html.H2(f"Does this circuit really form? {circuit_name(circuit)}")
+    evidence = circuit.own_evidence
+    if evidence is None:
+        return [head, *_how_to_measure(circuit, file, can_load), _conservation(circuit)]
     return [
         head,
         html.P(html.Strong(f"Verdict: {evidence.word}"), className=f"verdict {evidence.verdict.replace(' ', '-')}"),
         html.Ul([html.Li(reason) for reason in evidence.reasons]),
         _core(circuit),
         _checks(evidence),
-        html.Div(plots, className="plots"),
         _conservation(circuit),
     ]
 

@@ -1,7 +1,7 @@
 """An adapter in a package of its own: a two-position model without training, whose circuit can be worked out by hand.
 
-A prompt is two whole numbers, "3 5"; the model says which position holds the larger one. Copy this folder to write an
-adapter for your model: say what the sites are, how a prompt becomes inputs, and run the forward with the hooks given.
+A prompt is two whole numbers, "3 5"; the model says which position holds the larger one. To write an adapter
+for your model: say what the sites are, how a prompt becomes inputs, and run the forward with the hooks given.
 What people may choose when they load it stands in `options.py`.
 """
 
