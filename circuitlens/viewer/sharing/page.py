@@ -102,7 +102,7 @@ def _data(circuit: Circuit, drawn: Circuit) -> str:
         "elements": elements(drawn),
         "layouts": layouts(drawn, circuit),
         "sheets": {scheme: stylesheet(scheme) for scheme in ("light", "dark")},
-        "labels": annotations.labels if annotations else {},
+        "labels": {key: plain(text) for key, text in annotations.labels.items()} if annotations else {},
         "pins": [] if annotations is None else annotations.pins,
     }
     return _safe(data)
