@@ -162,14 +162,15 @@ def _effects(graph: ParsedGraph, target: int) -> Effects:
     activation = np.array([abs(node.get("activation") or 0.0) for node in nodes])
     sizes = np.where(activation > 0, activation, into)
     is_output = np.array([node["feature_type"] == LOGIT for node in nodes])
-    slopes = np.divide(1.0, sizes, out=np.zeros(links.count), where=(sizes > 0) & ~is_output)
-    slopes[target] = 1.0
-    factors = links.weights * slopes[links.targets]
     start = np.zeros(links.count)
     start[target] = 1.0
-    reached = links.handed_down(factors, start)
     value = float(links.weights[links.targets == target].sum())
-    weights = factors * np.where(links.targets == target, 1.0, reached[links.targets])
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, no circuit takes
+        slopes = np.divide(1.0, sizes, out=np.zeros(links.count), where=(sizes > 0) & ~is_output)
+        slopes[target] = 1.0
+        factors = links.weights * slopes[links.targets]
+        reached = links.handed_down(factors, start)
+        weights = factors * np.where(links.targets == target, 1.0, reached[links.targets])
     return Effects(influence, shares * (influence + outputs)[links.targets], reached + value * start, weights, value)
 
 

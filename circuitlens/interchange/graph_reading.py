@@ -56,6 +56,8 @@ def read_graph(
             circuit = foreign_circuit(graph, adapter, max_nodes, max_edges)
     except ValidationError as error:
         raise CircuitError(f"{name!r} is not {WHAT} that makes a circuit: {first_fault(error)}.") from error
+    except RecursionError:
+        raise CircuitError(f"{name!r} can't be imported: it is nested too deeply.") from None
     except (CircuitError, ValueError) as fault:
         raise CircuitError(f"{name!r} can't be imported: {fault}") from fault
     nodes, links = len(graph.nodes), len(graph.links.weights)
