@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from circuitlens.evaluation.intervention import intervene as intervene
     from circuitlens.evaluation.paths import path_effect as path_effect
     from circuitlens.evaluation.verification import verify as verify
+    from circuitlens.interchange.graph_json import write_graph as write_graph
+    from circuitlens.interchange.graph_reading import read_graph as read_graph
+    from circuitlens.interchange.networks import from_networkx as from_networkx
     from circuitlens.meaning.labelling import label as label
     from circuitlens.prompts.pairs import Pair as Pair
     from circuitlens.prompts.pairs import read_pairs as read_pairs
@@ -44,16 +47,19 @@ _PUBLIC = {
     "continue_text": ("circuitlens.evaluation.continuation", "continue_text"),
     "describe": ("circuitlens.evaluation.features", "describe"),
     "find": ("circuitlens.discovery", "find"),
+    "from_networkx": ("circuitlens.interchange.networks", "from_networkx"),
     "intervene": ("circuitlens.evaluation.intervention", "intervene"),
     "label": ("circuitlens.meaning.labelling", "label"),
     "load": ("circuitlens.registry", "load"),
     "open": ("circuitlens.circuit", "open_circuit"),
     "path_effect": ("circuitlens.evaluation.paths", "path_effect"),
+    "read_graph": ("circuitlens.interchange.graph_reading", "read_graph"),
     "read_pairs": ("circuitlens.prompts.pairs", "read_pairs"),
     "suggest_groups": ("circuitlens.circuit", "suggest_groups"),
     "verify": ("circuitlens.evaluation.verification", "verify"),
     "view": ("circuitlens.viewer", "view"),
     "with_heads": ("circuitlens.evaluation.heads", "with_heads"),
+    "write_graph": ("circuitlens.interchange.graph_json", "write_graph"),
     "wrap": ("circuitlens_saelens", "wrap"),
 }
 # Not `open`: a star import must not hide the built-in.

@@ -42,7 +42,7 @@ ROOMS = [
     *("prompts.tasks", "coder", "adapter", "registry", "claims", "prompts", "rules", "tracing", "cuts"),
     *("runs", "edits"),
     *("attribution", "circuit", "fingerprint", "corpus", "pipeline", "runfolder", "discovery", "evaluation", "meaning"),
-    *("report", "viewer", "__init__", "testing", "cli", "__main__"),
+    *("interchange", "report", "viewer", "__init__", "testing", "cli", "__main__"),
 ]
 # What plugins may import.
 CONTRACT = {"errors", "files", "literals", "options", "torch_modes", "adapter", "prompts.words"}

@@ -5,6 +5,7 @@ Set CIRCUITLENS_SMOLLM2 to the model's folder and CIRCUITLENS_SMOLLM2_SAES to th
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -24,6 +25,7 @@ from circuitlens.adapter import Adapter
 from circuitlens.cli.app import main
 from circuitlens.corpus.texts import SAMPLE
 from circuitlens.discovery import search_many
+from circuitlens.interchange.scores import graph_scores
 from circuitlens.meaning.evidence import from_contexts, whole_word
 from circuitlens.prompts.batch import tokenize
 from circuitlens.prompts.tasks import TASKS
@@ -32,6 +34,7 @@ from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runs import run_spliced
 from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import total_gradients, trace
+from tests.interchange.graphs import check
 from tests.printed import assert_alike
 
 MODEL, SAES = (os.environ.get(name, "") for name in ("CIRCUITLENS_SMOLLM2", "CIRCUITLENS_SMOLLM2_SAES"))
@@ -219,3 +222,22 @@ def test_prompts_that_do_not_differ_in_number_have_no_circuit(adapter: Adapter) 
     assert evidence is not None
     assert evidence.verdict == "not supported"
     assert any("with the corrupted prompts" in reason for reason in evidence.reasons)
+
+
+def test_a_circuit_comes_back_from_an_attribution_graph(adapter: Adapter, tmp_path: Path) -> None:
+    """Whole, its layers numbered as the model's, and the model does what the circuit predicts."""
+    circuit = circuitlens.find(adapter, "The cats", **PLURAL, corrupted="The cat")
+    circuitlens.write_graph(circuit, tmp_path / "cats.json")
+    graph = json.loads((tmp_path / "cats.json").read_text())
+    check(graph)
+    layers = {node["layer"] for node in graph["nodes"] if node["feature_type"] == "cross layer transcoder"}
+    assert layers == {"8", "15", "22"}
+    back = circuitlens.read_graph(tmp_path / "cats.json")
+    assert back.model_copy(update={"imported": ""}) == circuit
+    feature = max((n for n in circuit.nodes if n.kind == "feature"), key=lambda node: abs(node.attribution)).id
+    assert circuitlens.ablate(adapter, back, [feature]) == circuitlens.ablate(adapter, circuit, [feature])
+    scores = graph_scores(circuit)
+    assert scores is not None
+    assert 0 < scores.replacement < 1
+    circuitlens.write_graph(back, tmp_path / "cats.json")
+    assert json.loads((tmp_path / "cats.json").read_text()) == graph

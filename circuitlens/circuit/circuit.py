@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Set
 from functools import cached_property
@@ -14,7 +15,7 @@ from circuitlens.circuit.annotations import Annotations
 from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.circuit.flow import carried, own_parts
-from circuitlens.circuit.graph import into_metric, is_acyclic, prune, strongest_first, strongest_path
+from circuitlens.circuit.graph import as_networkx, into_metric, is_acyclic, prune, strongest_first, strongest_path
 from circuitlens.circuit.meaning import Meaning, best
 from circuitlens.circuit.nodes import (
     ANSWER,
@@ -22,6 +23,7 @@ from circuitlens.circuit.nodes import (
     Edge,
     Fingerprint,
     FullGraphSize,
+    ImportedText,
     Many,
     MetricRecord,
     Name,
@@ -94,6 +96,7 @@ class Circuit(Document):
     meanings: Many[Meaning] = Field(
         default=(), description="what features are called by others than the reader, one of each feature"
     )
+    imported: ImportedText = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
@@ -163,7 +166,7 @@ class Circuit(Document):
     def content_digest(self) -> str:
         """The SHA-256 of the circuit without evidence, annotations and meanings: evidence names its circuit by it."""
         # Without defaults, so that fields that later versions add change nothing.
-        beside = {"created_by", "digest", "evidence", "annotations", "meanings"}
+        beside = {"created_by", "digest", "evidence", "annotations", "meanings", "imported"}
         return digest_of(self.model_dump(mode="json", exclude=beside, exclude_defaults=True))
 
     @cached_property
@@ -310,19 +313,17 @@ class Circuit(Document):
         return circuit
 
     def to_networkx(self) -> networkx.DiGraph:
-        """A `networkx.DiGraph` with the nodes' and edges' fields as attributes."""
-        import networkx
+        """A `networkx.DiGraph` with the nodes' and edges' fields as attributes, and all else as JSON text in `circuit`:
+        `circuitlens.from_networkx` makes the circuit of it again.
+        """
+        meanings = {node.id: meaning.text for node in self.nodes if (meaning := self.meaning(node))}
+        about = {"prompt": self.prompt, "method": self.method, "circuit": self.about}
+        return as_networkx(self.nodes, self.edges, meanings, about)
 
-        graph = networkx.DiGraph(prompt=self.prompt, method=self.method)
-        for node in self.nodes:
-            meaning = self.meaning(node)
-            graph.add_node(
-                node.id, **node.model_dump(exclude={"id"}), meaning=None if meaning is None else meaning.text
-            )
-        graph.add_edges_from(
-            (edge.source, edge.target, {"weight": edge.weight, "measured": edge.measured}) for edge in self.edges
-        )
-        return graph
+    @property
+    def about(self) -> str:
+        """All that the circuit says beside its nodes and edges, as JSON text: what other formats carry along."""
+        return json.dumps(json.loads(self.model_dump_json(exclude={"nodes", "edges"})))
 
     def view(self, *, adapter: Adapter | None = None, port: int = 0, open_browser: bool = True) -> Viewer:
         """Show the circuit in a local page and return the running viewer (in a script, once it is closed by Ctrl-C).

@@ -82,7 +82,7 @@ class Document(Value):
         try:
             value = cls.model_validate_json(data if version == VERSION else json.dumps(_upgraded(document)))
         except ValidationError as error:
-            raise CircuitError(f"{name!r} is a damaged circuit file: {_first_fault(error)}.") from error
+            raise CircuitError(f"{name!r} is a damaged circuit file: {first_fault(error)}.") from error
         # Versions 1 and 2 had no digest.
         intact = given == digest_of(document) if given is not None else version < 3
         return value.model_copy(update={"digest": None if intact else given or "none", **_renamed(document)})
@@ -160,7 +160,7 @@ def _labelled_by_feature(said: dict[str, Any], nodes: object) -> dict[str, Any]:
     return {**said, "labels": made, "notes": notes}
 
 
-def _first_fault(error: ValidationError) -> str:
+def first_fault(error: ValidationError) -> str:
     """Where the first fault of a document is, and what it is."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part)[:80] for part in first["loc"]).replace("\n", " ") or "the document"

@@ -1,12 +1,16 @@
-"""The graph of a circuit's nodes and edges: strongest path and pruning."""
+"""The graph of a circuit's nodes and edges: strongest path, pruning, and as networkx has it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from typing import TYPE_CHECKING
 
 from circuitlens.circuit.nodes import Edge, Node
 from circuitlens.errors import CircuitError
+
+if TYPE_CHECKING:
+    import networkx
 
 
 def strongest_first(edges: Iterable[Edge]) -> list[Edge]:
@@ -93,6 +97,22 @@ def prune(
     kept = [node for node in nodes if node.is_logit or node.id in strongest]
     ids = {node.id for node in kept}
     return kept, strongest_first(edge for edge in edges if edge.source in ids and edge.target in ids)[:max_edges]
+
+
+def as_networkx(
+    nodes: Iterable[Node], edges: Iterable[Edge], meanings: Mapping[str, str], about: Mapping[str, str]
+) -> networkx.DiGraph:
+    """The nodes and edges with their fields as attributes, each node with its meaning or None, and `about`."""
+    import networkx
+
+    graph = networkx.DiGraph()
+    graph.graph.update(about)
+    for node in nodes:
+        graph.add_node(node.id, **node.model_dump(exclude={"id"}), meaning=meanings.get(node.id))
+    for edge in edges:
+        fields = {"measured": edge.measured, **edge.model_dump(exclude={"source", "target"})}
+        graph.add_edge(edge.source, edge.target, **fields)
+    return graph
 
 
 def _sources(nodes: Iterable[Node], edges: Iterable[Edge]) -> dict[str, list[str]]:

@@ -32,6 +32,14 @@ Text = Annotated[str, Field(max_length=1_000_000)]
 # The first fault is enough: a message on each of a million would not fit in memory.
 Many = Annotated[tuple[T, ...], Field(fail_fast=True, max_length=MOST)]
 
+ImportedText = Annotated[
+    Text,
+    Field(
+        exclude_if=lambda text: not text,
+        description="of an imported graph: what its file says beside the other fields, as JSON text",
+    ),
+]
+
 StandardError = Annotated[
     Size | None, Field(exclude_if=lambda value: value is None, description="of a mean over prompts")
 ]
@@ -61,6 +69,7 @@ class Node(Value):
     url: str | None = Field(
         default=None, max_length=2000, pattern=r"^https?://", description="a page about the feature"
     )
+    imported: ImportedText = ""
 
     @property
     def is_logit(self) -> bool:
@@ -108,6 +117,11 @@ class Edge(Value):
             exclude_if=lambda value: not value, description="attention heads that carry it, where they were told apart"
         ),
     ] = ()
+    into_target: Number | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="of an imported graph: its own weight, the direct effect on the target itself",
+    )
 
     @property
     def basis(self) -> Literal["measured", "estimated"]:

@@ -19,6 +19,7 @@ import typer
 from circuitlens.cli.adapter_options import AdapterCommand
 from circuitlens.cli.corpus import app as corpus
 from circuitlens.cli.doctor import doctor
+from circuitlens.cli.exchange import export, import_
 from circuitlens.cli.find import find
 from circuitlens.cli.label import label
 from circuitlens.cli.output import print_table, printable
@@ -142,3 +143,5 @@ app.command()(view)
 app.command()(share)
 app.command()(doctor)
 app.command()(new_plugin)
+app.command()(export)
+app.command("import", cls=AdapterCommand)(import_)

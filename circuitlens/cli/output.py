@@ -57,7 +57,7 @@ def print_path_effects(adapter: Adapter, circuit: Circuit) -> None:
 
 def print_verdict(circuit: Circuit) -> None:
     """The checks of a circuit's evidence as a table, the curves, and the verdict with its reasons."""
-    from circuitlens.report.summary import check_rows, curve_rows
+    from circuitlens.report.summary import check_rows, curve_rows, describe_scores
 
     evidence = circuit.evidence
     assert evidence is not None, "verify measured it"
@@ -65,6 +65,8 @@ def print_verdict(circuit: Circuit) -> None:
         if len(rows) > 1:
             print_table(rows)
             typer.echo("")
+    if scores := describe_scores(circuit):
+        typer.echo(f"Graph scores: {scores}")
     typer.secho(f"Verdict: {evidence.word}", bold=True)
     for reason in evidence.reasons:
         typer.echo(printable(f"  {reason}"))

@@ -58,13 +58,21 @@ def parse_json(text: bytes) -> Any:
     try:
         decoded = text.decode()
     except UnicodeDecodeError as fault:
-        raise ValueError(
-            f"byte {fault.start + 1} is {text[fault.start]:#04x}, which is no UTF-8: save it as UTF-8"
-        ) from None
+        raise no_utf8(fault, fault.start) from None
     try:
-        return json.loads(decoded, object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+        return DECODER.decode(decoded)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise too_deep() from None
+
+
+def no_utf8(fault: UnicodeDecodeError, at: int) -> ValueError:
+    """What is wrong with byte number `at` of a file."""
+    return ValueError(f"byte {at + 1} is {fault.object[fault.start]:#04x}, which is no UTF-8: save it as UTF-8")
+
+
+def too_deep() -> ValueError:
+    """What is wrong with lists in lists in lists."""
+    return ValueError("it is nested too deeply")
 
 
 def too_many(text: bytes) -> str:
@@ -100,6 +108,10 @@ def _integer(digits: str) -> int:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+"""Reads one value of JSON from anyone."""
 
 
 def format_bytes(size: int | float) -> str:

@@ -8,6 +8,7 @@ from circuitlens.attribution.methods import METHODS
 from circuitlens.circuit import Circuit, Edge, Node, full_name
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.errors import CircuitError
+from circuitlens.interchange.scores import graph_scores
 from circuitlens.literals import CheckStatus
 
 HEADS = 3
@@ -146,6 +147,22 @@ def describe_gaps(circuit: Circuit) -> str:
     """How far each site's integrated gradients are from the change they should sum to; empty for other methods."""
     gaps = ", ".join(f"{gap:+.3f} ({name})" for name, gap in circuit.completeness_gaps.items())
     return f"gaps {gaps} of the metric's change" if gaps else ""
+
+
+def describe_scores(circuit: Circuit) -> str:
+    """The scores of the graph's links, beside what was measured on the model; empty where there are no edges."""
+    scores = graph_scores(circuit)
+    if scores is None:
+        return ""
+    told = f"replacement {scores.replacement:.2f}, completeness {scores.completeness:.2f} by the edges alone"
+    evidence = circuit.own_evidence
+    if evidence is None or not evidence.curves:
+        return f"{told}; nothing measured yet"
+    point = evidence.curves[0].points[-1]
+    return (
+        f"{told}; measured with {point.nodes} nodes: faithfulness {point.faithfulness:.2f}, "
+        f"{point.errors_removed:.2f} without their errors"
+    )
 
 
 def check_rows(evidence: Evidence) -> list[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from circuitlens.viewer.page_state import read_annotations
 from circuitlens.viewer.panels.circuit import page_data
 from circuitlens.viewer.panels.parts import status
 from circuitlens.viewer.session import Session
-from circuitlens.viewer.tables import edge_rows, node_rows, to_csv
+from circuitlens.viewer.tables import csv_tables
 
 
 def register(app: Dash, session: Session) -> None:
@@ -66,9 +66,6 @@ def _export(app: Dash, session: Session) -> None:
         match ctx.triggered_id:
             case "export-json":
                 return dcc.send_string(circuit.to_json(), f"{stem}.json"), no_update
-            case "export-nodes":
-                rows = node_rows(circuit, notes.labels, notes.notes)
-            case _:
-                rows = edge_rows(circuit, notes.labels)
-        what = str(ctx.triggered_id).removeprefix("export-")
-        return dcc.send_string(to_csv(rows), f"{stem}-{what}.csv"), no_update
+            case asked:
+                table = f"-{str(asked).removeprefix('export-')}"
+                return dcc.send_string(csv_tables(circuit)[table], f"{stem}{table}.csv"), no_update

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from circuitlens.circuit import Node
+from circuitlens.circuit import Annotations, Circuit, Node
 from circuitlens.circuit.comparison import Graph
 from circuitlens.report.text import visible
 from circuitlens.viewer.names import given_name
@@ -63,6 +63,13 @@ def edge_rows(graph: Graph, labels: Mapping[str, str]) -> list[Row]:
         }
         for edge in graph.edges
     ]
+
+
+def csv_tables(circuit: Circuit) -> dict[str, str]:
+    """A circuit's nodes and edges as CSV, by what is added to a file's name."""
+    notes = circuit.annotations or Annotations()
+    rows = {"-nodes": node_rows(circuit, notes.labels, notes.notes), "-edges": edge_rows(circuit, notes.labels)}
+    return {name: to_csv(table) for name, table in rows.items()}
 
 
 def to_csv(rows: Sequence[Row]) -> str:

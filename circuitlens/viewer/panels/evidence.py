@@ -9,6 +9,7 @@ from dash import dcc, html
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.report.answer import core_nodes
+from circuitlens.report.summary import describe_scores
 from circuitlens.report.text import count
 from circuitlens.viewer.names import shown_name
 from circuitlens.viewer.panels.circuit import circuit_name
@@ -45,6 +46,7 @@ def evidence_words(circuit: Circuit, file: str | None, can_load: bool) -> list[A
         html.Ul([html.Li(reason) for reason in evidence.reasons]),
         _core(circuit),
         _checks(evidence),
+        *([html.P(f"Scores of the graph: {scores}.")] if (scores := describe_scores(circuit)) else []),
         _conservation(circuit),
     ]
 
