@@ -41,7 +41,7 @@ schema: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_tables.py
 
-# The documentation as a site, in build/site; it needs no network. (The variable leaves out what Material for MkDocs says of its successor.)
+# The documentation as a site, in build/site. The variable leaves out what Material for MkDocs says of its successor.
 site: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 

@@ -16,15 +16,30 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGEL
 """Pages of the repository's root, and what they are called in the site."""
 
 RETURNED = (
-    *("evaluation.intervention.Ablation", "evaluation.intervention.Outcome", "evaluation.features.Feature"),
-    *("evaluation.continuation.Continuation", "circuit.meaning.Meaning"),
-    *("circuit.evidence.Evidence", "circuit.evidence.Check", "circuit.annotations.Annotations"),
+    "evaluation.intervention.Ablation",
+    "evaluation.intervention.Outcome",
+    "evaluation.continuation.Continuation",
+    "evaluation.features.Feature",
+    "circuit.evidence.Evidence",
+    "circuit.evidence.Check",
+    "circuit.meaning.Meaning",
+    "circuit.annotations.Annotations",
 )
-CORPUS = ("corpus.build", "corpus.read")
+"""What the functions return and take, beside the public values."""
+
 ADAPTERS = (
-    *("adapter.Site", "adapter.Inputs", "adapter.Example", "coder.SparseCoder", "coder.IdentityCoder"),
-    *("options.AdapterOption", "testing"),
+    "adapter.Site",
+    "adapter.Inputs",
+    "adapter.Example",
+    "coder.SparseCoder",
+    "coder.IdentityCoder",
+    "options.AdapterOption",
+    "testing",
 )
+"""What those who write an adapter import."""
+
+OUTWARDS = re.compile(r"\]\(\.\./([^)#]+)")
+"""A link out of this folder."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -32,25 +47,23 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, name in PAGES.items():
         files.append(File.generated(config, name, content=_rebased((ROOT / path).read_text())))
     files.append(File.generated(config, "reference.md", content=reference()))
-    for page in [*files.documentation_pages()]:
-        for path in set(_outside(page.content_string)) - set(PAGES):
-            files.append(File.generated(config, f"source/{path}", abs_src_path=str(ROOT / path)))
+    linked = {path for page in files.documentation_pages() for path in OUTWARDS.findall(page.content_string)}
+    for path in linked - set(PAGES):
+        files.append(File.generated(config, f"source/{path}", abs_src_path=str(ROOT / path)))
     return files
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Have links out of this folder lead to the copies."""
-    return re.sub(r"\]\(\.\./([^)#]+)", lambda link: f"]({PAGES.get(link[1], f'source/{link[1]}')}", markdown)
+    return OUTWARDS.sub(lambda link: f"]({PAGES.get(link[1], f'source/{link[1]}')}", markdown)
 
 
 def reference() -> str:
     """A page with the docstring of every public function and value."""
-    public = [*sorted(circuitlens._PUBLIC)]
-    functions = [name for name in public if name.islower()]
+    public = sorted(circuitlens._PUBLIC)
     parts = {
-        "Functions": functions,
-        "Values": [name for name in public if name not in functions] + [*RETURNED],
-        "Corpora": CORPUS,
+        "Functions": [*filter(str.islower, public), "corpus.build", "corpus.read"],
+        "Values": [*(name for name in public if not name.islower()), *RETURNED],
         "For adapters": ADAPTERS,
     }
     lines = ["# Every function", "", "Made from the docstrings. [Python](python.md) shows them in use."]
@@ -58,10 +71,6 @@ def reference() -> str:
         lines += ["", f"## {title}", ""]
         lines += [f"::: circuitlens.{name}" for name in names]
     return "\n".join(lines)
-
-
-def _outside(markdown: str) -> list[str]:
-    return re.findall(r"\]\(\.\./([^)#]+)", markdown)
 
 
 def _rebased(markdown: str) -> str:
