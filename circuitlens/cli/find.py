@@ -62,8 +62,8 @@ Method = Annotated[
     MethodName | None,
     typer.Option(
         help="The change from zero (gradient, the default) or from the corrupted prompt (contrastive), by the gradient "
-        "at the prompt; the latter by rules of relevance (relp); integrated gradients (ig, the default with a "
-        "corrupted prompt); or each node's measured effect (exact)."
+        "at the prompt; the latter by rules of relevance (relp), or on one way between the prompts (path, the default "
+        "with a corrupted prompt); integrated gradients (ig); or each node's measured effect (exact)."
     ),
 ]
 
