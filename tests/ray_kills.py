@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import psutil
 import pytest
 
 import circuitlens
 from circuitlens.discovery import search_many
+from circuitlens.literals import StageName
 from circuitlens.pipeline import Search, run
 from circuitlens.runfolder import ray_pool, run_in_folder
 from circuitlens.runfolder.ray_engine import RayEngine
@@ -39,11 +39,11 @@ SLOW = 0.3
 class NotedWorker(Worker):
     """A worker that notes what it begins to compute."""
 
-    def compute(self, *what: Any) -> bytes | str:
+    def compute(self, stage: StageName, batch: int, known: bytes) -> bytes | str:
         with Path(os.environ[LOG]).open("a") as file:  # in one step, so that workers may share it
-            file.write(f"{what[0]} {what[1]}\n")
+            file.write(f"{stage} {batch}\n")
         time.sleep(SLOW)
-        return super().compute(*what)
+        return super().compute(stage, batch, known)
 
 
 def worker_processes() -> list[psutil.Process]:
