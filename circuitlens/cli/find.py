@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+import circuitlens
 from circuitlens.cli.adapter_options import given_options
 from circuitlens.cli.inputs import (
     MANY,
@@ -80,6 +81,9 @@ Measured = Annotated[
 Heads = Annotated[
     bool, typer.Option("--heads", help="Tell which attention heads carry the strongest edges between positions.")
 ]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="The prompts are a person's turns in a chat, by the model's own template.")
+]
 Verify = Annotated[bool, typer.Option("--verify", help="Measure the evidence, as `circuitlens verify` does.")]
 
 
@@ -89,6 +93,7 @@ def find(
     answer: Annotated[list[str] | None, typer.Option(help="The output to explain; several count together.")] = None,
     distractor: Annotated[list[str] | None, typer.Option(help="The output it is set against, or several.")] = None,
     corrupted: Annotated[str | None, typer.Option(help="A prompt that differs from PROMPT in what matters.")] = None,
+    chat: Chat = False,
     prompts: Prompts = None,
     by: Grouping = None,
     metric: Metric = None,
@@ -121,8 +126,7 @@ def find(
     pairs, others = (None if file is None else read_prompts(file) for file in (prompts, held_out))
     sources = meaning_sources(corpus, labels)
     loaded = load_adapter(adapter, options)
-    import circuitlens
-
+    prompt, corrupted, pairs, others = _in_chat(loaded, chat, prompt, corrupted, pairs, others)
     how: dict[str, Any] = {"method": method, "metric": metric, "frozen": frozen, "max_nodes": max_nodes}
     how |= {"max_edges": max_edges, "measured_edges": measured_edges, "batch_size": batch_size}
     how = {name: value for name, value in how.items() if value is not None}
@@ -143,6 +147,24 @@ def find(
     if output is not None:
         typer.echo(f"Wrote {output}; `circuitlens view {output}` shows it.")
     exit_unless(require, circuit)
+
+
+def _in_chat(
+    adapter: Adapter,
+    chat: bool,
+    prompt: str | None,
+    corrupted: str | None,
+    pairs: list[Pair] | None,
+    others: list[Pair] | None,
+) -> tuple[str | None, str | None, list[Pair] | None, list[Pair] | None]:
+    """The prompts as they were given, or each as a person's turn in a chat."""
+    if not chat:
+        return prompt, corrupted, pairs, others
+    from circuitlens.prompts.chat import chat_pair, chat_prompt
+
+    one, other = (text and chat_prompt(adapter, text) for text in (prompt, corrupted))
+    many = [None if file is None else [chat_pair(adapter, pair) for pair in file] for file in (pairs, others)]
+    return one, other, many[0], many[1]
 
 
 def _of_many(
@@ -174,8 +196,6 @@ def _kept(adapter: Adapter, circuit: Circuit, sources: dict[str, Any], output: P
     """The circuit with its labels, saved before those, which may be another model's, and before the evidence, which may
     take a while.
     """
-    import circuitlens
-
     if output is not None:
         circuit.save(output)
     if sources:
@@ -189,8 +209,6 @@ def _verified(
     adapter: Adapter, circuit: Circuit, held_out: list[Pair] | None, output: Path | None, run: Path | None
 ) -> Circuit:
     """The circuit with its evidence, which is printed and written into its file."""
-    import circuitlens
-
     circuit = circuitlens.verify(adapter, circuit, held_out, run_folder=run)
     print_verdict(circuit)
     if output is not None:

@@ -93,6 +93,13 @@ def test_what_does_not_go_together_is_a_usage_error(here: Here, words: tuple[str
     assert not Path("r").exists()
 
 
+def test_a_model_without_a_chat_template_says_so(here: Here) -> None:
+    for words in (("The cat", "--answer", "runs"), ("--prompts", "p.jsonl")):
+        code, _, errors = here("find", "toy", *words, "--chat")
+        assert code == 1
+        assert "Error: The model of adapter 'toy' has no chat template" in errors
+
+
 def test_what_is_no_run_or_another_is_a_sentence(here: Here) -> None:
     assert here("runs", "none")[0] == here("merge", "none")[0] == 1
     assert here(*FIND)[0] == 0
