@@ -29,6 +29,7 @@ from circuitlens.interchange.scores import graph_scores
 from circuitlens.meaning.evidence import from_contexts, whole_word
 from circuitlens.prompts.batch import tokenize
 from circuitlens.prompts.tasks import TASKS
+from circuitlens.pipeline import run
 from circuitlens.runfolder import Shard, run_in_folder
 from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runs import run_spliced
@@ -166,19 +167,18 @@ def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> No
 
 
 def test_one_process_shards_and_workers_of_ray_give_one_circuit(adapter: Adapter, tmp_path: Path) -> None:
-    """Of 100 prompts, to the last bit."""
+    """To the last bit."""
     if find_spec("ray") is None:
         pytest.skip("ray is not installed")
-    pairs, _ = TASKS["agreement-simple"](100, 1, 0)
-    whole = circuitlens.aggregate(adapter, pairs)
-    search = search_many(adapter, pairs)
-    shards, found = cycle(Shard(n, 3) for n in (1, 2, 3)), None
+    pairs, _ = TASKS["agreement-simple"](6, 1, 0)
+    search = search_many(adapter, pairs, "contrastive", max_nodes=30, measured_edges=2, batch_size=2)
+    whole = run(search)
+    shards, found = cycle(Shard(n, 2) for n in (1, 2)), None
     while found is None:
         found = run_in_folder(search, tmp_path / "shards", shard=next(shards))
     assert found == whole
-    for workers in (1, 2):
-        with RayEngine(search, {"model": MODEL, "saes": SAES}, workers=workers) as engine:
-            assert run_in_folder(search, tmp_path / str(workers), engine=engine) == whole
+    with RayEngine(search, {"model": MODEL, "saes": SAES}, workers=2) as engine:
+        assert run_in_folder(search, tmp_path / "ray", engine=engine) == whole
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
