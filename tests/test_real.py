@@ -27,9 +27,9 @@ from circuitlens.corpus.texts import SAMPLE
 from circuitlens.discovery import search_many
 from circuitlens.interchange.scores import graph_scores
 from circuitlens.meaning.evidence import from_contexts, whole_word
+from circuitlens.pipeline import run
 from circuitlens.prompts.batch import tokenize
 from circuitlens.prompts.tasks import TASKS
-from circuitlens.pipeline import run
 from circuitlens.runfolder import Shard, run_in_folder
 from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runs import run_spliced
