@@ -16,6 +16,7 @@ from circuitlens.circuit.annotations import MAX_NOTE
 from circuitlens.circuit.nodes import Value
 from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
+from circuitlens.files.described import first_fault
 from circuitlens.registry import ALIASES
 
 FORMAT = "circuitlens.circuit"
@@ -158,10 +159,3 @@ def _labelled_by_feature(said: dict[str, Any], nodes: object) -> dict[str, Any]:
             notes[name] = notes[name][:MAX_NOTE] if isinstance(notes[name], str) else notes[name]
     made |= {name: text for name, text in labels.items() if name not in {node["id"] for node in known}}
     return {**said, "labels": made, "notes": notes}
-
-
-def first_fault(error: ValidationError) -> str:
-    """Where the first fault of a document is, and what it is."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part)[:80] for part in first["loc"]).replace("\n", " ") or "the document"
-    return f"{place[:80]}: {first['msg'].removeprefix('Value error, ')[:200]}"

@@ -152,7 +152,7 @@ def merge(
 ) -> None:
     """Join the pieces of a run into its circuit, print a summary and write it to a file; nothing is computed."""
     from circuitlens.errors import RunError
-    from circuitlens.runfolder import RunFolder, RunRecord, join
+    from circuitlens.runfolder import RunFolder, join
     from circuitlens.torch_modes import own_modes
 
     run = RunFolder.open(folder)
@@ -161,9 +161,7 @@ def merge(
     record, pairs = run.record, run.pairs()
     adapter = load_for_run(folder, record)
     with own_modes(gradients=True):
-        search = record.search(adapter, pairs)
-        run = RunFolder.begin(folder, RunRecord.of(search), search.prompts.pairs, adapter)
-        circuit = join(search, run)
+        circuit = join(record.search(adapter, pairs), run)
     if circuit is None:
         raise RunError(f"A piece of {str(folder)!r} is damaged: start the run again, which computes it again.")
     if output is not None:

@@ -11,18 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
 from circuitlens.circuit.nodes import Count, Fingerprint, Many, Name, Number, Text, Value, Whole
 from circuitlens.errors import CorpusError
 from circuitlens.files import MAX_KEYS, parse_json, read_bounded, reason_of, write_file
+from circuitlens.files.described import Description
 from circuitlens.literals import SiteKind
 from circuitlens.prompts.pairs import Pair
 
 FORMAT = "circuitlens.corpus"
 DOCUMENT = "corpus.json"
 MAX_BYTES = 40_000_000
+DESCRIPTION = Description(
+    *(DOCUMENT, FORMAT, MAX_BYTES, "corpus"),
+    begin="make one with circuitlens corpus build",
+    again="make it again",
+    error=CorpusError,
+)
 SEGMENT = 256
 """Windows whose tokens are in one file."""
 MAX_CONTEXT, MAX_TOP = 2048, 100
@@ -89,28 +96,7 @@ def read_record(folder: Path) -> CorpusRecord:
     Raises:
         CorpusError: it is no corpus.
     """
-    path = folder / DOCUMENT
-    if not path.is_file():
-        raise CorpusError(
-            f"{str(folder)!r} is no corpus (it has no {DOCUMENT}): make one with circuitlens corpus build."
-        )
-    data = read_bounded(path, MAX_BYTES, "a corpus's description", CorpusError)
-    try:
-        document = parse_json(data)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise CorpusError(f"{str(path)!r} is no corpus: it does not say 'format': {FORMAT!r}.")
-        if document.get("version") != 1:
-            raise CorpusError(
-                f"{str(path)!r} has corpus format {document.get('version')!r:.20} and this circuitlens reads 1: make "
-                "it again, or upgrade circuitlens."
-            )
-        return CorpusRecord.model_validate_json(data)
-    except ValidationError as fault:
-        first = fault.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80]
-        raise CorpusError(f"{str(path)!r} is damaged ({where}: {first['msg'][:200]}): make it again.") from fault
-    except ValueError as fault:
-        raise CorpusError(f"{str(path)!r} is damaged ({fault}): make it again.") from fault
+    return DESCRIPTION.read(folder, CorpusRecord)
 
 
 def pair_of(record: CorpusRecord) -> Pair:

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from circuitlens.circuit.document import first_fault
 from circuitlens.circuit.nodes import LARGEST, Many, Name, Number, Text
 from circuitlens.errors import CircuitError
 from circuitlens.files import read_bounded, stream_object
+from circuitlens.files.described import first_fault
 from circuitlens.interchange.graph_json import MAX_BYTES, OURS, Json
 from circuitlens.interchange.scores import Links
 

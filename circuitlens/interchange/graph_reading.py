@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from circuitlens.circuit import Annotations, Circuit
-from circuitlens.circuit.document import first_fault
 from circuitlens.circuit.meaning import MAX_LABEL
 from circuitlens.errors import CircuitError
+from circuitlens.files.described import first_fault
 from circuitlens.interchange.foreign import about_graph, annotations_of, foreign_circuit
 from circuitlens.interchange.graph_json import OURS, Json, clean, clerp_of
 from circuitlens.interchange.graph_parsing import WHAT, ParsedGraph, parse_graph

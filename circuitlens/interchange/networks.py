@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from circuitlens.circuit import Circuit, Edge, Node
-from circuitlens.circuit.document import first_fault
 from circuitlens.distribution import created_by
 from circuitlens.errors import CircuitError
+from circuitlens.files.described import first_fault
 
 if TYPE_CHECKING:
     import networkx

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from circuitlens.adapter import Adapter
 from circuitlens.errors import RunError
-from circuitlens.files import locked, parse_json, read_bounded, reason_of, remove_dead_parts, write_file
+from circuitlens.files import locked, parse_json, read_bounded, reason_of, write_atomically, write_file
 from circuitlens.files.writing import PART
 from circuitlens.fingerprint import difference
 from circuitlens.literals import StageName
@@ -121,11 +121,11 @@ class RunFolder:
             RunError: it can't be written.
         """
         try:
-            write_file(self.file(stage, batch), data, RunError)
-        except RunError as fault:
-            told = str(fault.__cause__ and reason_of(fault.__cause__)) if isinstance(fault.__cause__, OSError) else ""
+            write_atomically(self.file(stage, batch), data)
+        except OSError as fault:
             raise RunError(
-                f"Can't write into {str(self.path)!r}: {told or fault}. What is done stays: make room, and start again."
+                f"Can't write into {str(self.path)!r}: {reason_of(fault)}. What is done stays: make room, and start "
+                "again."
             ) from fault
         with suppress(OSError):
             self._failure(stage, batch).unlink(missing_ok=True)
@@ -162,8 +162,6 @@ class RunFolder:
         Where the file system has no locks, nothing is claimed: two processes may do the same, and neither is wrong.
         """
         path = self.path / "claims" / f"{stage}-{batch:06}"
-        with suppress(OSError):
-            remove_dead_parts(self.path / "pieces")
         file = None
         if sys.platform != "win32":
             with suppress(OSError):

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from circuitlens.adapter import Adapter
 from circuitlens.circuit.nodes import Count, Fingerprint, Name, Number, Text, Value, Whole
 from circuitlens.distribution import installed_version
 from circuitlens.errors import RunError
-from circuitlens.files import MAX_KEYS, parse_json, read_bounded, write_file
+from circuitlens.files import MAX_KEYS, write_file
+from circuitlens.files.described import Description
 from circuitlens.literals import MethodName, MetricName, PositionGrouping, StageName
 from circuitlens.pipeline import Search
 from circuitlens.prompts.alignment import align, tokenize_pairs
@@ -25,7 +26,12 @@ from circuitlens.torch_modes import own_modes
 
 FORMAT = "circuitlens.run"
 DOCUMENT = "run.json"
-MAX_BYTES = 1_000_000
+DESCRIPTION = Description(
+    *(DOCUMENT, FORMAT, 1_000_000, "run"),
+    begin="begin one with circuitlens find --prompts … --run",
+    again="begin another",
+    error=RunError,
+)
 ELSEWHERE = {"fingerprint", "threads"}
 """Fields that need not be equal: weights are compared by what they do, and a process takes the run's threads."""
 
@@ -125,28 +131,7 @@ def read_record(folder: Path) -> RunRecord:
     Raises:
         RunError: it is no run.
     """
-    path = folder / DOCUMENT
-    if not path.is_file():
-        raise RunError(
-            f"{str(folder)!r} is no run (it has no {DOCUMENT}): begin one with circuitlens find --prompts … --run."
-        )
-    data = read_bounded(path, MAX_BYTES, "a run's description", RunError)
-    try:
-        document = parse_json(data)
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise RunError(f"{str(path)!r} is no run: it does not say 'format': {FORMAT!r}.")
-        if document.get("version") != 1:
-            raise RunError(
-                f"{str(path)!r} has run format {document.get('version')!r:.20} and this circuitlens reads 1: begin "
-                "another, or upgrade circuitlens."
-            )
-        return RunRecord.model_validate_json(data)
-    except ValidationError as fault:
-        first = fault.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))[:80]
-        raise RunError(f"{str(path)!r} is damaged ({where}: {first['msg'][:200]}): begin another run.") from fault
-    except ValueError as fault:
-        raise RunError(f"{str(path)!r} is damaged ({fault}): begin another run.") from fault
+    return DESCRIPTION.read(folder, RunRecord)
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

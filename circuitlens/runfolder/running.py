@@ -15,6 +15,7 @@ import torch
 
 from circuitlens.circuit import Circuit
 from circuitlens.errors import CircuitLensError, RunError
+from circuitlens.fingerprint import difference
 from circuitlens.literals import StageName
 from circuitlens.pipeline import Search
 from circuitlens.pipeline.stages import Joined, Known, Scoring
@@ -43,9 +44,6 @@ class Shard:
     def has(self, batch: int) -> bool:
         """Whether a batch is this shard's."""
         return batch % self.of == self.number - 1
-
-    def __str__(self) -> str:
-        return f"{self.number}/{self.of}"
 
 
 class Engine(ABC):
@@ -139,7 +137,15 @@ def run_in_folder(
 
 
 def join(search: Search, run: RunFolder, callback: ProgressCallback | None = None) -> Circuit | None:
-    """The circuit of a run of which all pieces are there; None if some are missing or damaged. Nothing is computed."""
+    """The circuit of a run of which all pieces are there; None if some are missing or damaged.
+
+    No piece is computed, so that any machine will do; but names are the adapter's, so its weights have to be the run's.
+
+    Raises:
+        RunError: they are others.
+    """
+    if told := difference(search.adapter, run.record.fingerprint, search.prompts.pairs[0]):
+        raise RunError(f"{str(run.path)!r} is a run of another model: {told}.")
     with Progress(len(search.stages) * len(search.batches), callback, "batch") as steps:
         return _joined(search, run, None, None, steps)
 

@@ -52,6 +52,14 @@ def test_shards_and_merge_give_what_one_call_gives(here: Here) -> None:
     assert "Wrote merged.json" in printed
     whole = Path("whole.json").read_bytes()
     assert Path("merged.json").read_bytes() == whole
+    # What was computed elsewhere is joined here, and not added to.
+    record = Path("r") / "run.json"
+    record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    assert here("merge", "r", "-o", "merged.json")[0] == 0
+    assert Path("merged.json").read_bytes() == whole
+    code, _, errors = here(*FIND)
+    assert code == 1
+    assert "its device is 'cuda', and now it is 'cpu'" in errors
     # Each shard that finds all pieces has the circuit: the last one of a stage goes on to the next.
     assert any(Path(f"{n}.json").exists() and Path(f"{n}.json").read_bytes() == whole for n in (1, 2))
 
