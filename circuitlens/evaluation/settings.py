@@ -33,7 +33,7 @@ Setting = int | float | Literal["corrupted"]
 """A factor on a node's value in the clean run (0 switches it off, 1 holds it), or its value in the corrupted run."""
 
 
-def read_settings(circuit: Circuit, settings: Mapping[str, Setting]) -> tuple[tuple[Node, ...], list[Setting]]:
+def read_settings(circuit: Circuit, settings: Mapping[str, object]) -> tuple[tuple[Node, ...], list[Setting]]:
     """The nodes that are to be set, and to what; raises CircuitError for what is no node here, or no setting."""
     nodes = tuple(circuit.node(node_id) for node_id in settings)
     return nodes, [_checked(node, setting) for node, setting in zip(nodes, settings.values(), strict=True)]
