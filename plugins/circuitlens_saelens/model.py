@@ -27,15 +27,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
-from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint, LensHandle
 from transformer_lens.model_bridge import TransformerBridge
 
 from circuitlens.adapter import Hook
 from circuitlens.errors import AdapterError
-
-Model = HookedTransformer | TransformerBridge
-
+from circuitlens_saelens.versions import Model
 
 _locks: WeakKeyDictionary[torch.nn.Module, threading.RLock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
@@ -52,7 +49,7 @@ class HookedModel:
     """
 
     def __init__(self, model: Model):
-        if not isinstance(model, HookedTransformer | TransformerBridge):
+        if not isinstance(model, Model):
             raise AdapterError(
                 f"The model is a {type(model).__name__}; CircuitLens reads TransformerLens models. Load it with "
                 "TransformerBridge.boot_transformers(name or folder), or pass hf_model= to wrap one you have."

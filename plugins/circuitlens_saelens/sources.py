@@ -17,11 +17,11 @@ from sae_lens.loading.pretrained_sae_loaders import (
     load_sae_config_from_huggingface,
 )
 from sae_lens.loading.pretrained_saes_directory import PretrainedSAELookup, get_pretrained_saes_directory
-from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from circuitlens.errors import AdapterError
 from circuitlens_saelens.hub import first_line
 from circuitlens_saelens.releases import choose_ids, files_of, layer_of, refusal, require_one_a_place
+from circuitlens_saelens.versions import get_official_model_name
 
 PROCESSING = ("fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases")
 """What SAEs may ask of their model's weights (TransformerLens' names)."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformer_lens import supported_models
+from transformer_lens.model_bridge import TransformerBridge
 
 import circuitlens
 from circuitlens.errors import AdapterError, CircuitError
@@ -193,3 +197,12 @@ def test_padding_beyond_a_sliding_window_gives_numbers() -> None:
         both = inputs.at_last(adapter.run(inputs, {}))
         alone = [i.at_last(adapter.run(i, {})) for i in (adapter.inputs([text]) for text in ("The cats", long))]
     torch.testing.assert_close(both, torch.cat(alone), rtol=1e-4, atol=1e-4)
+
+
+def test_a_transformer_lens_without_hooked_transformers_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TransformerLens 4, whose names these are."""
+    monkeypatch.setitem(sys.modules, "transformer_lens.loading_from_pretrained", None)
+    monkeypatch.setattr(supported_models, "get_official_model_name", str.upper, raising=False)
+    names = runpy.run_module("circuitlens_saelens.versions")
+    assert names["Model"] is TransformerBridge
+    assert names["get_official_model_name"]("gpt2") == "GPT2"
