@@ -125,11 +125,11 @@ def _fill_form(app: Dash, session: Session) -> None:
             raise PreventUpdate
         answers = {name: typed[name] for name in ("answer", "distractor")}
         method = typed["method"] or None
-        loaded = session.newest(typed["adapter"], method)
+        loaded = session.newest(typed["adapter"])
         if loaded is None:
             return html.P(NOT_LOADED, className="hint"), False
-        known = preview(loaded[0], typed["prompt"], typed["corrupted"], answers)
-        seconds = seconds_for(known, method, loaded[1])
+        known = preview(loaded, typed["prompt"], typed["corrupted"], answers)
+        seconds = seconds_for(known, method, session.pace(loaded, method))
         return preview_panel(known, typed, "" if seconds is None else f"It will take {about(seconds)}."), True
 
     @app.callback(
