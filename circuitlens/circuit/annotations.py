@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from circuitlens.circuit.meaning import MAX_LABEL
-from circuitlens.circuit.nodes import Many, Name, Node, Value
+from circuitlens.circuit.nodes import Node
+from circuitlens.circuit.values import Many, Name, Value
 from circuitlens.files import MAX_KEYS
 
 MAX_NOTE = 10_000

@@ -16,24 +16,11 @@ from circuitlens.circuit.document import Document, digest_of
 from circuitlens.circuit.evidence import Evidence
 from circuitlens.circuit.flow import carried, own_parts
 from circuitlens.circuit.graph import as_networkx, into_metric, is_acyclic, prune, strongest_first, strongest_path
+from circuitlens.circuit.imported import GraphText
 from circuitlens.circuit.meaning import Meaning, best
-from circuitlens.circuit.nodes import (
-    ANSWER,
-    CircuitPath,
-    Edge,
-    Fingerprint,
-    FullGraphSize,
-    ImportedText,
-    Many,
-    MetricRecord,
-    Name,
-    Node,
-    Number,
-    Size,
-    Text,
-    Whole,
-)
+from circuitlens.circuit.nodes import ANSWER, CircuitPath, Edge, Fingerprint, FullGraphSize, MetricRecord, Node
 from circuitlens.circuit.positions import Position, name_positions
+from circuitlens.circuit.values import Many, Name, Number, Size, Text, Whole
 from circuitlens.errors import CircuitError
 from circuitlens.files import MAX_KEYS
 from circuitlens.literals import MethodName, PositionGrouping
@@ -44,7 +31,6 @@ if TYPE_CHECKING:
 
     from circuitlens.adapter import Adapter
     from circuitlens.viewer import Viewer
-
 
 SPECIAL = re.compile(r"<[^<>\s]+>|\[[A-Z]+\]")
 """How tokens are written that are no text, such as <|endoftext|>, <s> and [CLS]."""
@@ -96,7 +82,7 @@ class Circuit(Document):
     meanings: Many[Meaning] = Field(
         default=(), description="what features are called by others than the reader, one of each feature"
     )
-    imported: ImportedText = ""
+    imported: GraphText = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Circuit:
@@ -115,6 +101,8 @@ class Circuit(Document):
         for source, target in pairs:
             if source not in self._by_id or target not in self._by_id:
                 raise ValueError(f"the edge {source!r} → {target!r} names a node that is not there")
+            if self._by_id[source].is_logit:
+                raise ValueError(f"the edge {source!r} → {target!r} goes out of an output")
         if unknown := self._unknown(self.annotations):
             raise ValueError(f"the annotations name {min(unknown)!r}, which is no node or feature")
         if len({(meaning.hook, meaning.index) for meaning in self.meanings}) < len(self.meanings):

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import ConfigDict, Field, ValidationError
 
 from circuitlens.circuit.annotations import MAX_NOTE
-from circuitlens.circuit.nodes import Value
+from circuitlens.circuit.values import Value
 from circuitlens.errors import CircuitError
 from circuitlens.files import format_bytes, parse_json, read_bounded, too_many, write_file
 from circuitlens.files.described import first_fault

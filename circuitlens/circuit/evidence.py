@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from circuitlens.circuit.nodes import Count, Many, Name, Number, Text, Value
+from circuitlens.circuit.values import Count, Many, Name, Number, Text, Value
 from circuitlens.literals import AblationKind, CheckStatus, Verdict
 
 

@@ -7,7 +7,7 @@ from typing import get_args
 
 from pydantic import Field
 
-from circuitlens.circuit.nodes import Count, Name, Value
+from circuitlens.circuit.values import Count, Name, Value
 from circuitlens.literals import MeaningSource
 
 MAX_LABEL = 200

@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from circuitlens.circuit.imported import NodeText
 from circuitlens.circuit.positions import Position, name_positions
+from circuitlens.circuit.values import Count, Many, Name, Number, Size, Value
 from circuitlens.literals import NodeKind
 from circuitlens.prompts.metrics import METRICS
 
 ANSWER, DISTRACTOR = "answer", "distractor"
 """Labels of the logit nodes of a circuit over many prompts, each of which has its own answers."""
 
-LARGEST = 1e100
-"""Beyond what any model computes, and so small that sums, differences and products are finite."""
-MOST = 100_000
-"""Tokens, pairs, and whatever else there is of one kind beside nodes and edges, which the size of a file bounds."""
-
-T = TypeVar("T")
-Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
-Size = Annotated[float, Field(ge=0, le=LARGEST, allow_inf_nan=False)]
-"""A number that is no less than 0."""
-Whole = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
-Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Name = Annotated[str, Field(max_length=1000)]
-"""An id, a hook, a label."""
-Text = Annotated[str, Field(max_length=1_000_000)]
-"""A prompt, or a sentence."""
-# The first fault is enough: a message on each of a million would not fit in memory.
-Many = Annotated[tuple[T, ...], Field(fail_fast=True, max_length=MOST)]
-
-ImportedText = Annotated[
-    Text,
-    Field(
-        exclude_if=lambda text: not text,
-        description="of an imported graph: what its file says beside the other fields, as JSON text",
-    ),
-]
-
 StandardError = Annotated[
     Size | None, Field(exclude_if=lambda value: value is None, description="of a mean over prompts")
 ]
-
-
-class Value(BaseModel):
-    """A frozen value without unknown fields, whose numbers are never read from text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Node(Value):
@@ -69,7 +39,7 @@ class Node(Value):
     url: str | None = Field(
         default=None, max_length=2000, pattern=r"^https?://", description="a page about the feature"
     )
-    imported: ImportedText = ""
+    imported: NodeText = ""
 
     @property
     def is_logit(self) -> bool:

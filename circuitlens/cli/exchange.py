@@ -33,7 +33,7 @@ def export(
     import circuitlens
 
     ending = "-graph.json" if to == "neuronpedia" else f".{to}"
-    target = file.with_name(file.stem + ending) if output is None else output
+    target = file.parent / f"{file.stem}{ending}" if output is None else output
     require_apart({"FILE": file, "--output": target})
     if scan is not None and to != "neuronpedia":
         raise typer.BadParameter("it goes with --to neuronpedia only.", param_hint="--scan")
@@ -47,7 +47,7 @@ def export(
         from circuitlens.viewer.tables import csv_tables
 
         tables = csv_tables(circuit) if to == "csv" else {"": WRITERS[to](circuit)}
-        written = [target.with_stem(target.stem + name) for name in tables]
+        written = [target.parent / f"{target.stem}{name}{target.suffix}" for name in tables]
         for path, text in zip(written, tables.values(), strict=True):
             write_file(path, text.encode("utf-8", "replace"), CircuitError)
     typer.echo(f"Wrote {' and '.join(map(str, written))}.")
@@ -77,7 +77,7 @@ def import_(
     from circuitlens.interchange.graph_reading import KEPT_EDGES, KEPT_NODES
     from circuitlens.report.summary import describe_scores
 
-    target = file.with_name(f"{file.stem}-circuit.json") if output is None else output
+    target = file.parent / f"{file.stem}-circuit.json" if output is None else output
     require_apart({"FILE": file, "--output": target})
     model = None
     if adapter is not None:

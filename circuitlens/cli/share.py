@@ -18,7 +18,7 @@ def share(
     ] = None,
 ) -> None:
     """Write a circuit as one file of HTML, to send to somebody: it opens without a server and without a network."""
-    output = output or file.with_suffix(".html")
+    output = output or file.parent / f"{file.stem}.html"
     require_apart({"FILE": file, "--output": output})
     from circuitlens.circuit import open_circuit
     from circuitlens.files import format_bytes, write_file

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 
-from circuitlens.circuit.nodes import Count, Fingerprint, Many, Name, Number, Text, Value, Whole
+from circuitlens.circuit.nodes import Fingerprint
+from circuitlens.circuit.values import Count, Many, Name, Number, Text, Value, Whole
 from circuitlens.errors import CorpusError
 from circuitlens.files import MAX_KEYS, parse_json, read_bounded, reason_of, write_file
 from circuitlens.files.described import Description

@@ -6,6 +6,7 @@ import json
 import os
 import stat
 from collections import Counter
+from math import isinf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,11 +107,17 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _real(digits: str) -> float:
+    if isinf(value := float(digits)):
+        raise ValueError(f"{digits[:40]} is no number that fits")
+    return value
+
+
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number")
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=_refuse)
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_real, parse_constant=_refuse)
 """Reads one value of JSON from anyone."""
 
 

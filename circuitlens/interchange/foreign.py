@@ -97,7 +97,7 @@ def foreign_circuit(graph: ParsedGraph, adapter: Adapter | None, max_nodes: int,
         found=_size(graph, effects) if adapter is None else None,
         conservation_residual=0.0,
         nodes=tuple(made[n] for n in order),
-        edges=_edges(graph, effects, made, max_edges),
+        edges=_edges(graph, effects, {n: made[n] for n in order}, max_edges),
         annotations=annotations_of(graph, ids),
         meanings=_meanings([(made[n], graph.nodes[n]["clerp"]) for n in order]),
         imported=about_graph(graph),
@@ -159,7 +159,7 @@ def _effects(graph: ParsedGraph, target: int) -> Effects:
     shares = links.shares()
     influence = links.handed_down(shares, outputs)
     into = np.bincount(links.targets, np.abs(links.weights), links.count)
-    activation = np.array([abs(node.get("activation") or 0.0) for node in nodes])
+    activation = np.array([abs(node.get("activation") or 0.0) for node in nodes], dtype=float)
     sizes = np.where(activation > 0, activation, into)
     is_output = np.array([node["feature_type"] == LOGIT for node in nodes])
     start = np.zeros(links.count)
@@ -184,15 +184,16 @@ def _strongest(nodes: Sequence[Json], influence: Float[ndarray, " node"], wanted
 
 
 def _edges(graph: ParsedGraph, effects: Effects, made: dict[int, Node], most: int) -> tuple[Edge, ...]:
-    """The links of most influence between the nodes, by falling |weight|."""
+    """The links of most influence between the nodes, by falling |weight|, then in the order of the nodes."""
     import numpy as np
 
     links = graph.links
-    kept = np.zeros(links.count, dtype=bool)
-    kept[list(made)] = True
-    among: Int[ndarray, " kept"] = np.flatnonzero(kept[links.sources] & kept[links.targets])
+    place = np.full(links.count, -1)
+    place[list(made)] = np.arange(len(made))
+    among: Int[ndarray, " kept"] = np.flatnonzero((place[links.sources] >= 0) & (place[links.targets] >= 0))
     chosen = among[np.argsort(-effects.scores[among], kind="stable")[:most]]
-    chosen = chosen[np.argsort(-np.abs(effects.weights[chosen]), kind="stable")]
+    ends = (place[links.targets[chosen]], place[links.sources[chosen]])
+    chosen = chosen[np.lexsort((*ends, -np.abs(effects.weights[chosen])))]
     columns = (links.sources, links.targets, effects.weights, links.weights)
     return tuple(
         Edge(source=made[s].id, target=made[t].id, weight=weight, into_target=own)

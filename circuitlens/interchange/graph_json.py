@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitlens.circuit import Circuit, Node
+from circuitlens.circuit import ANSWER, Circuit, Node
 from circuitlens.circuit.meaning import MAX_LABEL
 from circuitlens.distribution import installed_version
 from circuitlens.errors import CircuitError
@@ -38,12 +38,13 @@ Json = dict[str, Any]
 
 
 def write_graph(circuit: Circuit, path: str | os.PathLike[str], *, scan: str | None = None) -> None:
-    """Write a circuit as an attribution graph, whole or not at all; its slug is the file's name.
+    """Write a circuit as an attribution graph, whole or not at all; its slug is the file's name, or its graph's own.
 
     Args:
         circuit: the circuit, with what a reader made of it.
         path: the file.
-        scan: what Neuronpedia calls the model; by default what the features' pages, or the adapter's options, say.
+        scan: what Neuronpedia calls the model; by default what the graph it was imported from, the features' pages,
+            or the adapter's options say.
 
     Raises:
         CircuitError: the file can't be written, would be larger than Neuronpedia takes, or a name has letters that it
@@ -70,17 +71,19 @@ def to_graph(circuit: Circuit, *, slug: str = "circuit", scan: str | None = None
     said: Json = json.loads(circuit.imported) if circuit.imported else {}
     nodes = _nodes(circuit)
     names = {node.id: made["node_id"] for node, made in zip(circuit.nodes, nodes, strict=True)}
+    foreign = any(node.imported for node in circuit.nodes)
     metadata = {
         "slug": slug,
-        "scan": scan or _scan(circuit),
+        "scan": _scan(circuit),
         "node_threshold": 1.0,
         "schema_version": 1,
-        **_details(circuit),
+        **({} if foreign else _details(circuit)),
         **said.get("metadata", {}),
+        **({"scan": scan} if scan else {}),
         "prompt_tokens": list(circuit.tokens),
         "prompt": circuit.prompt,
     }
-    if not any(node.imported for node in circuit.nodes):
+    if not foreign:
         metadata[OURS] = {key: value for key, value in json.loads(circuit.about).items() if key != "imported"}
     elif "prompt" in said.get("metadata", {}):
         metadata["prompt"] = said["metadata"]["prompt"]  # an adapter that puts BOS there itself has it without
@@ -103,7 +106,8 @@ def clerp_of(circuit: Circuit, node: Node) -> str:
 def _nodes(circuit: Circuit) -> list[Json]:
     layers = _layers(circuit)
     weights, influence = output_weights(circuit.nodes).tolist(), cumulative_influence(circuit)
-    heaviest = max((n for n, node in enumerate(circuit.nodes) if node.is_logit), key=weights.__getitem__, default=None)
+    outputs = [n for n, node in enumerate(circuit.nodes) if node.is_logit]
+    target = max(outputs, key=lambda n: (_is_answer(circuit, circuit.nodes[n]), weights[n]), default=None)
     taken: set[str] = {json.loads(node.imported)["node_id"] for node in circuit.nodes if node.imported}
     made = list[Json]()
     for n, node in enumerate(circuit.nodes):
@@ -111,7 +115,7 @@ def _nodes(circuit: Circuit) -> list[Json]:
             raw = json.loads(node.imported)
             made.append(raw if node.is_logit else {**raw, "clerp": clerp_of(circuit, node)})
             continue
-        written = _node(circuit, node, layers[_row(node)], weights[n], influence[n], n == heaviest)
+        written = _node(circuit, node, layers[_row(node)], weights[n], influence[n], n == target)
         if written["node_id"] in taken:  # two nodes of one hook, position and index
             written["node_id"] = next(w for k in range(2, n + 3) if (w := f"{written['node_id']}_{k}") not in taken)
             written["jsNodeId"] = written["node_id"]
@@ -151,6 +155,11 @@ def _node(circuit: Circuit, node: Node, layer: str, weight: float, influence: fl
         "activation": node.activation if kind == FEATURE else None,
         OURS: node.model_dump(mode="json"),
     }
+
+
+def _is_answer(circuit: Circuit, node: Node) -> bool:
+    """Whether an output is one that is asked for, and no distractor."""
+    return node.label == ANSWER if circuit.pairs else node.index in {output.index for output in circuit.metric.answers}
 
 
 def _row(node: Node) -> str:

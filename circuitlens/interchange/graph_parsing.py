@@ -9,11 +9,12 @@ import os
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from circuitlens.circuit.nodes import LARGEST, Many, Name, Number, Text
+from circuitlens.circuit.imported import GraphMetadata, GraphNode, GraphState
+from circuitlens.circuit.values import LARGEST
 from circuitlens.errors import CircuitError
 from circuitlens.files import read_bounded, stream_object
 from circuitlens.files.described import first_fault
@@ -23,46 +24,6 @@ from circuitlens.interchange.scores import Links
 WHAT = "an attribution graph (JSON)"
 MAX_NODES, MAX_LINKS = 50_000, 2_000_000
 """What is read at all; circuit-tracer keeps 7,500 features at most, and files of 24 MB have 344,000 links."""
-
-
-class _Part(BaseModel):
-    """A part of the file, with whatever fields it has beside these."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class GraphNode(_Part):
-    """A node."""
-
-    model_config = ConfigDict(strict=True)
-
-    node_id: str = Field(min_length=1, max_length=1000)
-    feature: int | None
-    layer: Annotated[str, Field(pattern=r"^(E|E1|-1|\d{1,6})$")] | Annotated[int, Field(ge=-1, lt=10**6)]
-    ctx_idx: int = Field(ge=0, le=100_000)
-    feature_type: Name
-    jsNodeId: Name  # noqa: N815 (the format's)
-    clerp: Annotated[str, Field(max_length=100_000)]
-    influence: Number | None = None
-    activation: Number | None = None
-    token_prob: Number | None = None
-    is_target_logit: bool | None = None
-
-
-class GraphMetadata(_Part):
-    """What the graph is of."""
-
-    slug: Name
-    scan: Name
-    prompt_tokens: Many[Name] = Field(min_length=1)
-    prompt: Text
-
-
-class GraphState(_Part):
-    """`qParams`: what a reader made of the graph."""
-
-    pinnedIds: Many[Name] = ()  # noqa: N815 (the format's)
-    supernodes: Many[Annotated[tuple[Name, ...], Field(min_length=1)]] = ()
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def from_networkx(graph: networkx.DiGraph) -> Circuit:
     """
     import networkx
 
-    if not graph.is_directed() or graph.is_multigraph():
-        raise CircuitError("The graph is undirected or has parallel edges: give a networkx.DiGraph.")
+    if not isinstance(graph, networkx.DiGraph) or graph.is_multigraph():
+        raise CircuitError("It is no graph, undirected, or has parallel edges: give a networkx.DiGraph.")
     if not networkx.is_directed_acyclic_graph(graph):
         raise CircuitError("The graph's edges run in a circle: a circuit has layers.")
     about = graph.graph.get("circuit")
@@ -49,7 +49,7 @@ def from_networkx(graph: networkx.DiGraph) -> Circuit:
         return Circuit.model_validate_json(json.dumps(document))
     except ValidationError as error:
         raise CircuitError(f"The graph is no circuit: {first_fault(error)}.") from error
-    except (TypeError, ValueError, RecursionError) as fault:
+    except (TypeError, ValueError, OverflowError, RecursionError) as fault:
         raise CircuitError(f"The graph has an attribute that no file can hold: {str(fault)[:200]}.") from fault
 
 

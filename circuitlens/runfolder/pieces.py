@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from circuitlens.attribution.sums import BatchSums, EdgeSums, KeyedSums
-from circuitlens.circuit.nodes import Count, Name, Size, Value
+from circuitlens.circuit.values import Count, Name, Size, Value
 from circuitlens.literals import StageName
 from circuitlens.pipeline.stages import Known, Piece
 from circuitlens.runfolder.sealed import DamagedError, seal, unseal

@@ -13,7 +13,8 @@ import torch
 from pydantic import Field
 
 from circuitlens.adapter import Adapter
-from circuitlens.circuit.nodes import Count, Fingerprint, Name, Number, Text, Value, Whole
+from circuitlens.circuit.nodes import Fingerprint
+from circuitlens.circuit.values import Count, Name, Number, Text, Value, Whole
 from circuitlens.distribution import installed_version
 from circuitlens.errors import RunError
 from circuitlens.files import MAX_KEYS, write_file

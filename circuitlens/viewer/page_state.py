@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from circuitlens.circuit import Annotations
-from circuitlens.circuit.nodes import Many
+from circuitlens.circuit.values import Many
 from circuitlens.errors import ViewerError
 
 View = Literal["graph", "table", "evidence"]

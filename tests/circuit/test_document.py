@@ -64,7 +64,10 @@ BAD_FILES = {
     "extra": (lambda c: edited(c, colour="red"), "damaged circuit file: colour"),
     "missing": (lambda c: edited(c, nodes=None), "damaged circuit file: nodes"),
     "nan": (lambda c: c.model_dump_json().replace('"weight":', '"weight":NaN,"was":', 1).encode(), "NaN is no number"),
-    "huge number": (lambda c: c.model_dump_json().replace('"value":', '"value":1e999,"was":', 1).encode(), "damaged"),
+    "huge number": (
+        lambda c: c.model_dump_json().replace('"value":', '"value":1e999,"was":', 1).encode(),
+        "1e999 is no number",
+    ),
     "no corrupted": (lambda c: edited(c, method="contrastive"), "there is no corrupted prompt"),
     "many faults": (lambda c: edited(c, nodes=[1] * 300_000), r"nodes\.0"),
     "long key": (lambda c: edited(c, **{"k" * 100_000: 1}), "damaged circuit file: kkk"),

@@ -70,4 +70,9 @@ def test_what_can_not_be_done_is_told_in_a_sentence(here: Here, cats: Circuit, t
     code, _, errors = here("import", str(tmp_path / "rain.json"), "--adapter", "toy")
     assert (code, errors.count("\n")) == (1, 1)
     assert here("import", str(tmp_path / "rain.json"), "--adapter", "none")[0] == 2
+    for command in (["export", "--to", "dot"], ["import"], ["share"]):
+        for folder in (".", "/"):
+            code, _, errors = here(*command, folder)
+            assert (code, errors.count("\n")) == (1, 1)
+            assert "is not a file" in errors
     assert not [*tmp_path.glob("*.part"), *tmp_path.glob("*-circuit.json")]

@@ -101,9 +101,28 @@ def test_a_graph_of_transcoders_loses_nothing(tmp_path: Path) -> None:
     circuit.save(tmp_path / "circuit.json")
     back = to_graph(circuitlens.open(tmp_path / "circuit.json"), slug="another")
     assert back["metadata"] == graph["metadata"]
+    assert to_graph(circuit, scan="another")["metadata"] == graph["metadata"] | {"scan": "another"}
     assert back["qParams"] == graph["qParams"]
     assert nodes_of(back) == nodes_of(graph)
     assert links_of(back) == links_of(graph)
+
+
+def test_nothing_is_said_of_another_tools_weights(tmp_path: Path) -> None:
+    """What our own links and outputs mean is not what theirs do."""
+    graph = transcoder_graph()
+    del graph["metadata"]["info"]
+    assert "info" not in to_graph(read_graph(written(tmp_path / "rain.json", graph)))["metadata"]
+
+
+def test_the_target_is_the_answer_also_where_the_distractor_does_more(cats: Circuit) -> None:
+    (answer,) = (output.index for output in cats.metric.answers)
+    nodes = tuple(
+        node.model_copy(update={"attribution": 0.1 if node.index == answer else -5.0}) if node.is_logit else node
+        for node in cats.nodes
+    )
+    outputs = [n for n in to_graph(cats.model_copy(update={"nodes": nodes}))["nodes"] if n["feature_type"] == "logit"]
+    assert len(outputs) == 2
+    assert [n["circuitlens"]["index"] for n in outputs if n["is_target_logit"]] == [answer]
 
 
 def test_what_a_reader_changes_here_is_in_the_graph(tmp_path: Path) -> None:

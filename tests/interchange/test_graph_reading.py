@@ -139,6 +139,25 @@ def test_a_circuit_of_ours_is_pruned_on_the_way_in(cats: Circuit, tmp_path: Path
 # Hostile files
 
 
+def test_a_whole_number_may_be_as_large_as_a_real_one(tmp_path: Path) -> None:
+    graph = transcoder_graph()
+    graph["nodes"][0]["activation"] = 10**30
+    assert read_graph(written(tmp_path / "rain.json", graph)).node("0_5_1").activation == 1e30
+
+
+TEXTS = ["{", "[]", "{}", '{"node_id": 1}', "[" * 100_000, '{"metadata": {}, "qParams": {"supernodes": [[]]}}']
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_a_circuit_file_says_of_its_graph_is_checked(text: str, tmp_path: Path) -> None:
+    circuit = read_graph(written(tmp_path / "rain.json", transcoder_graph()))
+    for part in ("circuit", "node"):
+        document = json.loads(circuit.model_dump_json())
+        (document if part == "circuit" else document["nodes"][0])["imported"] = text
+        with pytest.raises(CircuitError, match=r"damaged circuit file: (nodes\.0\.)?imported: "):
+            circuitlens.open(written(tmp_path / "bad.json", document))
+
+
 def refused(path: Path) -> str:
     """Why a file is refused, in one sentence."""
     with pytest.raises(CircuitError) as error:
@@ -177,6 +196,9 @@ FAULTS: dict[str, Callable[[Json], object]] = {
     "the links run in a circle": lambda graph: graph["links"].append(
         {"source": "1_7_1", "target": "0_5_1", "weight": 1.0}
     ),
+    "goes out of an output": lambda graph: graph["links"].append(
+        {"source": "3_11_1", "target": "3_12_1", "weight": 1.0}
+    ),
     "it has no node of the type 'logit'": lambda graph: [n.update(feature_type="x") for n in graph["nodes"]],
     "pinnedIds.0: Input should be a valid string": lambda graph: graph["qParams"].update(pinnedIds=[1]),
     "supernodes.0: Tuple should have at least 1 item": lambda graph: graph["qParams"].update(supernodes=[[]]),
@@ -203,6 +225,7 @@ BAD = {
     "NaN is no number": b'{"links":[{"source":"a","target":"b","weight":NaN}]}',
     "Infinity is no number": b'{"links":[{"source":"a","target":"b","weight":-Infinity}]}',
     "or a value has over 1,000,000 characters": b'{"metadata":"' + b"x" * 3_000_000 + b'"}',
+    "1e999 is no number that fits": b'{"metadata":{"node_threshold":1e999}}',
     "a number in it has 5000 digits": b'{"metadata":' + b"1" * 5000 + b"}",
     "the key 'metadata' is there twice": b'{"metadata":{},"metadata":{}}',
     "byte 14 is 0xff": b'{"metadata":"\xff"}',

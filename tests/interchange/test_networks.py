@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import networkx
 import pytest
@@ -14,8 +15,10 @@ import circuitlens
 from circuitlens.circuit import Annotations, Circuit, Edge
 from circuitlens.circuit.nodes import HeadShare
 from circuitlens.errors import CircuitError
+from circuitlens.interchange.graph_reading import read_graph
 from circuitlens.interchange.networks import from_networkx, to_dot, to_gexf, to_graphml
 from tests.circuit.handmade import Drawn, built, layered
+from tests.interchange.graphs import transcoder_graph, written
 
 HARD = 'a "label" \\N <b>&amp;</b> é 😀'
 
@@ -92,9 +95,24 @@ def test_a_plain_graph_is_a_circuit() -> None:
     assert from_networkx(circuit.to_networkx()) == circuit
 
 
+def test_an_imported_graph_with_equal_weights_gives_the_same_circuit(tmp_path: Path) -> None:
+    graph = transcoder_graph()
+    for link in graph["links"]:
+        link["weight"] = 1.0
+    for node in graph["nodes"]:
+        node["activation"] = 1.0
+    circuit = read_graph(written(tmp_path / "rain.json", graph))
+    assert len({abs(edge.weight) for edge in circuit.edges}) < len(circuit.edges)
+    assert from_networkx(circuit.to_networkx()) == circuit
+
+
 def test_graphs_that_are_no_circuits_are_refused() -> None:
     with pytest.raises(CircuitError, match="undirected"):
         from_networkx(networkx.Graph([("a", "b")]))  # type: ignore[arg-type]
+    with pytest.raises(CircuitError, match="no graph"):
+        from_networkx(None)  # type: ignore[arg-type]
+    with pytest.raises(CircuitError, match="no file can hold"):
+        from_networkx(networkx.DiGraph([("a", "b", {"weight": 10**400})]))
     with pytest.raises(CircuitError, match="in a circle"):
         from_networkx(networkx.DiGraph([("a", "b"), ("b", "a")]))
     for field, value, told in (
