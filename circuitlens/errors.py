@@ -4,6 +4,18 @@ Every message says what was got, what was expected and what to do; the command l
 without a traceback.
 """
 
+import re
+
+NO_MEMORY = re.compile(
+    r"n.t allocate memory|cannot allocate|out of memory|bad_alloc|failed to map segment", re.IGNORECASE
+)
+"""What torch and the system's loader say where memory is short: on a CPU they have no exception of their own for it."""
+
+
+def is_no_memory(fault: Exception) -> bool:
+    """Whether memory was short."""
+    return isinstance(fault, MemoryError) or bool(NO_MEMORY.search(str(fault)))
+
 
 class CircuitLensError(Exception):
     """Base of the errors below: a fault in what was given, not in the program."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import sys
 from contextlib import suppress
 from typing import Annotated
@@ -29,12 +28,7 @@ from circuitlens.cli.runs import merge, runs
 from circuitlens.cli.share import share
 from circuitlens.cli.verify import verify
 from circuitlens.cli.view import demo, view
-from circuitlens.errors import CircuitLensError
-
-NO_MEMORY = re.compile(
-    r"n.t allocate memory|cannot allocate|out of memory|bad_alloc|failed to map segment", re.IGNORECASE
-)
-"""What torch and the system's loader say where memory is short: they have no exception of their own for it."""
+from circuitlens.errors import CircuitLensError, is_no_memory
 
 app = typer.Typer(
     name="circuitlens",
@@ -81,7 +75,7 @@ def _say(message: str) -> int:
 
 def _told_of_system(error: Exception) -> str:
     """A sentence on what the system refused, and nothing on what may be a fault of the program."""
-    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+    if is_no_memory(error):
         return "There is not enough memory for this: close other programs, or ask for less."
     if isinstance(error, OSError):
         about = f" {error.filename!r}" if error.filename else ""

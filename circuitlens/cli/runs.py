@@ -163,7 +163,7 @@ def merge(
     with own_modes(gradients=True):
         circuit = join(record.search(adapter, pairs), run)
     if circuit is None:
-        raise RunError(f"A piece of {str(folder)!r} is damaged: start the run again, which computes it again.")
+        raise RunError(_missing(run))
     if output is not None:
         circuit.save(output)
     print_summary(circuit)
@@ -207,7 +207,10 @@ def _missing(run: Any) -> str:
     """What has to be done before a run can go on, in a sentence."""
     stage = next((stage for stage in run.record.stages if run.missing(stage)), None)
     if stage is None:
-        return "All is done."
+        return (
+            f"A piece of {str(run.path)!r} is damaged, or has only just been written: start the run again, which "
+            "computes what is damaged."
+        )
     missing = run.missing(stage)
     told = ", ".join(map(str, missing[:5])) + (" …" if len(missing) > 5 else "")
     return (

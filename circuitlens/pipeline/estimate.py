@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
+from circuitlens.errors import is_no_memory
 from circuitlens.pipeline.search import BATCH, Search
 from circuitlens.pipeline.stages import Joined, Scoring
 
@@ -86,7 +87,9 @@ def estimate(search: Search) -> Estimate:
     if one.seconds * len(search.prompts) > SHORT and len(search.prompts) > 2 * FEW:
         try:
             few = _tried(search, FEW, held)
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as fault:
+            if not is_no_memory(fault):
+                raise
             return Estimate(one, None, held, 0)
         again = _tried(search, 1, held)  # the first run of all takes longer
         one = replace(one, seconds=min(one.seconds, again.seconds))

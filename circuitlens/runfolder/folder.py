@@ -34,6 +34,7 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 PROMPTS = "prompts.jsonl"
+FOLDERS = ("pieces", "claims", "failures")
 MAX_PIECE = 4_000_000_000
 MAX_REASON = 2000
 NAME = re.compile(r"(nodes|edges|weighing)-(\d{6})\.safetensors")
@@ -60,28 +61,30 @@ class RunFolder:
         """The folder of the run that is asked for: a new one, or what was begun.
 
         Raises:
-            RunError: it can't be written, or holds another run.
+            RunError: it can't be written, holds another run, or files that are no run's.
         """
         try:
-            for folder in ("pieces", "claims", "failures"):
-                (path / folder).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
+            with locked(path / DOCUMENT, RunError):
+                begun = (path / DOCUMENT).exists()
+                if not begun:
+                    _require_new(path)
+                    for folder in FOLDERS:
+                        (path / folder).mkdir(exist_ok=True)
+                    write_pairs(path / PROMPTS, pairs)
+                    write_record(path, asked)
         except OSError as fault:
-            if not (path / DOCUMENT).is_file():
-                raise RunError(f"Can't make the folder {str(path)!r}: {fault.strerror}. Give another.") from fault
-        with locked(path / DOCUMENT, RunError):
-            if (path / DOCUMENT).exists():
-                known = read_record(path)
-                if told := known.difference(asked) or difference(adapter, known.fingerprint, pairs[0]):
-                    raise RunError(f"{str(path)!r} holds another run: {told}. Give another folder, or remove this one.")
-                return RunFolder(path, known)
-            ours = {"pieces", "claims", "failures", "evidence", PROMPTS}
-            if other := [
-                each.name for each in path.iterdir() if each.name not in ours and not PART.fullmatch(each.name)
-            ]:
-                raise RunError(f"{str(path)!r} holds {min(other)!r} and no run: give a new folder.")
-            write_pairs(path / PROMPTS, pairs)
-            write_record(path, asked)
+            raise RunError(f"Can't make the folder {str(path)!r}: {fault.strerror}. Give another.") from fault
+        if not begun:
             return RunFolder(path, asked)
+        # Not under the lock: it runs the model, and many shards may start together.
+        known = read_record(path)
+        if told := known.difference(asked) or difference(adapter, known.fingerprint, pairs[0]):
+            raise RunError(f"{str(path)!r} holds another run: {told}. Give another folder, or remove this one.")
+        with suppress(OSError):  # copies often lack empty folders; a read-only one has all that is needed, or is told
+            for folder in FOLDERS:
+                (path / folder).mkdir(exist_ok=True)
+        return RunFolder(path, known)
 
     @staticmethod
     def open(path: Path) -> RunFolder:
@@ -138,7 +141,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except DamagedError as fault:
-            log.warning("%s is damaged (%s) and is computed again.", path, fault)
+            log.warning("%s is damaged (%s) and counts as missing.", path, fault)
             return None
 
     def records(self) -> Iterator[PieceRecord]:
@@ -210,6 +213,17 @@ class RunFolder:
 
     def _failure(self, stage: str, batch: int) -> Path:
         return self.path / "failures" / f"{stage}-{batch:06}.json"
+
+
+def _require_new(path: Path) -> None:
+    """Refuse to begin a run among other files, or among pieces of which nothing says any more what they are of."""
+    ours = {*FOLDERS, "evidence", PROMPTS}
+    if other := [each.name for each in path.iterdir() if each.name not in ours and not PART.fullmatch(each.name)]:
+        raise RunError(f"{str(path)!r} holds {min(other)!r} and no run: give a new folder.")
+    if any((path / "pieces").glob("*.safetensors")):
+        raise RunError(
+            f"{str(path)!r} holds pieces of a run and no {DOCUMENT}, which says what they are of: give a new folder."
+        )
 
 
 def _lock(file: int) -> bool:

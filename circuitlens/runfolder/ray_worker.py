@@ -22,7 +22,7 @@ from circuitlens.prompts.pairs import Pair
 from circuitlens.registry import load
 from circuitlens.runfolder.pieces import digest_of_known, known_from_bytes
 from circuitlens.runfolder.record import RunRecord
-from circuitlens.runfolder.running import NO_MEMORY, computed
+from circuitlens.runfolder.running import computed, failure_reason
 from circuitlens.torch_modes import own_modes
 
 
@@ -46,8 +46,8 @@ class Worker:
         """Load all that is needed; what keeps this worker from taking part, "" where nothing does."""
         try:
             self._load(task)
-        except (CircuitLensError, MemoryError, torch.OutOfMemoryError) as fault:
-            return f"on {socket.gethostname()}: {str(fault) or NO_MEMORY}"
+        except (CircuitLensError, MemoryError, RuntimeError) as fault:
+            return f"on {socket.gethostname()}: {failure_reason(fault)}"
         return ""
 
     def _load(self, task: Task) -> None:
@@ -70,5 +70,5 @@ class Worker:
         try:
             with own_modes(gradients=True):
                 return computed(self._search, self._scoring, stage, batch, left, digest_of_known(left))
-        except (CircuitLensError, MemoryError, torch.OutOfMemoryError) as fault:
-            return str(fault) or NO_MEMORY
+        except (CircuitLensError, MemoryError, RuntimeError) as fault:
+            return failure_reason(fault)

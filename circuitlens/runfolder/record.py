@@ -33,8 +33,9 @@ DESCRIPTION = Description(
     again="begin another",
     error=RunError,
 )
-ELSEWHERE = {"fingerprint", "threads"}
-"""Fields that need not be equal: weights are compared by what they do, and a process takes the run's threads."""
+ELSEWHERE = {"fingerprint", "threads", "digest"}
+"""Fields that are compared by themselves, or need not be equal: weights are compared by what they do, a process takes
+the run's threads, and a digest is nothing to show."""
 
 
 class RunRecord(Value):
@@ -115,6 +116,8 @@ class RunRecord(Value):
         for name in type(self).model_fields:
             if name not in ELSEWHERE and (ours := getattr(self, name)) != (theirs := getattr(other, name)):
                 return f"its {name.replace('_', ' ')} is {_told(ours)}, and now it is {_told(theirs)}"
+        if self.digest != other.digest:
+            return "its prompts are others, or in another order"
         if (ours := self.fingerprint.dtype) != (theirs := other.fingerprint.dtype):
             return f"its model is in {ours}, and now it is in {theirs}"
         return ""

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from circuitlens.circuit import Circuit
-from circuitlens.errors import CircuitLensError, RunError
+from circuitlens.errors import CircuitLensError, RunError, is_no_memory
 from circuitlens.fingerprint import difference
 from circuitlens.literals import StageName
 from circuitlens.pipeline import Search
@@ -26,8 +26,6 @@ from circuitlens.runfolder.record import RunRecord
 
 PAUSE = 0.2
 """Seconds between looks at what another process has in work."""
-
-NO_MEMORY = "There is not enough memory for it."
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,17 @@ class Alone(Engine):
             run.write(stage, batch, computed(self._search, self._scoring, stage, batch, known, digest))
         except RunError:
             raise
-        except (CircuitLensError, MemoryError, torch.OutOfMemoryError) as fault:
-            run.fail(stage, batch, str(fault) or NO_MEMORY)
+        except (CircuitLensError, MemoryError, RuntimeError) as fault:
+            run.fail(stage, batch, failure_reason(fault))
+
+
+def failure_reason(fault: Exception) -> str:
+    """Why something could not be computed; what is a fault of the program is raised again."""
+    if is_no_memory(fault):
+        return "There is not enough memory for it."
+    if not isinstance(fault, CircuitLensError):
+        raise fault
+    return str(fault)
 
 
 def computed(search: Search, scoring: Scoring, stage: StageName, batch: int, known: Known, digest: str) -> bytes:

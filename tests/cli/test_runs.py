@@ -117,8 +117,12 @@ def test_what_is_no_run_or_another_is_a_sentence(here: Here) -> None:
     (Path("r") / "pieces" / "edges-000001.safetensors").write_bytes(b"x")
     code, _, errors = here("merge", "r", "-o", "m.json")
     assert code == 1
-    assert "A piece of 'r' is damaged: start the run again" in errors
+    assert "A piece of 'r' is damaged, or has only just been written: start the run again" in errors
+    assert "computed again" not in errors
     assert not Path("m.json").exists()
+    code, printed, _ = here(*FIND, "--shard", "1/2")  # the second's piece it is
+    assert code == 0
+    assert "Shard 1/2 has done its part. A piece of 'r' is damaged" in printed
 
 
 def test_evidence_is_kept_in_the_run_too(here: Here) -> None:

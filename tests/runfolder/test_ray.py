@@ -236,7 +236,12 @@ def test_what_the_model_can_not_compute_is_a_reason_and_no_error(
 ) -> None:
     worker = Worker()
     assert worker.load(task_of(search)) == ""
-    for fault, told in ((AdapterError("Not finite."), "Not finite."), (MemoryError(), "not enough memory")):
+    cases = (
+        (AdapterError("Not finite."), "Not finite."),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "not enough memory"),
+    )
+    for fault, told in cases:
 
         def fail(*what: object, fault: Exception = fault) -> bytes:
             raise fault

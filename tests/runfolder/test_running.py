@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import circuitlens
 from circuitlens.adapter import Adapter
@@ -16,8 +17,9 @@ from circuitlens.circuit import Circuit
 from circuitlens.discovery import search_many
 from circuitlens.errors import AdapterError, CircuitLensError, PromptError, RunError
 from circuitlens.files import writing
+from circuitlens.fingerprint import difference
 from circuitlens.pipeline import BATCH
-from circuitlens.runfolder import RunFolder, Shard, run_in_folder, running
+from circuitlens.runfolder import RunFolder, Shard, folder, run_in_folder, running
 from circuitlens.runfolder.state import state_of
 from circuitlens.torch_modes import own_modes
 from tests.circuits import PAIRS as LETTERS
@@ -168,7 +170,7 @@ def test_another_run_is_refused_with_the_difference(toy: Adapter, tmp_path: Path
     cases = [
         (again(toy, PAIRS, batch_size=BATCH), f"its batch size is 2, and now it is {BATCH}"),
         (again(toy, PAIRS[:6]), "its prompts is 7, and now it is 6"),
-        (again(toy, PAIRS[::-1]), "its digest is"),
+        (again(toy, PAIRS[::-1]), "its prompts are others, or in another order"),
         (again(toy, PAIRS, "ig"), "its method is 'path', and now it is 'ig'"),
         (again(toy, PAIRS, max_nodes=3), "its max nodes is 100, and now it is 3"),
         (again(Another(), LETTERS, path=tmp_path / "t"), "the activation had norm"),
@@ -177,6 +179,50 @@ def test_another_run_is_refused_with_the_difference(toy: Adapter, tmp_path: Path
     for call, told in cases:
         with pytest.raises(RunError, match=told):
             call()
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(toy: Adapter, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"holds 'notes\.txt' and no run"):
+        circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_pieces_whose_record_is_gone_are_taken_for_no_other_run_s(toy: Adapter, whole: bytes, tmp_path: Path) -> None:
+    """Of the first stage nothing in a piece says the method, or how large the batches were."""
+    circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
+    record = (tmp_path / "run.json").read_bytes()
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(RunError, match=r"holds pieces of a run and no run\.json, .*: give a new folder"):
+        circuitlens.aggregate(toy, PAIRS, "ig", run_folder=tmp_path, **HOW)
+    (tmp_path / "run.json").write_bytes(record)
+    assert text_of(circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)) == whole
+
+
+def test_no_model_is_run_while_others_wait_to_begin(
+    toy: Adapter, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many shards begin together, and each waits for the folder for half a minute at most."""
+    circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
+    monkeypatch.setattr(writing, "PATIENCE", 0.0)
+    looked: list[str] = []
+
+    def looks(*asked: Any) -> str:
+        with writing.locked(tmp_path / "run.json", RunError):
+            looked.append(difference(*asked))
+        return looked[-1]
+
+    monkeypatch.setattr(folder, "difference", looks)
+    assert text_of(circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)) == whole
+    assert looked == [""]
+
+
+def test_a_copy_without_its_empty_folders_goes_on(toy: Adapter, whole: bytes, tmp_path: Path) -> None:
+    circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
+    for name in ("claims", "failures"):
+        (tmp_path / name).rmdir()
+    (tmp_path / "pieces" / "edges-000001.safetensors").unlink()
+    assert text_of(circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)) == whole
 
 
 def test_a_function_is_no_metric_of_a_run(toy: Adapter, tmp_path: Path) -> None:
@@ -213,6 +259,13 @@ def test_a_folder_that_can_not_be_made_is_a_sentence(toy: Adapter, tmp_path: Pat
         circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path / "file" / "r", **HOW)
 
 
+def no_memory() -> Exception:
+    """What torch raises on a CPU."""
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(10**15)
+    return raised.value
+
+
 def test_a_batch_that_fails_is_told_and_tried_again(
     toy: Adapter, whole: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +273,7 @@ def test_a_batch_that_fails_is_told_and_tried_again(
 
     def fails(search: Any, scoring: Any, stage: Any, batch: int, *rest: Any) -> bytes:
         if stage == "nodes" and batch in (1, 3):
-            raise AdapterError("The model's gradients are not finite.") if batch == 1 else MemoryError
+            raise AdapterError("The model's gradients are not finite.") if batch == 1 else no_memory()
         return plain(search, scoring, stage, batch, *rest)
 
     monkeypatch.setattr(running, "computed", fails)
