@@ -18,7 +18,7 @@ from pathlib import Path
 
 from circuitlens.adapter import Adapter
 from circuitlens.errors import RunError
-from circuitlens.files import locked, parse_json, read_bounded, reason_of, write_atomically, write_file
+from circuitlens.files import locked, parse_json, read_bounded, reason_of
 from circuitlens.files.writing import PART
 from circuitlens.fingerprint import difference
 from circuitlens.literals import StageName
@@ -26,7 +26,7 @@ from circuitlens.pipeline.stages import Piece
 from circuitlens.prompts.pairs import Pair, read_pairs, write_pairs
 from circuitlens.runfolder.pieces import PieceRecord, from_bytes, read_piece_record
 from circuitlens.runfolder.record import DOCUMENT, RunRecord, digest_of, read_record, write_record
-from circuitlens.runfolder.sealed import DamagedError
+from circuitlens.runfolder.sealed import DamagedError, keep
 
 if sys.platform != "win32":
     import fcntl
@@ -114,8 +114,16 @@ class RunFolder:
 
     def missing(self, stage: StageName) -> list[int]:
         """The batches that have no piece of a stage, in their order."""
-        names = {path.name for path in (self.path / "pieces").glob(f"{stage}-*.safetensors")}
+        names = {path.name for path in self._pieces()}
         return [n for n in range(self.record.batches) if self.file(stage, n).name not in names]
+
+    def _pieces(self) -> list[Path]:
+        try:
+            return sorted((self.path / "pieces").iterdir())
+        except FileNotFoundError:
+            return []
+        except OSError as fault:
+            raise RunError(f"Can't read {str(self.path / 'pieces')!r}: {reason_of(fault)}.") from fault
 
     def write(self, stage: StageName, batch: int, data: bytes) -> None:
         """Keep a piece, for good.
@@ -123,21 +131,15 @@ class RunFolder:
         Raises:
             RunError: it can't be written.
         """
-        try:
-            write_atomically(self.file(stage, batch), data)
-        except OSError as fault:
-            raise RunError(
-                f"Can't write into {str(self.path)!r}: {reason_of(fault)}. What is done stays: make room, and start "
-                "again."
-            ) from fault
+        keep(self.file(stage, batch), data)
         with suppress(OSError):
             self._failure(stage, batch).unlink(missing_ok=True)
 
-    def read(self, stage: StageName, batch: int, known: str) -> tuple[Piece, PieceRecord] | None:
-        """A piece, None where it is missing or damaged; `known` is the digest of what the stages before left."""
+    def read(self, stage: StageName, batch: int, inputs: str) -> tuple[Piece, PieceRecord] | None:
+        """A piece, None where it is missing or damaged; `inputs` is the digest of what it is computed from."""
         path = self.file(stage, batch)
         try:
-            return from_bytes(self._bytes(path), stage, batch, known)
+            return from_bytes(self._bytes(path), stage, batch, inputs)
         except FileNotFoundError:
             return None
         except DamagedError as fault:
@@ -146,14 +148,14 @@ class RunFolder:
 
     def records(self) -> Iterator[PieceRecord]:
         """How each piece that is there was made; what is damaged is left out."""
-        for path in sorted((self.path / "pieces").glob("*.safetensors")):
+        for path in self._pieces():
             if NAME.fullmatch(path.name):
                 with suppress(DamagedError, FileNotFoundError):
                     yield read_piece_record(self._bytes(path))
 
     def _bytes(self, path: Path) -> bytes:
-        if not path.exists():
-            raise FileNotFoundError(path)
+        with suppress(PermissionError):  # which is told of by what reads
+            path.stat()
         return read_bounded(path, MAX_PIECE, "a piece of a run", RunError)
 
     # Who works on what
@@ -200,7 +202,7 @@ class RunFolder:
     def fail(self, stage: StageName, batch: int, reason: str) -> None:
         """Note why a piece could not be computed."""
         told = {"stage": stage, "batch": batch, "reason": reason[:MAX_REASON]}
-        write_file(self._failure(stage, batch), json.dumps(told).encode(), RunError)
+        keep(self._failure(stage, batch), json.dumps(told).encode())
 
     def failures(self) -> list[Failure]:
         """What could not be computed, and has not been since."""

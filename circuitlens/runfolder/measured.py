@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from circuitlens.errors import RunError
-from circuitlens.files import read_bounded, write_file
+from circuitlens.files import read_bounded
 from circuitlens.runfolder.folder import MAX_PIECE
-from circuitlens.runfolder.sealed import DamagedError, seal, unseal
+from circuitlens.runfolder.sealed import DamagedError, keep, seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class MeasuredRuns:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
         except OSError as fault:
-            raise RunError(f"Can't make the folder {str(path)!r}: {fault.strerror}. Give another.") from fault
+            raise RunError(f"Can't make the folder {str(self._path)!r}: {fault.strerror}. Give another.") from fault
 
     def find(self, *asked: str | bytes) -> Tensor | None:
         """What was measured of this; None where nothing was, or it is damaged."""
@@ -56,7 +56,7 @@ class MeasuredRuns:
         Raises:
             RunError: it can't be written.
         """
-        write_file(self._file(asked), seal({"metric": values.cpu()}, ""), RunError)
+        keep(self._file(asked), seal({"metric": values.cpu()}, ""))
 
     def _file(self, asked: tuple[str | bytes, ...]) -> Path:
         total = hashlib.sha256()

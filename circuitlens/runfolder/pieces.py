@@ -15,15 +15,16 @@ from circuitlens.attribution.sums import BatchSums, EdgeSums, KeyedSums
 from circuitlens.circuit.values import Count, Name, Size, Value
 from circuitlens.literals import StageName
 from circuitlens.pipeline.stages import Known, Piece
+from circuitlens.runfolder.record import RunRecord
 from circuitlens.runfolder.sealed import DamagedError, seal, unseal
 
 
 class PieceRecord(Value):
-    """Which piece a file holds, and how it was made: `known` is the digest of what the stages before left."""
+    """Which piece a file holds, and how it was made: `inputs` is the digest of what it was computed from."""
 
     stage: StageName
     batch: Count
-    known: Name
+    inputs: Name
     seconds: Size
     prompts: Count
     ended: Size
@@ -35,7 +36,7 @@ def to_bytes(piece: Piece, record: PieceRecord) -> bytes:
     return seal(_tensors(piece), record.model_dump_json())
 
 
-def from_bytes(data: bytes, stage: StageName, batch: int, known: str) -> tuple[Piece, PieceRecord]:
+def from_bytes(data: bytes, stage: StageName, batch: int, inputs: str) -> tuple[Piece, PieceRecord]:
     """The piece of a file.
 
     Raises:
@@ -44,8 +45,8 @@ def from_bytes(data: bytes, stage: StageName, batch: int, known: str) -> tuple[P
     tensors, record = _read(data)
     if (record.stage, record.batch) != (stage, batch):
         raise DamagedError(f"it is batch {record.batch} of stage {record.stage!r}")
-    if record.known != known:
-        raise DamagedError("what the stages before it left has changed")
+    if record.inputs != inputs:
+        raise DamagedError("it is of another run, or what the stages before it left has changed")
     try:
         return _piece(stage, tensors), record
     except KeyError as fault:
@@ -78,9 +79,9 @@ def known_from_bytes(data: bytes) -> Known:
     return Known(tensors.get("kept"), chosen)
 
 
-def digest_of_known(known: Known) -> str:
-    """A digest of what the stages before leave."""
-    return hashlib.sha256(known_to_bytes(known)).hexdigest()
+def digest_of_inputs(run: RunRecord, known: Known) -> str:
+    """A digest of what a piece is computed from: the run, and what the stages before it leave."""
+    return hashlib.sha256(run.question.encode() + known_to_bytes(known)).hexdigest()
 
 
 def _read(data: bytes) -> tuple[Mapping[str, Tensor], PieceRecord]:

@@ -17,7 +17,7 @@ from circuitlens.pipeline import Search
 from circuitlens.pipeline.stages import Known
 from circuitlens.registry import installed_adapters
 from circuitlens.runfolder.folder import RunFolder
-from circuitlens.runfolder.pieces import DamagedError, digest_of_known, from_bytes, known_to_bytes
+from circuitlens.runfolder.pieces import DamagedError, digest_of_inputs, from_bytes, known_to_bytes
 from circuitlens.runfolder.ray_pool import ATTEMPTS, Lost, Pool, import_ray, require_answer
 from circuitlens.runfolder.ray_worker import Task
 from circuitlens.runfolder.record import RunRecord
@@ -103,7 +103,7 @@ class _Round:
     ):
         self._pool, self._run, self._done = pool, run, done
         self._stage: StageName = stage
-        self._digest, self._known = digest_of_known(known), pool.send(known_to_bytes(known))
+        self._digest, self._known = digest_of_inputs(run.record, known), pool.send(known_to_bytes(known))
         self._left, self._claims, self._lost = deque(batches), dict[int, ExitStack](), Counter[int]()
 
     def run(self) -> None:

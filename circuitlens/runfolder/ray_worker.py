@@ -20,7 +20,7 @@ from circuitlens.literals import StageName
 from circuitlens.pipeline.stages import Scoring
 from circuitlens.prompts.pairs import Pair
 from circuitlens.registry import load
-from circuitlens.runfolder.pieces import digest_of_known, known_from_bytes
+from circuitlens.runfolder.pieces import digest_of_inputs, known_from_bytes
 from circuitlens.runfolder.record import RunRecord
 from circuitlens.runfolder.running import computed, failure_reason
 from circuitlens.torch_modes import own_modes
@@ -51,7 +51,7 @@ class Worker:
         return ""
 
     def _load(self, task: Task) -> None:
-        record = RunRecord.model_validate_json(task.record)
+        self._record = record = RunRecord.model_validate_json(task.record)
         pairs = [Pair.model_validate_json(row) for row in task.pairs]
         torch.set_num_threads(record.threads)
         if Path(task.folder).is_dir():  # another machine may not have it
@@ -69,6 +69,6 @@ class Worker:
         left = known_from_bytes(known)
         try:
             with own_modes(gradients=True):
-                return computed(self._search, self._scoring, stage, batch, left, digest_of_known(left))
+                return computed(self._search, self._scoring, stage, batch, left, digest_of_inputs(self._record, left))
         except (CircuitLensError, MemoryError, RuntimeError) as fault:
             return failure_reason(fault)

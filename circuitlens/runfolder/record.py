@@ -99,6 +99,11 @@ class RunRecord(Value):
             | {name: found for name in ("torch", "sae-lens") if (found := _installed(name))},
         )
 
+    @property
+    def question(self) -> str:
+        """All that decides what a piece is, as text, but for what decides its last bits only."""
+        return self.model_dump_json(exclude={"fingerprint", "device", "threads"})
+
     def search(self, adapter: Adapter, pairs: Sequence[Pair]) -> Search:
         """The search that this is the record of, with its adapter and its prompts at hand.
 
@@ -115,7 +120,7 @@ class RunRecord(Value):
         """The first field in which another run is not this one, in a sentence's words, or ""."""
         for name in type(self).model_fields:
             if name not in ELSEWHERE and (ours := getattr(self, name)) != (theirs := getattr(other, name)):
-                return f"its {name.replace('_', ' ')} is {_told(ours)}, and now it is {_told(theirs)}"
+                return f"it has {name.replace('_', ' ')}: {_told(ours)}, and now it is {_told(theirs)}"
         if self.digest != other.digest:
             return "its prompts are others, or in another order"
         if (ours := self.fingerprint.dtype) != (theirs := other.fingerprint.dtype):

@@ -21,7 +21,7 @@ from circuitlens.pipeline import Search
 from circuitlens.pipeline.stages import Joined, Known, Scoring
 from circuitlens.progress import Progress, ProgressCallback
 from circuitlens.runfolder.folder import RunFolder
-from circuitlens.runfolder.pieces import PieceRecord, digest_of_known, to_bytes
+from circuitlens.runfolder.pieces import PieceRecord, digest_of_inputs, to_bytes
 from circuitlens.runfolder.record import RunRecord
 
 PAUSE = 0.2
@@ -65,7 +65,7 @@ class Alone(Engine):
         self, run: RunFolder, stage: StageName, known: Known, batches: Sequence[int], done: Callable[[], object]
     ) -> None:
         """Compute the pieces of these batches, and wait for those that another process has in work."""
-        digest, left = digest_of_known(known), list(batches)
+        digest, left = digest_of_inputs(run.record, known), list(batches)
         while left:
             others: list[int] = []
             for batch in left:
@@ -105,7 +105,7 @@ def computed(search: Search, scoring: Scoring, stage: StageName, batch: int, kno
     record = PieceRecord(
         stage=stage,
         batch=batch,
-        known=digest,
+        inputs=digest,
         seconds=time.perf_counter() - start,
         prompts=len(search.batches[batch]),
         ended=time.time(),
@@ -163,7 +163,7 @@ def _joined(
     joined = Joined(search)
     for stage in search.stages:
         known = joined.known
-        digest, missing = digest_of_known(known), run.missing(stage)
+        digest, missing = digest_of_inputs(run.record, known), run.missing(stage)
         steps.step(stage, len(search.batches) - len(missing))
 
         def work(batches: Sequence[int], stage: StageName = stage, known: Known = known) -> None:

@@ -1,22 +1,38 @@
-"""Tensors with a text as the bytes of a file: safetensors, with a checksum over all of it."""
+"""Tensors with a text as a file: safetensors, with a checksum over all of it, written in one step."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from circuitlens.errors import RunError
+from circuitlens.files import reason_of, write_atomically
 
 HEADER, CHECKSUM = "circuitlens", "sha256"
 
 
 class DamagedError(RunError):
     """A file is not what was written, or of something else; what it held is to be computed again."""
+
+
+def keep(path: Path, data: bytes) -> None:
+    """Write a file of a run in one step.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    try:
+        write_atomically(path, data)
+    except OSError as fault:
+        raise RunError(
+            f"Can't write into {str(path.parent)!r}: {reason_of(fault)}. What is done stays: mend it, and start again."
+        ) from fault
 
 
 def seal(tensors: Mapping[str, Tensor], told: str) -> bytes:

@@ -59,7 +59,7 @@ def test_shards_and_merge_give_what_one_call_gives(here: Here) -> None:
     assert Path("merged.json").read_bytes() == whole
     code, _, errors = here(*FIND)
     assert code == 1
-    assert "its device is 'cuda', and now it is 'cpu'" in errors
+    assert "it has device: 'cuda', and now it is 'cpu'" in errors
     # Each shard that finds all pieces has the circuit: the last one of a stage goes on to the next.
     assert any(Path(f"{n}.json").exists() and Path(f"{n}.json").read_bytes() == whole for n in (1, 2))
 
@@ -113,7 +113,7 @@ def test_what_is_no_run_or_another_is_a_sentence(here: Here) -> None:
     assert here(*FIND)[0] == 0
     code, _, errors = here(*FIND, "--method", "ig")
     assert code == 1
-    assert errors.startswith("Error: 'r' holds another run: its method is 'path', and now it is 'ig'.")
+    assert errors.startswith("Error: 'r' holds another run: it has method: 'path', and now it is 'ig'.")
     (Path("r") / "pieces" / "edges-000001.safetensors").write_bytes(b"x")
     code, _, errors = here("merge", "r", "-o", "m.json")
     assert code == 1
@@ -176,7 +176,7 @@ def test_a_run_keeps_the_batch_size_that_it_was_begun_with(here: Here, monkeypat
     assert Path("a.json").read_bytes() == Path("b.json").read_bytes()
     code, _, errors = here(*ask, "--batch-size", "4")
     assert code == 1
-    assert "its batch size is 2, and now it is 4" in errors
+    assert "it has batch size: 2, and now it is 4" in errors
 
 
 def test_a_run_that_another_process_began_meanwhile_is_taken_as_it_is(

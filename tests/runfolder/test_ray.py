@@ -27,7 +27,7 @@ from circuitlens.pipeline import Search
 from circuitlens.pipeline.stages import Known
 from circuitlens.prompts.pairs import write_pairs
 from circuitlens.runfolder import RunFolder, RunRecord, ray_engine, ray_pool, ray_worker, run_in_folder
-from circuitlens.runfolder.pieces import digest_of_known, from_bytes, known_to_bytes
+from circuitlens.runfolder.pieces import digest_of_inputs, from_bytes, known_to_bytes
 from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runfolder.ray_worker import Task, Worker
 from tests.circuits import PAIRS as LETTERS
@@ -224,7 +224,7 @@ def test_a_worker_computes_the_pieces_of_its_run_only(search: Search) -> None:
     assert worker.load(task_of(search)) == ""
     data = worker.compute("nodes", 3, known_to_bytes(known))
     assert isinstance(data, bytes)
-    assert from_bytes(data, "nodes", 3, digest_of_known(known))[1].prompts == 2
+    assert from_bytes(data, "nodes", 3, digest_of_inputs(RunRecord.of(search), known))[1].prompts == 2
     assert "something else: its model is in float32, and now it is in" in Worker().load(
         task_of(search, dtype="float64")
     )

@@ -168,11 +168,11 @@ def test_another_run_is_refused_with_the_difference(toy: Adapter, tmp_path: Path
     again(toy, PAIRS)()
     again(TinyTransformer(), LETTERS, path=tmp_path / "t")()
     cases = [
-        (again(toy, PAIRS, batch_size=BATCH), f"its batch size is 2, and now it is {BATCH}"),
-        (again(toy, PAIRS[:6]), "its prompts is 7, and now it is 6"),
+        (again(toy, PAIRS, batch_size=BATCH), f"it has batch size: 2, and now it is {BATCH}"),
+        (again(toy, PAIRS[:6]), "it has prompts: 7, and now it is 6"),
         (again(toy, PAIRS[::-1]), "its prompts are others, or in another order"),
-        (again(toy, PAIRS, "ig"), "its method is 'path', and now it is 'ig'"),
-        (again(toy, PAIRS, max_nodes=3), "its max nodes is 100, and now it is 3"),
+        (again(toy, PAIRS, "ig"), "it has method: 'path', and now it is 'ig'"),
+        (again(toy, PAIRS, max_nodes=3), "it has max nodes: 100, and now it is 3"),
         (again(Another(), LETTERS, path=tmp_path / "t"), "the activation had norm"),
         (again(toy, PAIRS, path=tmp_path), "holds 'r' and no run: give a new folder"),
     ]
@@ -244,7 +244,7 @@ def test_where_nothing_can_be_written_what_is_done_stays(
         return plain(folder)
 
     monkeypatch.setattr(writing, "_new_part", part)
-    with pytest.raises(RunError, match=r"Can't write into .*: said the system\. What is done stays: make room"):
+    with pytest.raises(RunError, match=r"Can't write into .*: said the system\. What is done stays: mend it"):
         circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
     monkeypatch.undo()
     run = RunFolder.open(tmp_path)
@@ -333,3 +333,20 @@ def test_killed_processes_cost_at_most_what_they_had_in_work(toy: Adapter, tmp_p
     assert 1 <= disturbed.again <= disturbed.kills
     circuitlens.aggregate(toy, toy_pairs(12), batch_size=2).save(tmp_path / "undisturbed.json")
     assert (tmp_path / "undisturbed.json").read_bytes() == disturbed.circuit
+
+
+def test_a_piece_of_another_run_is_computed_again(toy: Adapter, whole: bytes, tmp_path: Path) -> None:
+    """As of two shards that began one folder at one moment, without locks, with batches of their own size."""
+    for name, size in (("a", 2), ("b", BATCH)):
+        circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path / name, **{**HOW, "batch_size": size})
+    alike = "pieces/nodes-000000.safetensors"
+    (tmp_path / "a" / alike).write_bytes((tmp_path / "b" / alike).read_bytes())
+    assert text_of(circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path / "a", **HOW)) == whole
+
+
+def test_pieces_that_can_not_be_read_are_no_missing_ones(toy: Adapter, tmp_path: Path) -> None:
+    circuitlens.aggregate(toy, PAIRS, run_folder=tmp_path, **HOW)
+    (tmp_path / "pieces").rename(tmp_path / "elsewhere")
+    (tmp_path / "pieces").write_text("")
+    with pytest.raises(RunError, match=r"Can't read '.*pieces': Not a directory"):
+        RunFolder.open(tmp_path).missing("nodes")
