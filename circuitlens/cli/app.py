@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
@@ -118,7 +119,11 @@ def releases(
 
     found = releases(model)
     if not found:
-        raise CircuitLensError(f"No release is for a model called {model!r}: see them all with `circuitlens releases`.")
+        near = get_close_matches(model or "", {release.model for release in releases()}, n=3, cutoff=0.5)
+        hint = f" Names like it: {', '.join(near)}." if near else ""
+        raise CircuitLensError(
+            f"No release is for a model called {model!r}.{hint} See them all with `circuitlens releases`."
+        )
     rows = [(r.name, r.model, str(r.count), r.size, "no: it " + r.refused if r.refused else "yes") for r in found]
     print_table([("Release", "Model", "SAEs", "One takes", "Loads"), *rows])
 

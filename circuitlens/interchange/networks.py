@@ -46,11 +46,18 @@ def from_networkx(graph: networkx.DiGraph) -> Circuit:
     try:
         whole = json.loads(about) if isinstance(about, str) else _described(graph)
         document = {**whole, "nodes": _nodes(graph), "edges": _edges(graph)}
-        return Circuit.model_validate_json(json.dumps(document))
+        return Circuit.model_validate_json(json.dumps(document, default=_plain))
     except ValidationError as error:
         raise CircuitError(f"The graph is no circuit: {first_fault(error)}.") from error
     except (TypeError, ValueError, OverflowError, RecursionError) as fault:
         raise CircuitError(f"The graph has an attribute that no file can hold: {str(fault)[:200]}.") from fault
+
+
+def _plain(value: Any) -> Any:
+    """The number that a NumPy or torch scalar is."""
+    if not hasattr(value, "item"):
+        raise TypeError(f"a {type(value).__name__} is no number, text or list")
+    return value.item()
 
 
 def _described(graph: networkx.DiGraph) -> dict[str, Any]:

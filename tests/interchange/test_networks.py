@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 
 import networkx
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -132,3 +134,14 @@ def test_graphs_that_are_no_circuits_are_refused() -> None:
         graph.graph["circuit"] = about
         with pytest.raises(CircuitError):
             from_networkx(graph)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    graph = networkx.DiGraph()
+    graph.add_edge("a", "b", weight=np.float32(0.5))
+    graph.nodes["a"]["activation"] = torch.tensor(2.0)
+    circuit = from_networkx(graph)
+    assert (circuit.edges[0].weight, circuit.node("a").activation, circuit.node("a").attribution) == (0.5, 2.0, 0.5)
+    graph.nodes["a"]["activation"] = np.zeros(2)
+    with pytest.raises(CircuitError, match="an attribute that no file can hold"):
+        from_networkx(graph)
