@@ -106,6 +106,15 @@ def test_no_address_breaks_the_page(browser: Browser, url: str, address: str, ca
         settled(page, "cy.nodes('[node]').length", len(cats.nodes))
 
 
+def test_who_goes_elsewhere_is_not_turned_back_by_what_is_yet_to_be_written(page: Page) -> None:
+    """The state is written into the address a quarter of a second late, and the page is told of a new address late."""
+    address = quote(json.dumps({"by": {"0": {"pins": ["sae:0:4"]}}}))
+    page.evaluate("to => { State.change({}, { focus: 'hidden:0:3' }); location.hash = to; State.remember(); }", address)
+    settled(page, "cy.nodes('.pinned').map(n => n.data('node'))", ["sae:0:4"])
+    page.wait_for_timeout(500)
+    assert unquote(urlsplit(page.url).fragment).count("sae:0:4") == 1
+
+
 def test_a_circuit_is_saved_to_its_file(browser: Browser, cats: Circuit, tmp_path: Path) -> None:
     path = tmp_path / "cats.json"
     cats.save(path)

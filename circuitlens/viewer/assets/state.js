@@ -26,6 +26,8 @@ const State = (() => {
   let last = { kind: "", time: 0 };
   /** The circuits of the address as it was last written. */
   let written = "";
+  /** The address's part behind "#" as it was last read or written. */
+  let hash = "";
 
   /** @param {unknown} a @param {unknown} b */
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
@@ -123,6 +125,7 @@ const State = (() => {
     } catch {} // then the state is a fresh one
     state = read(value);
     written = JSON.stringify([state.circuit, state.other]);
+    hash = location.hash;
   }
 
   /** Where a state differs from its defaults. @param {any} value @param {any} base */
@@ -142,6 +145,7 @@ const State = (() => {
 
   /** Writes the state into the address, and the steps where a reload finds them. */
   function remember() {
+    if (location.hash !== hash) return; // somebody went elsewhere, of which the page is about to be told
     // The token has done its work, except in a frame, whose page has no cookie when it is loaded again.
     const here = location.pathname + (window.top === window ? "" : location.search) + address();
     const circuits = JSON.stringify([state.circuit, state.other]);
@@ -149,6 +153,7 @@ const State = (() => {
     written = circuits;
     if (here !== location.pathname + location.search + location.hash) {
       if (turned) history.pushState(null, "", here); else history.replaceState(null, "", here);
+      hash = location.hash;
     }
     try {
       const steps = { now: whole(state), past: past.map(whole), future: future.map(whole) };
