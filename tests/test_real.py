@@ -9,10 +9,9 @@ import json
 import os
 import re
 import sys
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -31,7 +30,6 @@ from circuitlens.pipeline import run
 from circuitlens.prompts.batch import tokenize
 from circuitlens.prompts.tasks import TASKS
 from circuitlens.runfolder import Shard, run_in_folder
-from circuitlens.runfolder.ray_engine import RayEngine
 from circuitlens.runs import run_spliced
 from circuitlens.testing import uncut_gradients
 from circuitlens.tracing import total_gradients, trace
@@ -55,21 +53,22 @@ def adapter() -> Adapter:
     return circuitlens.load("transformerlens", model=MODEL, saes=SAES)
 
 
-@pytest.mark.parametrize("noun", NOUNS.split())
-def test_agreement_circuits_of_twenty_nouns(adapter: Adapter, noun: str) -> None:
+@pytest.mark.parametrize(("noun", "method"), [*zip(NOUNS.split(), cycle(["contrastive", "gradient"]), strict=False)])
+def test_agreement_circuits_of_twenty_nouns(
+    adapter: Adapter, noun: str, method: Literal["contrastive", "gradient"]
+) -> None:
     """The model decides rightly, all of it is in the circuit, and attribution is conserved."""
-    for method in ("contrastive", "gradient"):
-        circuit = circuitlens.find(adapter, f"The {noun}s", **PLURAL, corrupted=f"The {noun}", method=method)
-        metric = circuit.metric
-        assert metric.corrupted_value is not None
-        assert metric.corrupted_value < 0 < metric.value
-        assert circuit.conservation_residual < 1e-4 * metric.value
-        sites = {site.write for site in adapter.sites if site.kind == "feature"}
-        assert {node.hook for node in circuit.nodes if node.kind == "error"} == sites
-        assert {node.hook for node in circuit.nodes if node.kind == "feature"} == sites
-        logits = [node.attribution for node in circuit.nodes if node.kind == "logit"]
-        change = metric.value - (metric.corrupted_value if method == "contrastive" else 0)
-        assert sum(logits) == pytest.approx(change, rel=1e-4)
+    circuit = circuitlens.find(adapter, f"The {noun}s", **PLURAL, corrupted=f"The {noun}", method=method)
+    metric = circuit.metric
+    assert metric.corrupted_value is not None
+    assert metric.corrupted_value < 0 < metric.value
+    assert circuit.conservation_residual < 1e-4 * metric.value
+    sites = {site.write for site in adapter.sites if site.kind == "feature"}
+    assert {node.hook for node in circuit.nodes if node.kind == "error"} == sites
+    assert {node.hook for node in circuit.nodes if node.kind == "feature"} == sites
+    logits = [node.attribution for node in circuit.nodes if node.kind == "logit"]
+    change = metric.value - (metric.corrupted_value if method == "contrastive" else 0)
+    assert sum(logits) == pytest.approx(change, rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
@@ -168,19 +167,14 @@ def test_wrapped_and_loaded_models_give_the_same_circuit(adapter: Adapter) -> No
     assert (ours.nodes, ours.edges) == (theirs.nodes, theirs.edges)
 
 
-def test_one_process_shards_and_workers_of_ray_give_one_circuit(adapter: Adapter, tmp_path: Path) -> None:
-    """To the last bit."""
-    if find_spec("ray") is None:
-        pytest.skip("ray is not installed")
+def test_one_process_and_shards_give_one_circuit(adapter: Adapter, tmp_path: Path) -> None:
+    """To the last bit; `tests.benchmarks.engines` asks the same of more prompts, and of workers of Ray."""
     pairs, _ = TASKS["agreement-simple"](6, 1, 0)
     search = search_many(adapter, pairs, "contrastive", max_nodes=30, measured_edges=2, batch_size=2)
-    whole = run(search)
     shards, found = cycle(Shard(n, 2) for n in (1, 2)), None
     while found is None:
-        found = run_in_folder(search, tmp_path / "shards", shard=next(shards))
-    assert found == whole
-    with RayEngine(search, {"model": MODEL, "saes": SAES}, workers=2) as engine:
-        assert run_in_folder(search, tmp_path / "ray", engine=engine) == whole
+        found = run_in_folder(search, tmp_path, shard=next(shards))
+    assert found == run(search)
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
