@@ -81,8 +81,9 @@ def photograph_smollm2(browser: Browser, home: Path, model: str, saes: str) -> N
 
 
 def strongest(circuit: Circuit) -> str:
-    """The feature of largest |attribution|."""
-    return max((node for node in circuit.nodes if node.kind == "feature"), key=lambda node: abs(node.attribution)).id
+    """The feature of largest |attribution| of those that are active on the prompt, and can be switched off."""
+    active = [node for node in circuit.nodes if node.kind == "feature" and node.activation]
+    return max(active, key=lambda node: abs(node.attribution)).id
 
 
 def photograph(
