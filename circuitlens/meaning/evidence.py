@@ -46,7 +46,7 @@ def from_contexts(record: FeatureRecord) -> Said | None:
             returning, shared = [*returning, word], now
     words = list(dict.fromkeys(whole_word(context) for context in contexts))
     if not (returning and counts[returning[0]] >= wanted) and (ending := _common_ending(words)):
-        return f"…{ending}: {_listed(words)}", few
+        return f"words in -{ending}: {_listed(words)}", few
     if shared >= wanted and returning:
         left = " …" if shared < len(contexts) else ""
         return ", ".join(_quoted(_phrase(word, contexts)) for word in returning) + left, few

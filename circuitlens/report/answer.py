@@ -17,12 +17,14 @@ from circuitlens.prompts.metrics import METRICS
 from circuitlens.report.text import cut, joined, percent, signed, visible
 
 if TYPE_CHECKING:
+    from circuitlens.circuit.evidence import Evidence
     from circuitlens.evaluation.alone import Alone
     from circuitlens.evaluation.intervention import Ablation, Outcome
     from circuitlens.evaluation.settings import Setting
 
 NAMED, SHORT, LONGEST = 3, 30, 90
 """Answers or tokens that a sentence names; characters of a prompt that it repeats twice, and once."""
+OTHER_PROMPTS = {"held out": "held-out prompts", "other nouns": "prompts with other nouns", "paraphrase": "paraphrases"}
 PLURALS = {"input": "inputs", "embedding": "embeddings", "neuron": "neurons", "feature": "features"}
 
 
@@ -94,7 +96,7 @@ def describe_carriers(circuit: Circuit) -> Words:
 
 
 def describe_verdict(circuit: Circuit) -> Words:
-    """How far the circuit can be trusted, with the first reason where that is not all the way."""
+    """How far the circuit can be trusted, and why: with the first reason where that is not all the way."""
     if circuit.edited:
         return Strong("Edited: do not trust it."), " The file was changed after it was written."
     evidence = circuit.own_evidence
@@ -105,10 +107,23 @@ def describe_verdict(circuit: Circuit) -> Words:
     why = f" {evidence.reasons[0][:1].upper()}{evidence.reasons[0][1:]}." if evidence.reasons else ""
     match evidence.verdict:
         case "supported":
-            return (Strong(f"Supported{lowered}."),)
+            return Strong(f"Supported{lowered}."), _support(evidence)
         case "weak":
             return Strong(f"Weak evidence{lowered}."), why
     return Strong(f"Not supported{lowered}: do not trust it."), why
+
+
+def _support(evidence: Evidence) -> str:
+    """What the core carries on prompts that it was not found on, and random nodes in its place."""
+    points = {c.prompts: (c, p) for c in evidence.curves for p in c.points if p.nodes == len(evidence.core)}
+    told = []
+    if prompts := next((name for name in OTHER_PROMPTS if name in points), ""):
+        curve, point = points[prompts]
+        told.append(f"its core carries {point.faithfulness:.2f} on {curve.pairs} {OTHER_PROMPTS[prompts]}")
+    if "found on" in points and (random := points["found on"][1].random):
+        told.append(f"random nodes in its place carry {random.low:.2f} to {random.high:.2f}")
+    why = ", and ".join(told).replace(" -", " −")
+    return f" {why[:1].upper()}{why[1:]}." if why else ""
 
 
 def answer_path(circuit: Circuit) -> CircuitPath | None:

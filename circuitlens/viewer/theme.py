@@ -106,7 +106,7 @@ def _edge_rules(c: Palette) -> dict[str, Style]:
         },
         "edge.negative": {"line-color": c["negative"], "target-arrow-color": c["negative"], "line-style": "dashed"},
         # It raises or lowers the metric by holding an output back.
-        "edge.holds": {"target-arrow-shape": "tee", "arrow-scale": 1.2},
+        "edge.holds": {"target-arrow-shape": "tee", "arrow-scale": 1.2, "target-distance-from-node": 4},
         "edge.hovered, edge.focused": {
             "opacity": 1,
             "underlay-color": c["focus"],

@@ -32,12 +32,12 @@ def record(*texts: str) -> FeatureRecord:
         (["a_| x|"] * 6 + ["a_| end|"], "'a x' …", False),  # chance does not get a name
         (
             ["a_| gle|_ams", "_ sp_|outs|", "_| tig|_ers", "_| owls|", "_| hens|"],
-            "…s: 'gleams', 'spouts', 'tigers' …",
+            "words in -s: 'gleams', 'spouts', 'tigers' …",
             False,
         ),
         (
             ["_| running|", "_| s|_inging", "_| eating|", "_| flying|", "_| seeing|"],
-            "…ing: 'running', 'singing', 'eating' …",
+            "words in -ing: 'running', 'singing', 'eating' …",
             False,
         ),
         (["_| one|", "_| word|", "_| never|", "_| again|", "_| there|"], "'one', 'word', 'never' …", True),

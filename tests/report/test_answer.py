@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from circuitlens.circuit import ANSWER, DISTRACTOR
+from circuitlens.circuit.evidence import Interval
 from circuitlens.evaluation.alone import Alone
 from circuitlens.evaluation.intervention import Outcome, OutputChange
 from circuitlens.prompts.pairs import Pair
@@ -47,6 +48,21 @@ def test_the_answer_of_a_verified_circuit() -> None:
     assert text(describe_known_loss(made)) == loss
     assert [n.id for n in without_what(made)[0]] == ["b", "a"]
     assert without_what(made)[1] == "the core"
+
+
+def test_what_is_supported_says_why() -> None:
+    made = measured(chain())
+    assert made.evidence is not None
+    (curve,) = made.evidence.curves
+    (point,) = curve.points
+    drawn = point.model_copy(update={"random": Interval(mean=0.1, low=-0.05, high=0.2)})
+    other = point.model_copy(update={"faithfulness": 0.97})
+    found_on = curve.model_copy(update={"points": (drawn,)})
+    nouns = curve.model_copy(update={"prompts": "other nouns", "pairs": 32, "points": (other,)})
+    why = "random nodes in its place carry −0.05 to 0.20."
+    assert text(describe_verdict(measured(chain(), curves=(found_on,)))) == f"Supported. R{why[1:]}"
+    told = text(describe_verdict(measured(chain(), curves=(found_on, nouns))))
+    assert told == f"Supported. Its core carries 0.97 on 32 prompts with other nouns, and {why}"
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import json
 import pytest
 
 import circuitlens
+from circuitlens.adapter import Adapter
 from circuitlens.circuit import Circuit
 from circuitlens.circuit.comparison import compare
 from circuitlens.viewer.opening import LEGIBLE, RUNGS, compared_layouts, layouts, opening
+from circuitlens.viewer.panels.answer import answer_panel
 from circuitlens.viewer.placement import place_nodes
 from tests.circuit.handmade import chain, circuit, measured, node
 from tests.tiny_transformer import TinyTransformer
@@ -94,3 +96,14 @@ def test_in_a_cell_the_strongest_comes_first_and_the_answer_before_its_distracto
     order = sorted((name for name in placed if name not in ("yes", "no")), key=lambda name: placed[name].x)
     assert order == ["n1", "n2", "n0", "e"]
     assert placed["yes"].x < placed["no"].x
+
+
+def test_a_path_through_what_is_not_there_says_so(toy: Adapter) -> None:
+    """The toy's strongest path: it is active after "The cat" only, and attribution is of the change from there."""
+    circuit = circuitlens.find(toy, "The cats", "run", "runs", "The cat")
+    idle = [node for node in circuit.strongest_path().nodes if not node.is_logit and node.kind != "input"]
+    assert [(node.label, node.activation) for node in idle] == [("H3", 0.0), ("F2", 0.0)]
+    told = "H3 and F2 are active in the corrupted prompt only; that they are 0 here is what counts."
+    assert told in str(answer_panel(circuit, {}, can_load=False))
+    alone = circuitlens.find(toy, "The cats", "run", "runs")
+    assert "corrupted prompt only" not in str(answer_panel(alone, {}, can_load=False))

@@ -25,7 +25,7 @@ from circuitlens.report.answer import (
     without_what,
 )
 from circuitlens.report.summary import explained_change
-from circuitlens.report.text import plain, signed
+from circuitlens.report.text import joined, plain, signed
 from circuitlens.viewer.names import bare_name, shown_name
 from circuitlens.viewer.panels.parts import doing, focus_button
 
@@ -103,6 +103,11 @@ def _path(circuit: Circuit, labels: Mapping[str, str]) -> list[Any]:
     carried = f"By its edges it carries about {signed(path.weight, 2)} of {signed(explained_change(circuit), 2)}."
     if any(map(circuit.is_bos, path.nodes)):
         carried += " It begins before the prompt (BOS), as no path within the prompt leads to the answer."
+    idle = [node for node in path.nodes if node.kind in ("feature", "neuron") and not node.activation]
+    if idle and circuit.from_corrupted:
+        named = joined([plain(bare_name(circuit, node, labels, short=True)) for node in idle])
+        are, they = ("is", "it is") if len(idle) == 1 else ("are", "they are")
+        carried += f" {named} {are} active in the corrupted prompt only; that {they} 0 here is what counts."
     return [html.H3("The strongest path"), html.Ol(chips, className="path"), html.P(carried, className="hint")]
 
 
