@@ -135,7 +135,9 @@ def called_a_feature(document: dict[str, Any]) -> None:
 
 
 def called_a_logit(document: dict[str, Any]) -> None:
-    strongest(document, "error")["kind"] = "logit"
+    node = strongest(document, "error")
+    node["kind"] = "logit"
+    document["edges"] = [edge for edge in document["edges"] if edge["source"] != node["id"]]  # those a file can't have
 
 
 def double_input(document: dict[str, Any]) -> None:

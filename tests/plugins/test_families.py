@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from circuitlens_saelens import versions
 from torch import Tensor
 from transformer_lens import supported_models
 from transformer_lens.model_bridge import TransformerBridge
@@ -203,6 +204,6 @@ def test_a_transformer_lens_without_hooked_transformers_is_read(monkeypatch: pyt
     """TransformerLens 4, whose names these are."""
     monkeypatch.setitem(sys.modules, "transformer_lens.loading_from_pretrained", None)
     monkeypatch.setattr(supported_models, "get_official_model_name", str.upper, raising=False)
-    names = runpy.run_module("circuitlens_saelens.versions")
+    names = runpy.run_path(str(versions.__file__))
     assert names["Model"] is TransformerBridge
     assert names["get_official_model_name"]("gpt2") == "GPT2"
