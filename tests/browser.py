@@ -75,7 +75,6 @@ def opened(
     faults: list[str] = []
     profile = _profile(browser)
     page = profile.new_page()
-    page.set_default_timeout(120_000)  # no test is a clock: a busy machine is no failure
     page.set_viewport_size(viewport or {"width": 1280, "height": 800})
     page.emulate_media(color_scheme="dark" if color_scheme == "dark" else "light")
     here = url.split("?")[0]

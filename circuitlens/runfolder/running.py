@@ -91,11 +91,11 @@ class Alone(Engine):
 
 def failure_reason(fault: Exception) -> str:
     """Why something could not be computed; what is a fault of the program is raised again."""
+    if isinstance(fault, CircuitLensError):
+        return str(fault)
     if is_no_memory(fault):
         return "There is not enough memory for it."
-    if not isinstance(fault, CircuitLensError):
-        raise fault
-    return str(fault)
+    raise fault
 
 
 def computed(search: Search, scoring: Scoring, stage: StageName, batch: int, known: Known, digest: str) -> bytes:
