@@ -128,6 +128,17 @@ class MetricRecord(Value):
         logit = "logit" if len(self.answers) <= 1 and len(self.distractors) <= 1 else "mean logit"
         return METRICS[self.name].text.format(logit=logit, answers=ours, distractors=theirs)
 
+    def role(self, node: Node, *, of_many: bool) -> Literal["answer", "distractor", ""]:
+        """Which side an output is on; "" where it is on neither, or no output. Of many prompts labels say it too."""
+        sides: tuple[tuple[Literal["answer", "distractor"], tuple[Output, ...], str], ...] = (
+            ("answer", self.answers, ANSWER),
+            ("distractor", self.distractors, DISTRACTOR),
+        )
+        for role, outputs, label in sides if node.is_logit else ():
+            if node.index in {output.index for output in outputs} or (of_many and node.label == label):
+                return role
+        return ""
+
 
 class CircuitPath(Value):
     """A chain of nodes from the bottom up, and what it carries by itself, in units of the metric.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from circuitlens.circuit import ANSWER, Circuit, Node
+from circuitlens.circuit import Circuit, Node
 from circuitlens.circuit.meaning import MAX_LABEL
 from circuitlens.distribution import installed_version
 from circuitlens.errors import CircuitError
@@ -107,7 +107,8 @@ def _nodes(circuit: Circuit) -> list[Json]:
     layers = _layers(circuit)
     weights, influence = output_weights(circuit.nodes).tolist(), cumulative_influence(circuit)
     outputs = [n for n, node in enumerate(circuit.nodes) if node.is_logit]
-    target = max(outputs, key=lambda n: (_is_answer(circuit, circuit.nodes[n]), weights[n]), default=None)
+    answers = {n for n in outputs if circuit.metric.role(circuit.nodes[n], of_many=bool(circuit.pairs)) == "answer"}
+    target = max(outputs, key=lambda n: (n in answers, weights[n]), default=None)
     taken: set[str] = {json.loads(node.imported)["node_id"] for node in circuit.nodes if node.imported}
     made = list[Json]()
     for n, node in enumerate(circuit.nodes):
@@ -155,11 +156,6 @@ def _node(circuit: Circuit, node: Node, layer: str, weight: float, influence: fl
         "activation": node.activation if kind == FEATURE else None,
         OURS: node.model_dump(mode="json"),
     }
-
-
-def _is_answer(circuit: Circuit, node: Node) -> bool:
-    """Whether an output is one that is asked for, and no distractor."""
-    return node.label == ANSWER if circuit.pairs else node.index in {output.index for output in circuit.metric.answers}
 
 
 def _row(node: Node) -> str:

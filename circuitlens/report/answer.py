@@ -121,8 +121,11 @@ def _support(evidence: Evidence) -> str:
         curve, point = points[prompts]
         told.append(f"its core carries {point.faithfulness:.2f} on {curve.pairs} {OTHER_PROMPTS[prompts]}")
     if "found on" in points and (random := points["found on"][1].random):
-        told.append(f"random nodes in its place carry {random.low:.2f} to {random.high:.2f}")
-    why = ", and ".join(told).replace(" -", " −")
+        low, high = (
+            f"{round(bound, 2) + 0.0:.2f}".replace("-", "−") for bound in (random.low, random.high)
+        )  # no −0.00
+        told.append(f"random nodes in its place carry {low} to {high}")
+    why = ", and ".join(told)
     return f" {why[:1].upper()}{why[1:]}." if why else ""
 
 
@@ -145,17 +148,7 @@ def core_nodes(circuit: Circuit) -> list[Node]:
 def output_role(circuit: object, node: Node) -> Literal["answer", "distractor", ""]:
     """Which side of the metric an output is on; none where it is on neither, or no single circuit is asked."""
     circuit = circuit.of if isinstance(circuit, AlignedGraph) else circuit
-    if not (isinstance(circuit, Circuit) and node.is_logit):
-        return ""
-    metric = circuit.metric
-    sides: tuple[tuple[Literal["answer", "distractor"], Sequence[Output], str], ...] = (
-        ("answer", metric.answers, ANSWER),
-        ("distractor", metric.distractors, DISTRACTOR),
-    )
-    for role, outputs, name in sides:
-        if node.index in {output.index for output in outputs} or (circuit.pairs and node.label == name):
-            return role
-    return ""
+    return circuit.metric.role(node, of_many=bool(circuit.pairs)) if isinstance(circuit, Circuit) else ""
 
 
 def without_what(circuit: Circuit) -> tuple[list[Node], str]:

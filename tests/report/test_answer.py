@@ -56,6 +56,9 @@ def test_what_is_supported_says_why() -> None:
     (curve,) = made.evidence.curves
     (point,) = curve.points
     drawn = point.model_copy(update={"random": Interval(mean=0.1, low=-0.05, high=0.2)})
+    nothing = point.model_copy(update={"random": Interval(mean=0.0, low=-0.001, high=0.0)})
+    told = text(describe_verdict(measured(chain(), curves=(curve.model_copy(update={"points": (nothing,)}),))))
+    assert told == "Supported. Random nodes in its place carry 0.00 to 0.00."
     other = point.model_copy(update={"faithfulness": 0.97})
     found_on = curve.model_copy(update={"points": (drawn,)})
     nouns = curve.model_copy(update={"prompts": "other nouns", "pairs": 32, "points": (other,)})
