@@ -19,7 +19,7 @@ from circuitlens.prompts.pairs import MAX_ROWS, MAX_SKIPPED, read_pairs
 from tests.files.worst import FILLS, filled, places
 
 COUNTS, MEGABYTES = 40.0, 500.0
-"""Of work in a unit that takes a slow machine as much longer, the worst 17; what grows faster than the file, thousands."""
+"""Of work in units that a slow machine makes longer too: the worst file has 17; worse than linear has thousands."""
 FILE = Path(__file__).parent.parent / "circuit/files/version-3.json"
 
 

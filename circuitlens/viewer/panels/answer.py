@@ -128,7 +128,7 @@ def _without(circuit: Circuit, nodes: Sequence[Node], what: str, labels: Mapping
     text = "Switch these off" if len(nodes) > 1 else "Switch it off"
     known = describe_known_loss(circuit)
     others = sum(node.kind in ("feature", "neuron") for node in core_nodes(circuit)) - len(nodes)
-    idle = f" (without {others} of it that are 0 here already)" if others > 0 else ""
+    idle = f" (without {others} of it that {'is' if others == 1 else 'are'} 0 here already)" if others > 0 else ""
     return [
         html.H3(f"Without {what}"),
         html.P(
